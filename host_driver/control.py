@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a lab asks of a host over the CONTROL channel: tagged MessagePack, one answer each."""
+
+from typing import Any
+
+import msgspec
+
+from proto.faults import FaultSpec
+
+
+class Query(msgspec.Struct, tag=lambda name: name):
+    """Base of all requests; the tag is the class name."""
+
+
+class Netlink(Query):
+    """A NETLINK_XFRM request as bytes -> Answer.blobs: the reply messages."""
+
+    request: bytes
+
+
+class Notifications(Query):
+    """-> Answer.blobs: multicast messages since the last call."""
+
+
+class Send(Query):
+    """The stack sends IP packets -> Answer.errnos, 0 = accepted."""
+
+    packets: list[bytes]
+
+
+class Receive(Query):
+    """-> Answer.blobs: at most `limit` IP packets delivered to the stack."""
+
+    limit: int = 256
+
+
+class Mib(Query):
+    """-> Answer.values: /proc/net/xfrm_stat."""
+
+
+class Counters(Query):
+    """-> Answer.values: ethtool-style counters of card and driver."""
+
+
+class Census(Query):
+    """-> Answer.values: live objects on the card."""
+
+
+class Trace(Query):
+    """-> Answer.value: the xdo_* calls made so far, oldest first."""
+
+
+class AddFault(Query):
+    """-> Answer.value: the fault's name."""
+
+    spec: FaultSpec
+
+
+class ResetFaults(Query):
+    pass
+
+
+class SetLink(Query):
+    """`ip link set DEV up|down mtu N`, `ethtool -K DEV esp-hw-offload on|off`; None = keep."""
+
+    dev: str
+    up: bool | None = None
+    mtu: int | None = None
+    esp_hw_offload: bool | None = None
+    unregister: bool = False
+
+
+class Info(Query):
+    """-> Answer.value: devices (name, ifindex, mac, mtu, up), caps, versions, pid."""
+
+
+class Capture(Query):
+    """Start (True) or stop (False) recording the clear side; None takes what was recorded.
+
+    -> Answer.value: list of (time_ns, "in" or "out", packet).
+    """
+
+    on: bool | None = None
+
+
+class Quiesce(Query):
+    """Sleeps until the host and its card have nothing left to do.
+
+    -> Answer.values: what has moved so far; two equal answers mean that nothing moved between them.
+    """
+
+
+AnyQuery = (
+    Netlink | Notifications | Send | Receive | Mib | Counters | Census | Trace | AddFault
+    | ResetFaults | SetLink | Info | Capture | Quiesce
+)  # fmt: skip
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True):
+    """A query with the id that its answer repeats."""
+
+    id: int
+    query: AnyQuery
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """`errno` not 0: the query failed, `text` says why."""
+
+    id: int
+    errno: int = 0
+    text: str = ""
+    blobs: list[bytes] = []
+    errnos: list[int] = []
+    values: dict[str, int] = {}
+    value: Any = None

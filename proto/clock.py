@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time as an argument. Cores get `now_ns`; only shells and the simulator hold a Clock."""
+
+import time
+from typing import Protocol
+
+NS = 1_000_000_000
+
+
+class Clock(Protocol):
+    """Nanoseconds since the Unix epoch that never step back."""
+
+    def now_ns(self) -> int: ...
+
+
+class RealClock:
+    """The wall clock as it stood at creation, carried on by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        return self._offset_ns + time.monotonic_ns()
+
+
+class VirtualClock:
+    """Time that moves only when told to. Starts at 2022-11-27, the date of the series."""
+
+    START_NS = 1_669_507_200 * NS
+
+    def __init__(self) -> None:
+        self._now_ns = self.START_NS
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def advance_to(self, now_ns: int) -> None:
+        """Move forward; going back is a bug of the caller."""
+        assert now_ns >= self._now_ns, "virtual time cannot go back"
+        self._now_ns = now_ns

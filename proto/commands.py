@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mailbox commands and replies: tagged MessagePack arrays. Fields are append-only."""
+
+from typing import Any
+
+import msgspec
+
+from proto.caps import Caps
+
+INFINITE = (1 << 64) - 1  # XFRM_INF: no packet or byte limit (UAPI-26)
+IN, OUT = 1, 2  # xfrm_dev_offload.dir (section 2.1)
+ALLOW, BLOCK = 0, 1  # XFRM_POLICY_* (UAPI-23)
+
+
+class Selector(msgspec.Struct, frozen=True, array_like=True):
+    """A traffic selector (UAPI-32). Addresses are 16 bytes, IPv4 in the first 4."""
+
+    family: int = 0
+    saddr: bytes = bytes(16)
+    daddr: bytes = bytes(16)
+    prefixlen_s: int = 0
+    prefixlen_d: int = 0
+    proto: int = 0
+    sport: int = 0
+    sport_mask: int = 0
+    dport: int = 0
+    dport_mask: int = 0
+
+
+class Command(msgspec.Struct, array_like=True, tag=lambda name: name):
+    """Base of all commands; the tag is the class name."""
+
+
+class QueryCaps(Command):
+    """-> Reply.caps"""
+
+
+class CreateKey(Command):
+    """-> Reply.handle. `key` is the AES key without salt; the card keeps only its schedule."""
+
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"CreateKey(<{len(self.key) * 8} bits>)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+class DestroyKey(Command):
+    """Zeroes key and schedule. Refused with OBJECT_BUSY while an SA uses the key."""
+
+    handle: int
+
+
+class CreateSa(Command, kw_only=True):
+    """-> Reply.handle: the SA object with its ASO block; no packet reaches it before a rule does.
+
+    `seq` is the last sequence number used (out) or the highest seen (in), 64 bits with ESN;
+    `bitmap` holds 32-bit words, as replay_esn.bmp does. `packets` and `bytes` are limits.
+    `encap_sport`/`encap_dport` not 0 wrap ESP in UDP (RFC 3948).
+    """
+
+    key: int
+    salt: bytes
+    icv_bytes: int
+    spi: int
+    family: int
+    saddr: bytes
+    daddr: bytes
+    direction: int
+    reqid: int
+    selector: Selector
+    esn: bool = False
+    may_wrap: bool = False
+    seq: int = 0
+    replay_window: int = 0
+    bitmap: tuple[int, ...] = ()
+    packets: int = INFINITE
+    soft_packets: int = INFINITE
+    bytes: int = INFINITE
+    encap_sport: int = 0
+    encap_dport: int = 0
+
+    def __repr__(self) -> str:
+        return f"CreateSa(spi={self.spi:#x}, direction={self.direction}, reqid={self.reqid})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+class DestroySa(Command):
+    """Refused with OBJECT_BUSY while a rule points to the SA."""
+
+    handle: int
+
+
+class StopSa(Command):
+    """Puts the SA in drop state at once (the driver saw km.state EXPIRED, LIFE-18)."""
+
+    handle: int
+
+
+class QuerySa(Command):
+    """-> Reply.sa, the ASO block as read from the card. Never keys."""
+
+    handle: int
+
+
+class CreateSaRule(Command):
+    """-> Reply.handle: steers packets to the SA. EXISTS for a second (daddr, SPI, protocol) in."""
+
+    sa: int
+
+
+class CreatePolicyRule(Command, kw_only=True):
+    """-> Reply.handle: one entry of the policy table. Lower `priority` wins, then the newest.
+
+    `protect` False with ALLOW is a bypass; with `protect`, TX looks for an SA of `reqid` and, where
+    not zero, of `tmpl_saddr`, `tmpl_daddr` and `spi`.
+    """
+
+    direction: int
+    selector: Selector
+    priority: int
+    action: int
+    protect: bool
+    reqid: int = 0
+    spi: int = 0
+    tmpl_saddr: bytes = bytes(16)
+    tmpl_daddr: bytes = bytes(16)
+
+
+class DestroyRule(Command):
+    handle: int
+
+
+class QueryCounters(Command):
+    """-> Reply.values: port and drop counters by name."""
+
+
+class QueryCensus(Command):
+    """-> Reply.values: live objects by kind (keys, sas, rules_sa, rules_policy)."""
+
+
+class SetPort(Command, kw_only=True):
+    """MTU in bytes of the IP packet on the wire; `mac_filter` takes only frames for our MAC."""
+
+    mtu: int
+    mac_filter: bool = False
+
+
+class Fence(Command):
+    """-> Reply.values: producer indices (rx, events, wire) after all that arrived before it."""
+
+
+class Teardown(Command):
+    """Destroys every object: what a driver does at probe, so that a card starts empty."""
+
+
+AnyCommand = (
+    QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | StopSa | QuerySa | CreateSaRule
+    | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus | SetPort | Fence | Teardown
+)  # fmt: skip
+
+
+class SaState(msgspec.Struct, frozen=True, array_like=True):
+    """An ASO block as read: what changes per packet.
+
+    `remaining` and `soft_remaining` count packets down to 0; `hard_arm` and `soft_arm` are one-shot
+    and clear when their event was raised; `stopped` means that the SA drops everything.
+    """
+
+    generation: int
+    seq: int
+    window: tuple[int, ...]
+    remaining: int
+    soft_remaining: int
+    soft_arm: bool
+    hard_arm: bool
+    stopped: bool
+    packets: int
+    bytes: int
+    replay: int
+    replay_window: int
+    integrity_failed: int
+    trailer: int
+    selector: int
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """Answer to the command with the same token. `status` is a Status, `text` says what and why."""
+
+    token: int
+    status: int = 0
+    syndrome: int = 0
+    text: str = ""
+    handle: int = 0
+    generation: int = 0
+    caps: Caps | None = None
+    sa: SaState | None = None
+    values: dict[str, int] = {}
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """What travels to the card: the token of the mailbox slot and the command."""
+
+    token: int
+    command: AnyCommand

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The 16-byte header of every message between host, card and wire.
+
+    magic u16 | version u8 | kind u8 | index u32 | count u16 | flags u16 | length u32
+
+All little-endian. `index` is the producer's running number of the first of `count` items
+(descriptors, frames or events), so a gap is a lost message; `length` is the size of the body.
+"""
+
+import struct
+from enum import IntEnum, unique
+from typing import NamedTuple
+
+from proto.limits import MESSAGE_MAX_BYTES, PROTOCOL_VERSION
+
+MAGIC = 0x584E
+HEADER = struct.Struct("<HBBIHHI")
+assert HEADER.size == 16
+
+INDEX_MASK = 0xFFFF_FFFF
+
+
+@unique
+class Kind(IntEnum):
+    """What a message carries. Each kind travels on one channel only."""
+
+    HELLO = 1  # any channel, MessagePack Hello
+    TERMINATE = 2  # mailbox: clean goodbye
+    COMMAND = 16  # mailbox, host to card: commands.Request
+    REPLY = 17  # mailbox, card to host: commands.Reply
+    EVENTS = 18  # events, card to host: list of events.Event
+    TX = 32  # rings, host to card: descriptors [+ packets]
+    TX_DONE = 33  # rings, card to host: credits for `count` descriptors
+    RX = 34  # rings, card to host: descriptors [+ packets]
+    RX_DONE = 35  # rings, host to card: credits for `count` descriptors
+    COUNTERS = 36  # rings, card to host: SA_COUNTERS records
+    WIRE = 48  # wire, both ways: frames (proto.wire)
+    WIRE_DONE = 49  # wire, both ways: credits for `count` frames
+    CONTROL = 64  # control, lab and host: proto.control messages
+
+
+@unique
+class Channel(IntEnum):
+    """The separate queues between two parties; each is an Endpoint of its own."""
+
+    MAILBOX = 0
+    EVENTS = 1
+    RINGS = 2
+    WIRE = 3
+    CONTROL = 4
+
+
+class Message(NamedTuple):
+    """A message without its header. `body` is bytes-like."""
+
+    kind: Kind
+    index: int  # type: ignore[assignment]
+    count: int  # type: ignore[assignment]
+    body: bytes | memoryview
+
+
+class FrameError(ValueError):
+    """The bytes are no message of this protocol version."""
+
+
+def pack(kind: Kind, body: bytes | memoryview = b"", index: int = 0, count: int = 0) -> bytes:
+    """Header and body as one byte string."""
+    header = HEADER.pack(MAGIC, PROTOCOL_VERSION, kind, index & INDEX_MASK, count, 0, len(body))
+    return b"".join((header, body))
+
+
+def unpack(raw: bytes | memoryview) -> Message:
+    """The inverse of `pack`; `body` is a view into `raw`. Raises FrameError on anything else."""
+    if len(raw) < HEADER.size:
+        raise FrameError(
+            f"message of {len(raw)} bytes is shorter than its {HEADER.size}-byte header"
+        )
+    magic, version, kind, index, count, flags, length = HEADER.unpack_from(raw)
+    if magic != MAGIC:
+        raise FrameError(f"magic is {magic:#06x}, not {MAGIC:#06x}")
+    if version != PROTOCOL_VERSION:
+        raise FrameError(f"protocol version is {version}, this side speaks {PROTOCOL_VERSION}")
+    if flags:
+        raise FrameError(f"reserved flags are {flags:#06x}, must be 0")
+    if length != len(raw) - HEADER.size or length > MESSAGE_MAX_BYTES:
+        raise FrameError(f"header announces {length} bytes of body, {len(raw) - HEADER.size} came")
+    try:
+        return Message(Kind(kind), index, count, memoryview(raw)[HEADER.size :])
+    except ValueError:
+        raise FrameError(f"message kind {kind} is unknown") from None

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HELLO: how a process says that it is ready, who it is and what it speaks."""
+
+import msgspec
+
+from proto import VERSION
+from proto.caps import Caps
+from proto.limits import PROTOCOL_VERSION
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """`endpoints` names the addresses a card is bound to, by channel name in lower case."""
+
+    party: str
+    name: str
+    pid: int
+    protocol: int = PROTOCOL_VERSION
+    version: str = VERSION
+    caps: Caps | None = None
+    endpoints: dict[str, str] = {}
+
+
+def decode_hello(body: bytes | memoryview) -> Hello:
+    """Raises ValueError for another protocol version or anything that is no HELLO."""
+    hello = msgspec.msgpack.decode(body, type=Hello)
+    if hello.protocol != PROTOCOL_VERSION:
+        raise ValueError(
+            f"{hello.name} speaks protocol {hello.protocol}, this side {PROTOCOL_VERSION}"
+        )
+    return hello

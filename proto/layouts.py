@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Binary layouts that host and card share: descriptors and counter records. Sizes are asserted."""
+
+from enum import IntFlag
+
+import numpy as np
+
+
+class TxFlag(IntFlag):
+    """Flags of a transmit descriptor."""
+
+    PROTECT = 1  # the XFRM core chose a packet-offload SA: the card must never send this in clear
+
+
+class RxFlag(IntFlag):
+    """Flags of a receive descriptor."""
+
+    CRYPTO_DONE = 1  # decrypted by the SA in `handle`
+
+
+# One packet of a ring. `offset` counts from the start of the DMA region; on an inline link the
+# packets follow the descriptors in their order. `syndrome` is a status.Drop (0 = good).
+DESCRIPTOR = np.dtype(
+    [
+        ("offset", "<u4"),
+        ("length", "<u2"),
+        ("flags", "u1"),
+        ("syndrome", "u1"),
+        ("handle", "<u4"),
+        ("generation", "<u4"),
+    ]
+)
+
+# Running totals of one SA; `packets` and `bytes` are absolute and monotonic (LIFE-36).
+# `flags` bit 0: soft event raised, bit 1: stopped.
+SA_COUNTERS = np.dtype(
+    [
+        ("handle", "<u4"),
+        ("generation", "<u4"),
+        ("packets", "<u8"),
+        ("bytes", "<u8"),
+        ("seq", "<u8"),
+        ("replay_window", "<u4"),
+        ("replay", "<u4"),
+        ("integrity_failed", "<u4"),
+        ("flags", "<u4"),
+    ]
+)
+SA_SOFT, SA_STOPPED = 1, 2
+
+assert DESCRIPTOR.itemsize == 16
+assert SA_COUNTERS.itemsize == 48

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every bound of the product, named once. Units stand last in the name."""
+
+PROTOCOL_VERSION = 1
+
+# Rings and DMA memory. A slot of the region belongs to one ring position: slot = index % RING_SIZE.
+RING_SIZE = 1024
+BURST = 256
+BUFFER_BYTES = 10_240
+RX_OFFSET = RING_SIZE * BUFFER_BYTES
+DMA_BYTES = 2 * RING_SIZE * BUFFER_BYTES
+WIRE_CREDITS = 4096
+FRAME_MIN_BYTES = 14
+FRAME_MAX_BYTES = 9_600
+MESSAGE_MAX_BYTES = 16 << 20
+
+# Host queues in front of and behind the rings.
+TXQUEUE_LEN = 1000
+SOCKET_RCVBUF_BYTES = 256 << 20
+NOTIFICATION_QUEUE = 65_536
+TRACE_ENTRIES = 65_536
+
+# Mailbox and event queue.
+MAILBOX_SLOTS = 32
+COMMAND_TIMEOUT_MS = 2_000
+EVENT_QUEUE = 1024
+RECONCILE_INTERVAL_MS = 1_000
+
+# Waits of the launcher. Compiling the kernels on a slow machine is the longest of them.
+HELLO_TIMEOUT_MS = 300_000
+CONTROL_TIMEOUT_MS = 30_000
+SETTLE_TIMEOUT_MS = 60_000
+TERMINATE_TIMEOUT_MS = 3_000
+
+# Packets and ESP (RFC 4303, RFC 4106).
+ETHERNET_BYTES = 14
+MTU_DEFAULT = 1500
+MTU_MIN = 576
+MTU_MAX = 9_000
+REPLAY_WINDOW_MAX = 4096
+SPI_MIN = 1
+
+# Wire recorder of a lab.
+WIRE_RECORD_FRAMES = 1 << 20
+
+# sockaddr_un.sun_path without its closing NUL; zmq refuses longer ipc paths.
+SOCKET_PATH_MAX_BYTES = 107

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DMA memory: RING_SIZE transmit buffers, then RING_SIZE receive buffers, BUFFER_BYTES each.
+
+Host and card map the same file, or, where the link is inline, each has memory of its own and the
+packets of a message travel behind its descriptors. All else is the same on both.
+"""
+
+import mmap
+import os
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.frame import FrameError
+from proto.layouts import DESCRIPTOR
+from proto.limits import BUFFER_BYTES, DMA_BYTES, RING_SIZE, RX_OFFSET
+
+
+def tx_offset(index: int) -> int:
+    """Where the packet of transmit ring position `index` lies."""
+    return (index % RING_SIZE) * BUFFER_BYTES
+
+
+def rx_offset(index: int) -> int:
+    """Where the packet of receive ring position `index` lies."""
+    return RX_OFFSET + (index % RING_SIZE) * BUFFER_BYTES
+
+
+class Dma:
+    """The region as `memory`, a uint8 array of shape (DMA_BYTES,). `shared` False: inline link."""
+
+    def __init__(self, memory: npt.NDArray[np.uint8], *, shared: bool) -> None:
+        self.memory = memory
+        self.shared = shared
+
+    @classmethod
+    def private(cls) -> Self:
+        """Memory of this side alone, for an inline link."""
+        return cls(np.zeros(DMA_BYTES, np.uint8), shared=False)
+
+    @classmethod
+    def anonymous(cls) -> Self:
+        """Memory that host and card share within one process."""
+        return cls(np.zeros(DMA_BYTES, np.uint8), shared=True)
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """A new file, readable by its owner only. Raises FileExistsError."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.ftruncate(handle, DMA_BYTES)
+        return cls._map(handle)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The file that the other side created. Raises OSError, FrameError for a wrong size."""
+        handle = os.open(path, os.O_RDWR)
+        if os.fstat(handle).st_size != DMA_BYTES:
+            os.close(handle)
+            raise FrameError(f"DMA file {path} is not {DMA_BYTES} bytes long")
+        return cls._map(handle)
+
+    @classmethod
+    def _map(cls, handle: int) -> Self:
+        try:
+            return cls(np.frombuffer(mmap.mmap(handle, DMA_BYTES), np.uint8), shared=True)
+        finally:
+            os.close(handle)
+
+    def gather(self, descriptors: npt.NDArray[np.void]) -> bytes:
+        """The body of a ring message: descriptors and, on an inline link, their packets."""
+        if self.shared:
+            return descriptors.tobytes()
+        packets = (
+            self.memory[int(d["offset"]) : int(d["offset"]) + int(d["length"])].tobytes()
+            for d in descriptors
+        )
+        return b"".join((descriptors.tobytes(), *packets))
+
+    def scatter(self, body: bytes | memoryview, count: int) -> npt.NDArray[np.void]:
+        """The inverse: descriptors, shape (count,); inline packets land at their offsets.
+
+        Raises FrameError when the body does not hold what the descriptors announce, or when one of
+        them points outside the region.
+        """
+        if len(body) < count * DESCRIPTOR.itemsize:
+            raise FrameError(f"{count} descriptors do not fit a body of {len(body)} bytes")
+        descriptors = np.frombuffer(body, DESCRIPTOR, count)
+        ends = descriptors["offset"].astype(np.int64) + descriptors["length"]
+        if count and int(ends.max()) > DMA_BYTES:
+            raise FrameError(f"a descriptor ends at byte {int(ends.max())} of {DMA_BYTES}")
+        payload = memoryview(body)[count * DESCRIPTOR.itemsize :]
+        expected = 0 if self.shared else int(descriptors["length"].astype(np.int64).sum())
+        if len(payload) != expected:
+            raise FrameError(f"{expected} packet bytes are announced, {len(payload)} came")
+        position = 0
+        if not self.shared:
+            for descriptor in descriptors:
+                offset, length = int(descriptor["offset"]), int(descriptor["length"])
+                self.memory[offset : offset + length] = np.frombuffer(
+                    payload, np.uint8, length, position
+                )
+                position += length
+        return descriptors

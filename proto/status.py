@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How things end: errno with text, command status with syndrome, one reason per dropped packet."""
+
+import errno as _errno
+from enum import IntEnum, unique
+
+
+class OffloadError(Exception):
+    """A refusal as the user sees it.
+
+    `errno` is positive (22 for EINVAL); `text` says what was offered, the limit and the object.
+    """
+
+    def __init__(self, errno: int, text: str) -> None:
+        super().__init__(errno, text)
+        self.errno = errno
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.text} ({_errno.errorcode.get(self.errno, self.errno)})"
+
+
+@unique
+class Status(IntEnum):
+    """Command status in a mailbox reply. The 32-bit syndrome beside it names the exact check."""
+
+    OK = 0
+    BAD_OPCODE = 1
+    BAD_PARAMETER = 2
+    BAD_OBJECT = 3
+    NO_RESOURCES = 4
+    OBJECT_BUSY = 5
+    EXISTS = 6
+    NOT_SUPPORTED = 7
+    BAD_MESSAGE = 8
+    INTERNAL_ERROR = 9
+
+
+STATUS_ERRNO: dict[Status, int] = {
+    Status.OK: 0,
+    Status.BAD_OPCODE: _errno.EOPNOTSUPP,
+    Status.BAD_PARAMETER: _errno.EINVAL,
+    Status.BAD_OBJECT: _errno.ENOENT,
+    Status.NO_RESOURCES: _errno.ENOSPC,
+    Status.OBJECT_BUSY: _errno.EBUSY,
+    Status.EXISTS: _errno.EEXIST,
+    Status.NOT_SUPPORTED: _errno.EINVAL,  # EOPNOTSUPP would mean "use software" (STATE-24)
+    Status.BAD_MESSAGE: _errno.EBADMSG,
+    Status.INTERNAL_ERROR: _errno.EIO,
+}
+
+
+@unique
+class Syndrome(IntEnum):
+    """Why the firmware refused a command (32 bits on the wire)."""
+
+    NONE = 0
+    UNKNOWN_OPCODE = 0x1001
+    MALFORMED = 0x1002
+    HANDLE_UNKNOWN = 0x1101
+    HANDLE_IN_USE = 0x1102
+    TABLE_FULL = 0x1103
+    SA_EXISTS = 0x1104
+    KEY_LENGTH = 0x1201
+    ICV_LENGTH = 0x1202
+    WINDOW_SIZE = 0x1203
+    ESN_UNSUPPORTED = 0x1204
+    MODE_UNSUPPORTED = 0x1205
+    ENCAP_UNSUPPORTED = 0x1206
+    FAMILY = 0x1207
+    DIRECTION = 0x1208
+    LIMIT = 0x1209
+    SEQUENCE = 0x120A
+    SELECTOR = 0x120B
+    PRIORITY_UNSUPPORTED = 0x120C
+    PACKET_UNSUPPORTED = 0x120D
+    PORT_SETTING = 0x1301
+
+
+@unique
+class Drop(IntEnum):
+    """The verdict on a frame: 0 passes, every other value is the one reason why it was dropped.
+
+    The card has one counter per reason and direction, named after it in lower case
+    (`tx_drop_no_sa`, `rx_drop_replay`).
+    """
+
+    NONE = 0
+    MALFORMED = 1  # frame, IP or extension header does not parse
+    TOO_LONG = 2  # does not fit a buffer or the link after encapsulation
+    FRAGMENT = 3  # seed series: fragments are dropped in both directions
+    POLICY_BLOCK = 4
+    NO_SA = 5  # protect policy, no usable SA of its reqid
+    HARD_LIMIT = 6
+    SEQUENCE_EXHAUSTED = 7  # RFC 4303 3.3.3: the counter must not cycle
+    CLEAR_TEXT = 8  # clear packet where a policy asks for protection
+    ESP_HEADER = 9  # shorter than ESP header, IV, trailer and ICV
+    REPLAY = 10  # duplicate, or left of the window
+    INTEGRITY = 11  # ICV is wrong
+    TRAILER = 12  # pad length or next header is wrong
+    SELECTOR = 13  # decrypted packet does not fit the SA's selector
+    TEMPLATE = 14  # decrypted by an SA that the IN policy does not name
+    NO_BUFFER = 15  # host posted no receive buffer
+    DESCRIPTOR = 16  # descriptor points outside its ring slot
+    DUMMY = 17  # RFC 4303 2.6: next header 59 is discarded silently
+    MAC_FILTER = 18  # frame for another MAC while the filter is on
+    DIRECTION = 19  # SA is for the other direction

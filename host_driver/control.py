@@ -56,8 +56,14 @@ class AddFault(Query):
     spec: FaultSpec
 
 
+class RemoveFault(Query):
+    """Disarm one fault by name; ENOENT if none is armed under it."""
+
+    name: str
+
+
 class ResetFaults(Query):
-    pass
+    """Disarm every fault of this host."""
 
 
 class SetLink(Query):
@@ -92,7 +98,7 @@ class Quiesce(Query):
 
 AnyQuery = (
     Netlink | Notifications | Send | Receive | Mib | Counters | Census | Trace | AddFault
-    | ResetFaults | SetLink | Info | Capture | Quiesce
+    | RemoveFault | ResetFaults | SetLink | Info | Capture | Quiesce
 )  # fmt: skip
 
 

@@ -132,6 +132,8 @@ class CreatePolicyRule(Command, kw_only=True):
 
 
 class DestroyRule(Command):
+    """Takes an SA rule or a policy rule out of the data path."""
+
     handle: int
 
 
@@ -151,7 +153,11 @@ class SetPort(Command, kw_only=True):
 
 
 class Fence(Command):
-    """-> Reply.values: producer indices (rx, events, wire) after all that arrived before it."""
+    """-> Reply.values: producer indices (rx, events, wire) after all that arrived before it.
+
+    `tx` is the index behind the last transmit descriptor that arrived, `queued` of which wait for
+    the wire, so that a host finds lost doorbells and credits.
+    """
 
 
 class Teardown(Command):
@@ -203,7 +209,12 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
-    """What travels to the card: the token of the mailbox slot and the command."""
+    """What travels to the card: the token of the mailbox slot and the command.
+
+    `token % MAILBOX_SLOTS` is the slot, the rest a running generation, so no token is used twice. A
+    card executes a token once: when the token of a slot comes again (doubled, or sent again because
+    the reply was lost) it repeats the reply that it gave.
+    """
 
     token: int
     command: AnyCommand

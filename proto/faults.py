@@ -83,6 +83,8 @@ class _Armed:
             return [data, data]
         if self.spec.kind == "truncate":
             return [data[: self.spec.value or 0]]
+        if not data:
+            return [data]
         value = self.spec.value
         bit = self.rng.randrange(len(data) * 8) if value is None else value % (len(data) * 8)
         broken = bytearray(data)

@@ -69,6 +69,15 @@ def pack(kind: Kind, body: bytes | memoryview = b"", index: int = 0, count: int 
     return b"".join((header, body))
 
 
+def pack_into(buffer: bytearray, kind: Kind) -> None:
+    """Write the header into the first 16 bytes of a message whose body stands behind them already.
+
+    So that a message with a key is never copied and can be wiped once it is sent.
+    """
+    length = len(buffer) - HEADER.size
+    HEADER.pack_into(buffer, 0, MAGIC, PROTOCOL_VERSION, kind, 0, 0, 0, length)
+
+
 def unpack(raw: bytes | memoryview) -> Message:
     """The inverse of `pack`; `body` is a view into `raw`. Raises FrameError on anything else."""
     if len(raw) < HEADER.size:

@@ -25,6 +25,7 @@ MAILBOX_SLOTS = 32
 COMMAND_TIMEOUT_MS = 2_000
 EVENT_QUEUE = 1024
 RECONCILE_INTERVAL_MS = 1_000
+RECONCILE_BATCH = 256
 
 # Waits of the launcher. Compiling the kernels on a slow machine is the longest of them.
 HELLO_TIMEOUT_MS = 300_000

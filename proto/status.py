@@ -74,6 +74,8 @@ class Syndrome(IntEnum):
     SELECTOR = 0x120B
     PRIORITY_UNSUPPORTED = 0x120C
     PACKET_UNSUPPORTED = 0x120D
+    SPI = 0x120E
+    FIELD = 0x120F  # a field outside what it can hold
     PORT_SETTING = 0x1301
 
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a driver class gets from the host, and what it may offer beside the xdo_* callbacks.
+
+    class MyDriver:
+        def __init__(self, context: DriverContext) -> None: ...
+        def xdo_dev_state_add(self, dev, x, extack): ...        # host_driver.ops
+        def handle_events(self, events): ...                    # optional, see `EventSink`
+
+A driver that binds its SAs in `context.sas` gets received packets handed to the right SA for free.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from host_driver.netdev import NetDevice, Skb
+from host_driver.sleep import Sleep
+from proto.caps import Caps
+from proto.events import Event
+
+if TYPE_CHECKING:
+    from host_driver.driver.mailbox import Mailbox
+    from host_driver.driver.sa import SaTable
+    from host_driver.xfrm.state import XfrmState
+
+
+@dataclass(slots=True)
+class DriverContext:
+    """The host's services. All times are nanoseconds since the Unix epoch.
+
+    `xfrm_state_check_expire(x)` takes the SA's lock itself and returns 0 or -EINVAL (LIFE-10..18);
+    `netif_rx(skb)` hands a packet to the stack; `spawn(task)` starts a sleeping function, also from
+    where sleeping is not allowed. `counters` shows up in the host's counters as `driver_*`.
+    """
+
+    dev: NetDevice
+    mailbox: "Mailbox"
+    sas: "SaTable"
+    caps: Caps
+    now_ns: Callable[[], int]
+    spawn: Callable[[Sleep[Any]], None]
+    xfrm_state_check_expire: Callable[["XfrmState"], int]
+    netif_rx: Callable[[Skb], None]
+    counters: Counter[str] = field(default_factory=Counter)
+
+
+class EventSink(Protocol):
+    """What a driver may offer beside its callbacks; a method that is missing is not called."""
+
+    def handle_events(self, events: list[Event]) -> None:
+        """Events of the card. They are hints: lost, doubled or late ones are normal."""
+
+    def handle_counters(self, records: npt.NDArray[np.void]) -> None:
+        """SA_COUNTERS records: running totals of SAs that changed."""
+
+    def reconcile(self) -> None:
+        """Called every RECONCILE_INTERVAL_MS while `needs_reconcile()`: find what no event told."""
+
+    def needs_reconcile(self) -> bool:
+        """Whether the next reconcile has anything to look at."""

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events are hints, counter records are totals, and the reconcile tick finds what neither told.
+
+    event     -> read the SA from the card -> totals -> look
+    counters  ->                              totals -> look
+    tick      -> read every SA with limits -> totals -> look
+
+`look` asks the core whether the SA expires; where it does and the card still passes packets, the
+card is told to stop (LIFE-18). All of it is idempotent: doubled, late and lost events change
+nothing (INV-27, INV-51).
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from host_driver.driver.context import DriverContext
+from host_driver.driver.sa import Read, Sa, take_state
+from host_driver.sleep import Sleep, wait
+from host_driver.xfrm.state import KmState
+from proto.commands import QuerySa, StopSa
+from proto.events import Event, EventType
+from proto.layouts import SA_STOPPED
+from proto.limits import RECONCILE_BATCH
+from proto.status import Status
+
+KNOWN = frozenset(EventType)
+
+
+class EventHandler:
+    """The asynchronous half of a driver; reads and binds nothing but `context.sas`."""
+
+    def __init__(self, context: DriverContext) -> None:
+        self._context = context
+        self._reconciling = False
+        self._next = 0
+
+    def handle_events(self, events: list[Event]) -> None:
+        """Find the cause of each event by reading its object; unknown ones are counted."""
+        counters = self._context.counters
+        for event in events:
+            if event.type not in KNOWN:
+                counters["events_malformed"] += 1
+            elif event.type == EventType.OVERRUN:
+                counters["events_overrun"] += 1
+                self._start(everything=True)
+            elif (sa := self._find(event.handle, event.generation)) is not None:
+                counters[f"events_{EventType(event.type).name.lower()}"] += 1
+                self._read_soon(sa)
+            else:
+                counters["events_unknown"] += 1
+
+    def handle_counters(self, records: npt.NDArray[np.void]) -> None:
+        """Take running totals; look at SAs that can expire or were used for the first time."""
+        for record in records.tolist():
+            handle, generation, packets, octets, seq, window, replay, failed, flags = record
+            sa = self._find(handle, generation)
+            if sa is None:
+                self._context.counters["counters_unknown"] += 1
+                continue
+            sa.totals.raise_to(packets, octets, seq)
+            sa.totals.raise_failures(window, replay, failed)
+            sa.totals.stopped = sa.totals.stopped or bool(flags & SA_STOPPED)
+            self._look(sa)
+
+    def _find(self, handle: int, generation: int) -> Sa | None:
+        """The SA, unless it is on its way out (F-LIM-03)."""
+        sa = self._context.sas.find(handle, generation)
+        return None if sa is None or sa.deleted else sa
+
+    def needs_reconcile(self) -> bool:
+        """Whether a tick may find something."""
+        return bool(self._context.sas.limited)
+
+    def reconcile(self) -> None:
+        """The tick: read a batch of the SAs that have limits, round robin."""
+        self._start(everything=False)
+
+    def _start(self, *, everything: bool) -> None:
+        limited = list(self._context.sas.limited.values())
+        if not limited or (self._reconciling and not everything):
+            return
+        first = self._next % len(limited)
+        count = len(limited) if everything else min(len(limited), RECONCILE_BATCH)
+        self._next = (first + count) % len(limited)
+        self._reconciling = True
+        self._context.spawn(self._reconcile((limited[first:] + limited[:first])[:count]))
+
+    def _reconcile(self, sas: list[Sa]) -> Sleep[None]:
+        try:
+            for sa in sas:
+                if not sa.deleted:
+                    yield from self._read(sa)
+        finally:
+            self._reconciling = False
+
+    def _read_soon(self, sa: Sa) -> None:
+        if sa.read is Read.IDLE:
+            sa.read = Read.READING
+            self._context.spawn(self._read_until_quiet(sa))
+        else:
+            sa.read = Read.AGAIN
+
+    def _read_until_quiet(self, sa: Sa) -> Sleep[None]:
+        """One read after the last event, however many came meanwhile."""
+        while True:
+            sa.read = Read.READING
+            yield from self._read(sa)
+            if sa.read is Read.READING:
+                sa.read = Read.IDLE
+                return
+
+    def _read(self, sa: Sa) -> Sleep[None]:
+        reply = yield from wait(self._context.mailbox.post(QuerySa(sa.handle)))
+        if reply.status != Status.OK or reply.sa is None or reply.sa.generation != sa.generation:
+            self._context.counters["query_stale"] += 1  # F-CTL-17, F-LIM-11
+            return
+        take_state(sa.totals, reply.sa)
+        self._look(sa)
+
+    def _look(self, sa: Sa) -> None:
+        """Let the core decide (LIFE-10..18). Only a valid SA can expire (F-LIM-20)."""
+        x = sa.x
+        first_use = bool(sa.totals.packets) and not x.curlft.use_time
+        if sa.deleted or not (sa.limited or first_use):
+            return
+        if x.km.state == KmState.VALID:
+            self._context.xfrm_state_check_expire(x)
+        if x.km.state == KmState.EXPIRED and not sa.stop_sent and not sa.totals.stopped:
+            sa.stop_sent = True
+            self._context.counters["stops"] += 1
+            self._context.mailbox.post(StopSa(sa.handle))

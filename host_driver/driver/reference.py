@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference driver: xdo_* callbacks on the mailbox, packet offload only.
+
+    add      check -> key -> SA -> bind -> rule; any failure is taken back in reverse
+    delete   no more events and limits; the destroys are posted, nobody waits (OPS-16)
+    free     waits until the card has nothing left of it (OPS-17)
+
+The SA is bound before its rule exists, so no packet or event can name an SA that nobody knows. A
+larval SA is a placeholder without anything on the card (ACQ-03).
+"""
+
+import errno
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from host_driver.driver.context import DriverContext
+from host_driver.driver.events import EventHandler
+from host_driver.driver.mailbox import TIMEOUT_NS, CommandTimeout
+from host_driver.driver.objects import CardObjects
+from host_driver.driver.sa import Sa, create_key, create_sa, selector
+from host_driver.driver.validate import check_policy, check_state
+from host_driver.ops import Extack
+from host_driver.sleep import Sleep, wait
+from host_driver.xfrm.state import OFFLOAD_FLAG_ACQ
+from proto.commands import ALLOW, IN, OUT, AnyCommand, CreatePolicyRule, CreateSaRule
+from proto.events import Event
+from proto.status import OffloadError
+from proto.xfrm import POLICY_IN
+
+if TYPE_CHECKING:
+    from host_driver.netdev import NetDevice
+    from host_driver.xfrm.policy import XfrmPolicy
+    from host_driver.xfrm.state import XfrmState
+
+
+class ReferenceDriver:
+    """What the product ships. `offload_handle` is a running number, never 0 (OBJ-04)."""
+
+    def __init__(self, context: DriverContext) -> None:
+        self._context = context
+        self._objects = CardObjects(context)
+        self._events = EventHandler(context)
+        self._sas: dict[int, Sa] = {}
+        self._policies: dict[int, list[AnyCommand]] = {}
+        self._shadows: list[Sa] = []
+        self._last_handle = 0
+
+    def xdo_dev_state_add(
+        self, dev: "NetDevice", x: "XfrmState", extack: Extack
+    ) -> int | Sleep[int]:
+        """Take an SA; 0 or a negative errno with a text in `extack`."""
+        if x.xso.flags & OFFLOAD_FLAG_ACQ:
+            x.xso.offload_handle = self._new_handle()
+            return 0
+        return self._add(x, extack)
+
+    def xdo_dev_state_delete(self, dev: "NetDevice", x: "XfrmState") -> None:
+        """Nothing is looked at any more, and the retirement is on its way."""
+        sa = self._sas.get(x.xso.offload_handle)
+        if sa is not None and not sa.deleted:
+            self._delete(sa)
+
+    def xdo_dev_state_free(self, dev: "NetDevice", x: "XfrmState") -> Sleep[None] | None:
+        """Wait for the end of the retirement, at most two command timeouts (INV-46)."""
+        sa = self._sas.pop(x.xso.offload_handle, None)
+        if sa is None:
+            return None
+        if not sa.deleted:  # OPS-18: free without delete
+            self._delete(sa)
+        sa.retired.deadline_ns = self._context.now_ns() + 2 * TIMEOUT_NS
+        return wait(sa.retired)
+
+    def xdo_dev_state_update_curlft(self, x: "XfrmState") -> None:
+        """Cached totals, absolute and monotonic; larval and deleted SAs are fine (OPS-22)."""
+        sa = self._sas.get(x.xso.offload_handle)
+        if sa is None:
+            return
+        self._context.sas.note_limits(sa)
+        totals, cur, stats = sa.totals, x.curlft, x.stats
+        cur.packets = max(cur.packets, sa.base_packets + totals.packets)
+        cur.bytes = max(cur.bytes, sa.base_bytes + totals.bytes)
+        stats.replay_window = max(stats.replay_window, totals.replay_window)
+        stats.replay = max(stats.replay, totals.replay)
+        stats.integrity_failed = max(stats.integrity_failed, totals.integrity_failed)
+
+    def xdo_dev_policy_add(self, xp: "XfrmPolicy", extack: Extack) -> Sleep[int]:
+        """One entry of the card's policy table."""
+        undo: list[AnyCommand] = []
+        try:
+            check_policy(xp, self._context.caps)
+            yield from self._objects.make(create_policy_rule(xp), undo)
+        except OffloadError as error:
+            return (yield from self._refuse(undo, error, extack))
+        xp.xdo.offload_handle = self._new_handle()
+        self._policies[xp.xdo.offload_handle] = undo
+        return 0
+
+    def xdo_dev_policy_delete(self, xp: "XfrmPolicy") -> None:
+        """Take the entry out; nobody waits (OPS-32)."""
+        undo = self._policies.pop(xp.xdo.offload_handle, None)
+        if undo is not None:
+            self._context.spawn(self._objects.retire(undo))
+
+    def xdo_dev_policy_free(self, xp: "XfrmPolicy") -> None:
+        """Nothing is left to free, unless delete never came (OPS-33, TRAP-07)."""
+        self.xdo_dev_policy_delete(xp)
+
+    def handle_events(self, events: list[Event]) -> None:
+        """See `driver.events`."""
+        self._events.handle_events(events)
+
+    def handle_counters(self, records: npt.NDArray[np.void]) -> None:
+        """See `driver.events`."""
+        self._events.handle_counters(records)
+
+    def reconcile(self) -> None:
+        """See `driver.events`."""
+        self._events.reconcile()
+
+    def needs_reconcile(self) -> bool:
+        """See `driver.events`."""
+        return self._events.needs_reconcile()
+
+    def _new_handle(self) -> int:
+        self._last_handle += 1
+        return self._last_handle
+
+    def _add(self, x: "XfrmState", extack: Extack) -> Sleep[int]:
+        undo: list[AnyCommand] = []
+        sa: Sa | None = None
+        try:
+            check_state(x, self._context.caps)
+            key = yield from self._objects.make(create_key(x), undo)
+            made = yield from self._objects.make(create_sa(x, key.handle), undo)
+            sa = Sa(x, made.handle, made.generation, undo)
+            sa.base_packets, sa.base_bytes = x.curlft.packets, x.curlft.bytes
+            self._context.sas.bind(sa)
+            yield from self._steer(sa)
+        except OffloadError as error:
+            if sa is not None:
+                self._context.sas.unbind(sa)
+            return (yield from self._refuse(undo, error, extack))
+        x.xso.offload_handle = self._new_handle()
+        self._sas[x.xso.offload_handle] = sa
+        return 0
+
+    def _refuse(self, undo: list[AnyCommand], error: OffloadError, extack: Extack) -> Sleep[int]:
+        yield from self._objects.unwind(undo, error)
+        if error.errno != errno.EOPNOTSUPP:  # that is no failure: the core goes on in software
+            extack.set(error.text)
+        return -error.errno
+
+    def _steer(self, sa: Sa) -> Sleep[None]:
+        """Point a rule at the SA. A second one of the same identity stays without: the core is
+        about to refuse it, and must see add, delete, free (TRACE-03)."""
+        try:
+            yield from self._objects.make(CreateSaRule(sa.handle), sa.undo)
+        except CommandTimeout:
+            raise
+        except OffloadError as error:
+            if error.errno != errno.EEXIST or self._context.sas.twin(sa) is None:
+                raise
+            self._shadows.append(sa)
+
+    def _delete(self, sa: Sa) -> None:
+        sa.deleted = True
+        self._context.sas.note_limits(sa)
+        self._context.spawn(self._retired(sa, self._objects.retire(sa.undo)))
+        if sa in self._shadows:
+            self._shadows.remove(sa)
+        for other in [shadow for shadow in self._shadows if shadow.identity == sa.identity]:
+            self._shadows.remove(other)
+            self._context.spawn(self._unshadow(other))
+
+    def _retired(self, sa: Sa, retirement: Sleep[None]) -> Sleep[None]:
+        """Packets that the card decrypted before its rule went are still delivered (INV-40)."""
+        yield from retirement
+        self._context.sas.unbind(sa)
+        sa.retired.complete()
+
+    def _unshadow(self, sa: Sa) -> Sleep[None]:
+        """The SA that stood in the way is gone: steer packets to this one after all."""
+        try:
+            yield from self._steer(sa)
+        except OffloadError as error:
+            self._context.counters["steer_errors"] += 1
+            yield from self._objects.unwind([], error)
+            return
+        if sa.deleted and sa in self._shadows:
+            self._shadows.remove(sa)
+        elif sa.deleted:
+            yield from self._objects.retire(sa.undo[-1:])
+
+
+def create_policy_rule(xp: "XfrmPolicy") -> CreatePolicyRule:
+    """The command of a validated policy: allow with template, bypass, or block."""
+    template = xp.xfrm_vec[0] if xp.xfrm_vec else None
+    protect = template is not None and xp.action == ALLOW
+    return CreatePolicyRule(
+        direction=IN if xp.dir == POLICY_IN else OUT,
+        selector=selector(xp.selector),
+        priority=xp.priority,
+        action=xp.action,
+        protect=protect,
+        reqid=template.reqid if template else 0,
+        spi=template.id.spi if template else 0,
+        tmpl_saddr=template.saddr if template else bytes(16),
+        tmpl_daddr=template.id.daddr if template else bytes(16),
+    )

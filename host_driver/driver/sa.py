@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver's view of an SA on the card: handles, cached totals, the commands that build it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from host_driver.sleep import Completion
+from proto.commands import IN, INFINITE, AnyCommand, CreateKey, CreateSa, SaState, Selector
+from proto.xfrm import SA_XFLAG_OSEQ_MAY_WRAP, STATE_ESN
+from proto.xfrm_structs import XfrmSelector
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.state import XfrmState
+
+LEGACY_WINDOW_MAX = 32  # struct xfrm_replay_state has one word
+SALT_BYTES = 4  # RFC 4106 section 4: the last 4 bytes of the key material
+
+
+class Read(Enum):
+    """Whether the SA is being read from the card; AGAIN: something happened meanwhile."""
+
+    IDLE = 0
+    READING = 1
+    AGAIN = 2
+
+
+@dataclass(slots=True, eq=False)
+class Totals:
+    """What the card said last. `packets` and `bytes` never go back (LIFE-36)."""
+
+    packets: int = 0
+    bytes: int = 0
+    seq: int = 0
+    replay_window: int = 0
+    replay: int = 0
+    integrity_failed: int = 0
+    stopped: bool = False
+
+    def raise_to(self, packets: int, octets: int, seq: int) -> None:
+        """Take newer totals; older ones that arrive late change nothing (F-CTL-17)."""
+        self.packets = max(self.packets, packets)
+        self.bytes = max(self.bytes, octets)
+        self.seq = max(self.seq, seq)
+
+    def raise_failures(self, replay_window: int, replay: int, integrity_failed: int) -> None:
+        """The same for the failure counts of `x.stats`."""
+        self.replay_window = max(self.replay_window, replay_window)
+        self.replay = max(self.replay, replay)
+        self.integrity_failed = max(self.integrity_failed, integrity_failed)
+
+
+@dataclass(slots=True, eq=False)
+class Sa:
+    """One SA on the card. `undo` are the commands that take it away, in the order of its making.
+
+    `base_packets` and `base_bytes` are what `x.curlft` held when the SA was offloaded. `retired`
+    completes when nothing of the SA is left on the card.
+    """
+
+    x: "XfrmState"
+    handle: int
+    generation: int
+    undo: list[AnyCommand] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+    base_packets: int = 0
+    base_bytes: int = 0
+    deleted: bool = False
+    stop_sent: bool = False
+    read: Read = Read.IDLE
+    retired: Completion = field(default_factory=Completion)
+
+    @property
+    def identity(self) -> tuple[int, bytes, int, int]:
+        """What the card steers by on receive: direction, destination, SPI, family."""
+        x = self.x
+        return x.xso.dir, x.id.daddr, x.id.spi, x.props.family
+
+    @property
+    def limited(self) -> bool:
+        """Whether packets or bytes can expire this SA."""
+        lft = self.x.lft
+        limits = (lft.soft_byte_limit, lft.hard_byte_limit)
+        return any(
+            limit != INFINITE for limit in (*limits, lft.soft_packet_limit, lft.hard_packet_limit)
+        )
+
+
+class SaTable:
+    """SAs in the data path by handle; `limited` are those that packets or bytes can expire."""
+
+    def __init__(self) -> None:
+        self._sas: dict[int, Sa] = {}
+        self.limited: dict[int, Sa] = {}
+
+    def __len__(self) -> int:
+        return len(self._sas)
+
+    def __iter__(self) -> Iterator[Sa]:
+        return iter(self._sas.values())
+
+    def bind(self, sa: Sa) -> None:
+        """Make the SA known to receive path and events."""
+        self._sas[sa.handle] = sa
+        self.note_limits(sa)
+
+    def unbind(self, sa: Sa) -> None:
+        """Forget it; unknown ones are fine."""
+        if self._sas.get(sa.handle) is sa:
+            del self._sas[sa.handle]
+            self.limited.pop(sa.handle, None)
+
+    def note_limits(self, sa: Sa) -> None:
+        """Look at `x.lft` again: an update may have changed it without a word (LIFE-37)."""
+        if self._sas.get(sa.handle) is not sa or sa.deleted or not sa.limited:
+            self.limited.pop(sa.handle, None)
+        else:
+            self.limited[sa.handle] = sa
+
+    def find(self, handle: int, generation: int) -> Sa | None:
+        """The SA of a descriptor, event or record; None for a stale generation (F-LIM-04)."""
+        sa = self._sas.get(handle)
+        return sa if sa is not None and sa.generation == generation else None
+
+    def twin(self, sa: Sa) -> Sa | None:
+        """Another bound SA that the card could not tell from this one on receive."""
+        others = (other for other in self if other is not sa and not other.deleted)
+        return next((other for other in others if other.identity == sa.identity), None)
+
+
+def selector(sel: XfrmSelector) -> Selector:
+    """The kernel's selector as the card takes it."""
+    return Selector(
+        family=sel.family,
+        saddr=sel.saddr,
+        daddr=sel.daddr,
+        prefixlen_s=sel.prefixlen_s,
+        prefixlen_d=sel.prefixlen_d,
+        proto=sel.proto,
+        sport=sel.sport,
+        sport_mask=sel.sport_mask,
+        dport=sel.dport,
+        dport_mask=sel.dport_mask,
+    )
+
+
+def replay_window(x: "XfrmState") -> int:
+    """The window in packets, wherever the request carried it. The legacy bitmap has 32 bits."""
+    if x.replay_esn:
+        return x.replay_esn.fixed.replay_window
+    return min(x.props.replay_window, LEGACY_WINDOW_MAX)
+
+
+def _replay(x: "XfrmState") -> tuple[int, tuple[int, ...]]:
+    """Last sequence number used (out) or highest seen (in), and the bitmap in replay_esn's form."""
+    inbound = x.xso.dir == IN
+    if x.replay_esn:
+        fixed = x.replay_esn.fixed
+        low, high = (fixed.seq, fixed.seq_hi) if inbound else (fixed.oseq, fixed.oseq_hi)
+        esn = bool(x.props.flags & STATE_ESN)
+        return (high << 32 | low if esn else low), tuple(x.replay_esn.bmp) if inbound else ()
+    if not inbound:
+        return x.replay.oseq, ()
+    # The legacy bitmap counts back from the highest number; replay_esn's is indexed by number.
+    window, word = replay_window(x), 0
+    for back in range(window):
+        if x.replay.bitmap >> back & 1:
+            word |= 1 << (x.replay.seq - 1 - back) % window
+    return x.replay.seq, (word,) if window else ()
+
+
+def _packets_left(limit: int, used: int) -> int:
+    """A core limit as the card takes it: packets from now on, at least 1 (LIFE-02)."""
+    return INFINITE if limit == INFINITE else max(1, limit - used)
+
+
+def create_key(x: "XfrmState") -> CreateKey:
+    """The key object. The mailbox zeroes this copy of the key once the card has answered."""
+    assert x.aead is not None
+    return CreateKey(x.aead.key[:-SALT_BYTES])  # type: ignore[arg-type]  # writable on purpose
+
+
+def create_sa(x: "XfrmState", key: int) -> CreateSa:
+    """The SA object of a validated state; `key` is the handle of its key object."""
+    assert x.aead is not None
+    seq, bitmap = _replay(x)
+    lft, encap = x.lft, x.encap
+    return CreateSa(
+        key=key,
+        salt=bytes(x.aead.key[-SALT_BYTES:]),
+        icv_bytes=x.aead.icv_bits // 8,
+        spi=x.id.spi,
+        family=x.props.family,
+        saddr=x.props.saddr,
+        daddr=x.id.daddr,
+        direction=x.xso.dir,
+        reqid=x.props.reqid,
+        selector=selector(x.sel),
+        esn=bool(x.props.flags & STATE_ESN),
+        may_wrap=bool(x.props.extra_flags & SA_XFLAG_OSEQ_MAY_WRAP),
+        seq=seq,
+        replay_window=replay_window(x) if x.xso.dir == IN else 0,
+        bitmap=bitmap,
+        packets=_packets_left(lft.hard_packet_limit, x.curlft.packets),
+        soft_packets=_packets_left(lft.soft_packet_limit, x.curlft.packets),
+        bytes=_packets_left(lft.hard_byte_limit, x.curlft.bytes),
+        encap_sport=encap.encap_sport if encap else 0,
+        encap_dport=encap.encap_dport if encap else 0,
+    )
+
+
+def take_state(totals: Totals, state: SaState) -> None:
+    """Totals from a QUERY_SA reply."""
+    totals.raise_to(state.packets, state.bytes, state.seq)
+    totals.raise_failures(state.replay_window, state.replay, state.integrity_failed)
+    totals.stopped = totals.stopped or state.stopped

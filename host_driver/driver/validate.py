@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the reference driver refuses before it talks to the card, in the order of smartnic-behaviour
+2.3 (states) and 2.6 (policies).
+
+Every refusal is an OffloadError whose text states the object, the offer and the limit. EOPNOTSUPP
+means "use software" and is kept for the crypto type (STATE-24).
+"""
+
+import errno
+from typing import TYPE_CHECKING, NoReturn
+
+from host_driver.driver.sa import SALT_BYTES, replay_window
+from proto.caps import Caps
+from proto.commands import IN
+from proto.status import OffloadError
+from proto.xfrm import (
+    AF_INET,
+    AF_INET6,
+    ENCAP_ESPINUDP,
+    IPPROTO_ESP,
+    MODE_TRANSPORT,
+    POLICY_IN,
+    POLICY_OUT,
+    POLICY_TYPE_MAIN,
+    STATE_ESN,
+)
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.policy import XfrmPolicy
+    from host_driver.xfrm.state import XfrmState
+
+RFC4106 = "rfc4106(gcm(aes))"
+OFFLOAD_PACKET = 2
+MODES = ("transport", "tunnel", "ro", "in_trigger", "beet", "iptfs")
+
+
+def _refuse(text: str, code: int = errno.EINVAL) -> NoReturn:
+    raise OffloadError(code, text)
+
+
+def _list(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _mode(mode: int) -> str:
+    return MODES[mode] if mode < len(MODES) else str(mode)
+
+
+def check_state(x: "XfrmState", caps: Caps) -> None:
+    """Refuse an SA that the card cannot take. Raises OffloadError(EINVAL or EOPNOTSUPP)."""
+    what = f"SA {x.id.spi:#x}"
+    if x.xso.type != OFFLOAD_PACKET:
+        _refuse(f"{what}: card {caps.name} has no crypto offload", errno.EOPNOTSUPP)
+    _check_algorithms(what, x)
+    if x.props.flags & STATE_ESN and not caps.esn:
+        _refuse(f"{what}: ESN is not offered by card {caps.name}")
+    if x.props.family not in (AF_INET, AF_INET6):
+        _refuse(f"{what}: family {x.props.family} is neither IPv4 nor IPv6")
+    if x.id.proto != IPPROTO_ESP:
+        _refuse(f"{what}: protocol {x.id.proto} is not offered, card takes ESP ({IPPROTO_ESP})")
+    _check_encap(what, x, caps)
+    _check_aead(what, x, caps)
+    if x.tfcpad:
+        _refuse(f"{what}: TFC padding to {x.tfcpad} bytes is not offered")
+    if x.props.mode != MODE_TRANSPORT:
+        _refuse(f"{what}: mode {_mode(x.props.mode)} is not offered, card takes transport")
+    if not caps.packet:
+        _refuse(f"{what}: card {caps.name} has no packet offload")
+    if x.xso.dir == IN:
+        _check_window(what, x, caps)
+    if not x.lft.hard_packet_limit or not x.lft.hard_byte_limit:
+        _refuse(f"{what}: a hard limit of 0 lets no packet pass, card takes 1 or more")
+    _check_unmatched(what, x.mark.v or x.mark.m, x.if_id, x.sel.ifindex)
+
+
+def _check_algorithms(what: str, x: "XfrmState") -> None:
+    for name in ("aalg", "ealg", "calg"):
+        if (algorithm := getattr(x, name)) is not None:
+            _refuse(f"{what}: algorithm {algorithm.name} is not offered, card takes {RFC4106}")
+    if x.aead is not None and x.aead.name != RFC4106:
+        _refuse(f"{what}: algorithm {x.aead.name} is not offered, card takes {RFC4106}")
+
+
+def _check_encap(what: str, x: "XfrmState", caps: Caps) -> None:
+    if x.encap is None:
+        return
+    if not caps.espinudp:
+        _refuse(f"{what}: UDP encapsulation is not offered by card {caps.name}")
+    if x.encap.encap_type != ENCAP_ESPINUDP:
+        _refuse(
+            f"{what}: encapsulation type {x.encap.encap_type} is not offered, "
+            f"card takes ESP in UDP ({ENCAP_ESPINUDP})"
+        )
+
+
+def _check_aead(what: str, x: "XfrmState", caps: Caps) -> None:
+    if x.aead is None:
+        _refuse(f"{what}: no AEAD algorithm was given, card takes {RFC4106}")
+    icv_bits = tuple(8 * octets for octets in caps.icv_bytes)
+    if x.aead.icv_bits not in icv_bits:
+        _refuse(
+            f"{what}: ICV of {x.aead.icv_bits} bits is not offered, card takes {_list(icv_bits)}"
+        )
+    bits = 8 * (len(x.aead.key) - SALT_BYTES)
+    if bits not in caps.key_bits:
+        _refuse(
+            f"{what}: AES key of {bits} bits (without salt) is not offered, "
+            f"card takes {_list(caps.key_bits)}"
+        )
+
+
+def _check_window(what: str, x: "XfrmState", caps: Caps) -> None:
+    window = replay_window(x)
+    if x.props.flags & STATE_ESN and not window:  # REPLAY-02
+        _refuse(f"{what}: ESN needs a replay window, 0 was given")
+    if caps.replay_windows and window and window not in caps.replay_windows:
+        _refuse(
+            f"{what}: replay window {window} is not offered, "
+            f"card takes {_list(caps.replay_windows)}"
+        )
+    if window > caps.replay_window_max:
+        _refuse(
+            f"{what}: replay window {window} is not offered, "
+            f"card takes at most {caps.replay_window_max}"
+        )
+
+
+def _check_unmatched(what: str, mark: int, if_id: int, ifindex: int) -> None:
+    """Things that the core may match by and the card cannot see."""
+    for name, value in (("mark", mark), ("if_id", if_id), ("selector device", ifindex)):
+        if value:
+            _refuse(f"{what}: {name} {value:#x} cannot be matched by the card")
+
+
+def check_policy(xp: "XfrmPolicy", caps: Caps) -> None:
+    """Refuse a policy that the card cannot keep. Raises OffloadError(EINVAL)."""
+    what = f"policy {('in', 'out', 'fwd')[xp.dir]} priority {xp.priority}"
+    if xp.type != POLICY_TYPE_MAIN:
+        _refuse(f"{what}: type {xp.type} is not offered, card takes main ({POLICY_TYPE_MAIN})")
+    if len(xp.xfrm_vec) > 1:
+        _refuse(f"{what}: {len(xp.xfrm_vec)} templates are not offered, card takes at most 1")
+    if xp.dir not in (POLICY_IN, POLICY_OUT):
+        _refuse(f"{what}: forward policies are not offered, card takes in and out")
+    if xp.xdo.type != OFFLOAD_PACKET or not caps.packet:
+        _refuse(f"{what}: card {caps.name} has no packet offload")
+    if xp.priority and not caps.priority:
+        _refuse(f"{what}: priority {xp.priority} is not offered, card takes 0")
+    for template in xp.xfrm_vec:
+        if template.id.proto != IPPROTO_ESP:
+            _refuse(f"{what}: template protocol {template.id.proto} is not offered, card takes ESP")
+        if template.mode != MODE_TRANSPORT:
+            _refuse(
+                f"{what}: template mode {_mode(template.mode)} is not offered, card takes transport"
+            )
+        if template.optional:
+            _refuse(f"{what}: level use is not offered, card takes level required")
+        if template.family not in (0, xp.family):
+            _refuse(f"{what}: template family {template.family} is not the policy's {xp.family}")
+    _check_unmatched(what, xp.mark.v or xp.mark.m, xp.if_id, xp.selector.ifindex)

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host as a plain object: messages in, messages out; no clock, no socket, no global randomness.
+
+step:  messages -> their rooms;  timers;  then tasks and transmit queue in turn until nothing moves
+
+The host composes core (`xfrm`), devices, driver and rings; it decides nothing itself. Probe:
+QUERY_CAPS, TEARDOWN, SET_PORT, driver, nic0 up, HELLO to the lab.
+"""
+
+import errno
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from host_driver.driver.context import DriverContext
+from host_driver.driver.edge import Edge, Output
+from host_driver.driver.load import load_driver
+from host_driver.driver.mailbox import Mailbox
+from host_driver.driver.queues import RxQueue, TxQueue
+from host_driver.driver.sa import SaTable
+from host_driver.inbox import ClearSide, Notifications, PacketSocket
+from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
+from host_driver.queries import Queries
+from host_driver.sleep import Completion, Scheduler, Sleep, wait
+from host_driver.trace import Trace, TracedOps
+from host_driver.xfrm.net import XfrmNet
+from proto.caps import Caps
+from proto.commands import Fence, QueryCaps, SetPort, Teardown
+from proto.faults import FaultTable
+from proto.frame import Channel, FrameError, Kind, Message, pack, unpack
+from proto.hello import Hello
+from proto.layouts import SA_COUNTERS
+from proto.limits import EVENT_QUEUE, MTU_DEFAULT, RECONCILE_INTERVAL_MS
+from proto.link.dma import Dma
+from proto.link.ring import Consumer, RingError
+from proto.status import OffloadError
+
+PROFILES = ("latest",)
+TICK_NS = RECONCILE_INTERVAL_MS * 1_000_000
+
+
+class Host:
+    """One host with one card behind it: devices lo and nic0.
+
+    `mac` and `peer_mac` are 6 bytes; `driver` is "package.module:Class" or None. Raises
+    OffloadError(EINVAL) for a driver or kernel profile that is not there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mac: bytes,
+        peer_mac: bytes,
+        dma: Dma,
+        seed: int,
+        driver: str | None = None,
+        profile: str = "latest",
+    ) -> None:
+        if profile not in PROFILES:
+            raise OffloadError(
+                errno.EINVAL, f"kernel profile {profile!r} is unknown, known are {PROFILES[0]}"
+            )
+        self.name = name
+        self.profile = profile
+        self.driver_name = driver or "reference"
+        self.driver_error = ""
+        self._driver_class = load_driver(driver)
+        self._driver: Any = None
+        self.caps: Caps | None = None
+        self._now_ns = 0
+        self._tick_ns = 0
+
+        self.counters: Counter[str] = Counter()
+        self.faults = FaultTable()
+        self.trace = Trace()
+        self.received = PacketSocket(self.counters)
+        self.notifications = Notifications(self.counters)
+        self.clear_side = ClearSide()
+        self.sched = Scheduler()
+        self.devices = Devices()
+        self.net = XfrmNet(
+            self.devices, self.sched, random.Random(seed), self.notifications.multicast
+        )
+        self.devices.on_event = self.net.netdev_event
+
+        self.edge = Edge(self.faults, self.counters)
+        self.mailbox = Mailbox(self.edge.command, self.counters)
+        self.sas = SaTable()
+        self.events = Consumer(EVENT_QUEUE)
+        self.tx = TxQueue(dma, mac, peer_mac, self.edge.ring, self.counters)
+        self._add_loopback()
+        self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
+        self.rx = RxQueue(dma, self.nic, self.sas, self.edge.ring, self._netif_rx, self.counters)
+
+        self.ready = Completion()
+        self._space = Completion()
+        self._pulse = Completion()
+        self.queries = Queries(self)
+        self._handlers: dict[tuple[Channel, Kind], Callable[[Message, bytes], None]] = {
+            (Channel.MAILBOX, Kind.REPLY): self._reply,
+            (Channel.EVENTS, Kind.EVENTS): self._events,
+            (Channel.RINGS, Kind.TX_DONE): self._tx_done,
+            (Channel.RINGS, Kind.RX): self._receive,
+            (Channel.RINGS, Kind.COUNTERS): self._sa_counters,
+            (Channel.CONTROL, Kind.CONTROL): self.queries.asked,
+        }
+        self.spawn(self._probe())
+
+    def step(self, now_ns: int, inputs: Sequence[tuple[Channel, bytes]]) -> Output:
+        """Take messages, give messages. Never raises for bad input: that is counted."""
+        self._now_ns = self.net.now_ns = self.mailbox.now_ns = now_ns
+        for channel, raw in inputs:
+            self._take(channel, raw)
+        self.mailbox.expire(now_ns)
+        self.net.run_timers()
+        self._tick()
+
+        self._run()
+        self._pulse, pulse = Completion(), self._pulse
+        pulse.complete()
+        self._run()
+        return self.edge.take()
+
+    def deadline_ns(self) -> int | None:
+        """When a timer, a timeout or the reconcile tick is due."""
+        deadlines = [
+            self.sched.deadline_ns(),
+            self.mailbox.deadline_ns(),
+            self.net.next_timer_ns(),
+            self.tx.deadline_ns(),
+            self._tick_ns if self._needs_reconcile() else None,
+        ]
+        return min((ns for ns in deadlines if ns is not None), default=None)
+
+    def now_ns(self) -> int:
+        """The time of the present step."""
+        return self._now_ns
+
+    def spawn(self, task: Sleep[Any]) -> None:
+        """Start a task that must not end the host, whatever it raises."""
+        self.sched.spawn(self._guarded(task))
+
+    def space(self) -> Completion:
+        """Completes when the transmit queue has moved."""
+        return self._space
+
+    def pulse(self) -> Completion:
+        """Completes at the end of this step, or of the next one if this is its end."""
+        return self._pulse
+
+    # Messages in.
+
+    def _take(self, channel: Channel, raw: bytes) -> None:
+        try:
+            message = unpack(raw)
+        except FrameError:
+            self.counters["messages_malformed"] += 1
+            return
+        handler = self._handlers.get((channel, message.kind))
+        if handler is None:
+            self.counters["messages_unexpected"] += 1
+        else:
+            handler(message, raw)
+
+    def _reply(self, message: Message, raw: bytes) -> None:
+        command = self.mailbox.command_of(message.body) if self.faults.fired() else None
+        for one in self.edge.reply(raw, message, command):
+            self.mailbox.replied(one.body)
+
+    def _events(self, message: Message, raw: bytes) -> None:
+        try:
+            self.counters["events_lost"] += self.events.arrived(message.index, message.count)
+        except RingError:
+            self.counters["events_index_unexpected"] += 1
+            return
+        if events := self.edge.events(message):
+            self._driver_hook("handle_events", events)
+
+    def _tx_done(self, message: Message, raw: bytes) -> None:
+        for one in self.edge.arrived(raw, message):
+            self.tx.done(one, self._now_ns)
+
+    def _receive(self, message: Message, raw: bytes) -> None:
+        arrived = self.edge.arrived(raw, message)
+        for one in arrived:
+            self.rx.arrived(one)
+        if not arrived:
+            self.rx.lost(message)
+
+    def _sa_counters(self, message: Message, raw: bytes) -> None:
+        for one in self.edge.arrived(raw, message):
+            if len(one.body) % SA_COUNTERS.itemsize:
+                self.counters["counters_malformed"] += 1
+            else:
+                self._driver_hook("handle_counters", np.frombuffer(one.body, SA_COUNTERS))
+
+    # Packets.
+
+    def _add_loopback(self) -> None:
+        def loop(skb: Skb) -> int:
+            self._netif_rx(Skb(skb.data, in_dev=lo))
+            return 0
+
+        lo = self.devices.register(NetDevice("lo", mtu=65_536, start_xmit=loop))
+        self.devices.set_up(lo, True)
+
+    def _xmit(self, skb: Skb) -> int:
+        error = self.tx.enqueue(skb)
+        if not error:
+            self.clear_side.record(self._now_ns, "out", skb.data)
+        return error
+
+    def _netif_rx(self, skb: Skb) -> None:
+        self.clear_side.record(self._now_ns, "in", skb.data)
+        packet = self.net.input(skb)
+        if packet is not None:
+            self.received.put(packet)
+
+    # Time and tasks.
+
+    def _run(self) -> None:
+        """Tasks, then the transmit queue, until neither moves."""
+        self.sched.run(self._now_ns)
+        while self.tx.flush(self._now_ns):
+            self._space, moved = Completion(), self._space
+            moved.complete()
+            self.sched.run(self._now_ns)
+
+    def _tick(self) -> None:
+        if self.tx.stalled(self._now_ns):
+            self.spawn(self._ask_how_far())
+        if not self._needs_reconcile():
+            self._tick_ns = self._now_ns + TICK_NS
+        elif self._now_ns >= self._tick_ns:
+            self._tick_ns = self._now_ns + TICK_NS
+            self._driver_hook("reconcile")
+
+    def _ask_how_far(self) -> Sleep[None]:
+        reply = yield from self.mailbox.execute(Fence())
+        if "tx" in reply.values:
+            self.tx.confirm(reply.values["tx"], reply.values.get("queued", 0))
+
+    def _needs_reconcile(self) -> bool:
+        return bool(self._driver_hook("needs_reconcile"))
+
+    def _driver_hook(self, name: str, *arguments: Any) -> Any:
+        """Call an optional method of the driver; what it raises is counted."""
+        hook = getattr(self._driver, name, None)
+        if hook is None:
+            return None
+        try:
+            return hook(*arguments)
+        except Exception:  # noqa: BLE001  # a foreign driver must not end the host
+            self.counters["exceptions"] += 1
+            return None
+
+    def _guarded(self, task: Sleep[Any]) -> Sleep[None]:
+        try:
+            yield from task
+        except OffloadError:
+            self.counters["task_errors"] += 1
+        except Exception:  # noqa: BLE001  # a foreign driver must not end the host
+            self.counters["exceptions"] += 1
+
+    def _probe(self) -> Sleep[None]:
+        """Bring the card up, however long it takes to answer."""
+        reply = yield from wait(self.mailbox.post(QueryCaps()))
+        for command in (Teardown(), SetPort(mtu=MTU_DEFAULT)):
+            yield from wait(self.mailbox.post(command))
+        self.caps = reply.caps or Caps(name="unknown", packet=False)
+        self.devices.register(self.nic)
+        try:
+            self._driver = self._driver_class(self._context(self.caps))
+            self.nic.xfrmdev_ops = TracedOps(self._driver, self.trace, self.counters)
+            self.devices.set_features(self.nic, {HW_ESP})
+        except Exception as error:  # noqa: BLE001  # a device without offload remains
+            self.counters["exceptions"] += 1
+            self.driver_error = f"driver {self.driver_name}: {type(error).__name__}: {error}"
+            self._driver = self.nic.xfrmdev_ops = None
+        self.devices.set_up(self.nic, True)
+        hello = Hello(party="host", name=self.name, pid=os.getpid(), caps=self.caps)
+        self.edge.control(pack(Kind.HELLO, msgspec.msgpack.encode(hello)))
+        self.ready.complete()
+
+    def _context(self, caps: Caps) -> DriverContext:
+        return DriverContext(
+            dev=self.nic,
+            mailbox=self.mailbox,
+            sas=self.sas,
+            caps=caps,
+            now_ns=self.now_ns,
+            spawn=self.spawn,
+            xfrm_state_check_expire=self.net.xfrm_state_check_expire,
+            netif_rx=self._netif_rx,
+            counters=self.counters,
+        )

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things wait for the user: delivered packets, notifications, the recorded clear side.
+
+Every queue is bounded; what does not fit is dropped and counted. `take` never gives more than fits
+one answer, so a user asks until nothing is left.
+"""
+
+from collections import Counter, deque
+
+from proto.limits import (
+    MESSAGE_MAX_BYTES,
+    NOTIFICATION_QUEUE,
+    SOCKET_RCVBUF_BYTES,
+    WIRE_RECORD_FRAMES,
+)
+from proto.xfrm import Group
+
+ANSWER_MAX_BYTES = MESSAGE_MAX_BYTES // 2
+
+Record = tuple[int, str, bytes]
+
+
+def _take(queue: deque[bytes], limit: int) -> list[bytes]:
+    taken: list[bytes] = []
+    room = ANSWER_MAX_BYTES
+    while queue and len(taken) < limit and (not taken or len(queue[0]) <= room):
+        room -= len(queue[0])
+        taken.append(queue.popleft())
+    return taken
+
+
+class PacketSocket:
+    """IP packets delivered to the stack, at most SOCKET_RCVBUF_BYTES of them."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
+        self._packets: deque[bytes] = deque()
+        self._bytes = 0
+        self.delivered = 0
+
+    def put(self, packet: bytes) -> None:
+        """Deliver one packet."""
+        if self._bytes + len(packet) > SOCKET_RCVBUF_BYTES:
+            self._counters["socket_overrun"] += 1
+            return
+        self._packets.append(packet)
+        self._bytes += len(packet)
+        self.delivered += 1
+
+    def take(self, limit: int) -> list[bytes]:
+        """At most `limit` packets, oldest first."""
+        packets = _take(self._packets, limit)
+        self._bytes -= sum(map(len, packets))
+        return packets
+
+
+class Notifications:
+    """Multicast messages of the core. The host listens to every group."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
+        self._messages: deque[bytes] = deque()
+        self.sent = 0
+
+    def multicast(self, group: Group, message: bytes) -> int:
+        """Queue one message; returns how many listeners took it (0 when the queue is full)."""
+        if len(self._messages) >= NOTIFICATION_QUEUE:
+            self._counters["notification_overrun"] += 1
+            return 0
+        self._messages.append(message)
+        self.sent += 1
+        return 1
+
+    def take(self) -> list[bytes]:
+        """Messages since the last call, oldest first."""
+        return _take(self._messages, NOTIFICATION_QUEUE)
+
+
+class ClearSide:
+    """A recorder between stack and driver, as a packet capture on the device would see it."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self._records: deque[Record] = deque(maxlen=WIRE_RECORD_FRAMES)
+
+    def record(self, now_ns: int, direction: str, packet: bytes) -> None:
+        """Keep one packet if recording; `direction` is "in" or "out"."""
+        if self.on:
+            self._records.append((now_ns, direction, packet))
+
+    def take(self) -> list[Record]:
+        """What was recorded since the last call, oldest first."""
+        taken: list[Record] = []
+        room = ANSWER_MAX_BYTES
+        while self._records and (not taken or len(self._records[0][2]) <= room):
+            room -= len(self._records[0][2])
+            taken.append(self._records.popleft())
+        return taken

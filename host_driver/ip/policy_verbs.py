@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of `ip xfrm policy`: each reads its words, talks to the core and prints (11.3)."""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from host_driver.ip import grammar, names
+from host_driver.ip.policy import NewPolicy, OldPolicy, policy_type_attribute
+from host_driver.ip.print_attributes import Values
+from host_driver.ip.print_objects import attributes_of, policy_info, policy_type, print_policy
+from host_driver.ip.selector import Selector, parse_selector, selector_matches
+from host_driver.ip.state_verbs import DELETE_ALL, Command, delete_all
+from host_driver.ip.usage import POLICY
+from host_driver.ip.words import IpError, Words, duplicate, invalid
+from proto import netlink
+from proto.netlink import NlMsg
+from proto.xfrm import Msg
+from proto.xfrm_structs import UserPolicyDefault, UserPolicyId, XfrmSelector
+
+_ALL_FLAGS = struct.pack("<I", 0xFFFF_FFFF)
+_SPDINFO, _SPDHINFO, _HTHRESH4, _HTHRESH6 = 1, 2, 3, 4
+_SOCKET_DIR = 3  # directions from here on are those of socket policies
+
+
+@dataclass(slots=True)
+class _Filter:
+    """What list and deleteall compare; None compares nothing."""
+
+    selector: Selector = field(default_factory=Selector)
+    dir: int | None = None
+    index: int | None = None
+    ptype: int | None = None
+    action: int | None = None
+    priority: int | None = None
+    flags: int | None = None
+    nosock: bool = False
+
+    def matches(self, msg: NlMsg) -> bool:
+        info = policy_info(msg)
+        return (
+            not (self.nosock and info.dir >= _SOCKET_DIR)
+            and self.dir in (None, info.dir)
+            and self.ptype in (None, policy_type(msg))
+            and selector_matches(info.sel, self.selector)
+            and self.index in (None, info.index)
+            and self.action in (None, info.action)
+            and self.priority in (None, info.priority)
+            and (self.flags is None or info.flags & self.flags != 0)
+        )
+
+
+def _parse_filter(words: Words) -> _Filter:
+    wanted, seen_selector = _Filter(), False
+    while words.more():
+        word = words.take()
+        if word == "nosock":
+            wanted.nosock = True
+        elif word == "dir":
+            wanted.dir = words.choice(names.POLICY_DIR, "DIR value is invalid")
+        elif word == "index":
+            wanted.index = words.number(32, "INDEX value is invalid")
+        elif word == "ptype":
+            wanted.ptype = words.choice(names.PTYPE, "PTYPE value is invalid")
+        elif word == "action":
+            wanted.action = words.choice(names.ACTION, "ACTION value is invalid\n")
+        elif word == "priority":
+            wanted.priority = words.number(32, "PRIORITY value is invalid")
+        elif word == "flag":
+            complaint = "FLAG value is invalid"
+            wanted.flags = grammar.flags(words, names.POLICY_FLAG, 8, complaint, wanted.flags or 0)
+        elif seen_selector:
+            raise invalid("unknown", word)
+        else:
+            seen_selector = True
+            words.back()
+            wanted.selector = parse_selector(words, XfrmSelector())
+            words.family = words.family or wanted.selector.sel.family
+    return wanted
+
+
+def _add(command: Command) -> str:
+    command.talk.do(Msg.NEWPOLICY, NewPolicy(command.words).payload())
+    return ""
+
+
+def _update(command: Command) -> str:
+    command.talk.do(Msg.UPDPOLICY, NewPolicy(command.words).payload())
+    return ""
+
+
+def _delete(command: Command) -> str:
+    command.talk.do(Msg.DELPOLICY, OldPolicy(command.words).payload())
+    return ""
+
+
+def _get(command: Command) -> str:
+    payload = OldPolicy(command.words).payload()
+    return print_policy(command.talk.get(Msg.GETPOLICY, payload), command.style)
+
+
+def _list(command: Command) -> str:
+    wanted = _parse_filter(command.words)
+    found = command.talk.dump(Msg.GETPOLICY)
+    return "".join(print_policy(msg, command.style) for msg in found if wanted.matches(msg))
+
+
+def _deleteall(command: Command) -> str:
+    wanted = _parse_filter(command.words)
+
+    def requests() -> list[tuple[int, bytes]]:
+        found = command.talk.dump(Msg.GETPOLICY, b"", DELETE_ALL)
+        policies = [policy_info(msg) for msg in found if wanted.matches(msg)]
+        return [
+            (Msg.DELPOLICY, UserPolicyId(info.sel, info.index, info.dir).pack())
+            for info in policies
+            if info.dir < _SOCKET_DIR
+        ]
+
+    delete_all(command, requests)
+    return ""
+
+
+def _flush(command: Command) -> str:
+    words, payload = command.words, b""
+    while words.more():
+        word = words.take()
+        if word != "ptype":
+            raise invalid("unknown", word)
+        if payload:
+            raise duplicate("ptype", "ptype")
+        payload = policy_type_attribute(words.choice(names.PTYPE, "PTYPE value is invalid"))
+    if command.stats > 1:
+        command.notes.append("Flush policy\n")
+    command.talk.do(Msg.FLUSHPOLICY, payload)
+    return ""
+
+
+def _count(command: Command) -> str:
+    values = attributes_of(command.talk.get(Msg.GETSPDINFO, _ALL_FLAGS))
+    text = "\t SPD"
+    if _SPDINFO in values:
+        counts = struct.unpack_from("<6I", values[_SPDINFO])
+        text += " IN  {} OUT {} FWD {}".format(*counts[:3])
+        if command.style.stats:
+            text += " (Sock: IN {} OUT {} FWD {})".format(*counts[3:])
+    return text + "\n" + (_hash_lines(values) if command.stats > 1 else "")
+
+
+def _hash_lines(values: Values) -> str:
+    text = ""
+    if _SPDHINFO in values:
+        buckets, most = struct.unpack_from("<2I", values[_SPDHINFO])
+        text += f"\t SPD buckets: count {buckets} Max {most}\n"
+    for type, version in ((_HTHRESH4, 4), (_HTHRESH6, 6)):
+        if type in values:
+            local, remote = struct.unpack_from("2B", values[type])
+            text += f"\t SPD IPv{version} thresholds: local {local} remote {remote}\n"
+    return text
+
+
+def _set(command: Command) -> str:
+    words, thresholds = command.words, dict[str, bytes]()
+    while words.more():
+        word = words.take()
+        if word not in ("hthresh4", "hthresh6"):
+            raise invalid("unknown", word)
+        if word in thresholds:
+            raise duplicate(word, word)
+        most, pair = 32 if word == "hthresh4" else 128, []
+        for side in ("LBITS", "RBITS"):
+            complaint = f"{word} {side} value is invalid"
+            pair.append(words.number(8, complaint))
+            if pair[-1] > most:
+                raise invalid(complaint, words.last())
+        type = _HTHRESH4 if word == "hthresh4" else _HTHRESH6
+        thresholds[word] = netlink.attribute(type, bytes(pair))
+    command.talk.do(Msg.NEWSPDINFO, _ALL_FLAGS + b"".join(thresholds.values()))
+    return ""
+
+
+def _setdefault(command: Command) -> str:
+    words, default = command.words, UserPolicyDefault()
+    fields = {"in": "in_", "fwd": "fwd", "out": "out"}
+    while words.more():
+        word = words.take()
+        if word not in fields:
+            raise invalid("unknown direction", word)
+        complaint = f"{word} policy value is invalid"
+        setattr(default, fields[word], words.choice(names.DEFAULT_ACTION, complaint))
+    command.talk.do(Msg.SETDEFAULT, default.pack())
+    return ""
+
+
+def _getdefault(command: Command) -> str:
+    msg = command.talk.get(Msg.GETDEFAULT, UserPolicyDefault().pack())
+    return print_default(msg, command.style.nl)
+
+
+def print_default(msg: NlMsg, nl: str) -> str:
+    """The three default actions (CLI-65)."""
+    default = UserPolicyDefault.unpack(msg.payload)
+    lines = [("in: ", default.in_), ("fwd:", default.fwd), ("out:", default.out)]
+    words = names.DEFAULT_ACTION
+    return f"Default policies:{nl}" + "".join(
+        f" {label} {names.name(words, value)}{nl}" for label, value in lines
+    )
+
+
+def _help(_: Command) -> str:
+    raise IpError(255, POLICY)
+
+
+# In the order in which abbreviations are matched.
+VERBS: dict[str, Callable[[Command], str]] = {
+    "add": _add,
+    "update": _update,
+    "delete": _delete,
+    "deleteall": _deleteall,
+    "delall": _deleteall,
+    "list": _list,
+    "show": _list,
+    "lst": _list,
+    "get": _get,
+    "flush": _flush,
+    "count": _count,
+    "set": _set,
+    "setdefault": _setdefault,
+    "getdefault": _getdefault,
+    "help": _help,
+}

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a lab asks: queries framed for the CONTROL channel, answers read, refusals raised.
+
+Both worlds (simulator and processes) speak through these functions; `World` is what they share.
+"""
+
+import errno
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+from host_driver.control import Answer, AnyQuery, Ask
+from host_driver.lab.wire import Wire
+from proto.frame import FrameError, Kind, pack, unpack
+from proto.limits import CONTROL_TIMEOUT_MS
+from proto.status import OffloadError
+
+
+class PeerDied(OffloadError):
+    """A process of the lab ended on its own; the text names it, its pid and how it ended."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EOWNERDEAD, text)
+
+
+class World(Protocol):
+    """Where the parties of a lab live. Every method may raise PeerDied."""
+
+    def ask(self, host: int, query: AnyQuery) -> Answer:
+        """Put a query to a host and wait. Raises OffloadError(ETIMEDOUT), or what it refused."""
+
+    def wire(self) -> AbstractContextManager[Wire]:
+        """The wire, ours alone within the `with` block."""
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass: virtual in the simulator, real with processes."""
+
+    def run_idle(self) -> None:
+        """Let everything happen that can happen now (nothing to do where things run anyway)."""
+
+    def now_ns(self) -> int:
+        """The lab's time."""
+
+    def close(self) -> None:
+        """End everything and leave nothing behind. A second call changes nothing."""
+
+
+def encode_ask(number: int, query: AnyQuery) -> bytes:
+    """The CONTROL message of a query."""
+    return pack(Kind.CONTROL, msgspec.msgpack.encode(Ask(number, query)))
+
+
+def find_answer(messages: Sequence[bytes], number: int) -> Answer | None:
+    """The answer to ask `number` among control messages; late answers to older asks are skipped."""
+    for raw in messages:
+        try:
+            message = unpack(raw)
+            if message.kind is Kind.CONTROL:
+                answer = msgspec.msgpack.decode(message.body, type=Answer)
+                if answer.id == number:
+                    return answer
+        except (FrameError, msgspec.MsgspecError) as error:
+            raise OffloadError(errno.EBADMSG, f"a host answered nonsense: {error}") from None
+    return None
+
+
+def checked(answer: Answer) -> Answer:
+    """The answer itself. Raises OffloadError with its errno and text if the host refused."""
+    if answer.errno:
+        raise OffloadError(answer.errno, answer.text)
+    return answer
+
+
+def no_answer(host: int, query: AnyQuery) -> OffloadError:
+    """The error for a query that nobody answered in time."""
+    return OffloadError(
+        errno.ETIMEDOUT,
+        f"host{host} did not answer {type(query).__name__} within {CONTROL_TIMEOUT_MS} ms",
+    )

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process of a lab: started with a lifeline, watched by pidfd, ended in three steps.
+
+    TERMINATE message -> grace -> SIGTERM -> grace -> SIGKILL, and always reaped
+
+Its standard input is a pipe that only the lab holds: when the lab dies, however it dies, the pipe
+closes and the child ends by itself.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LOG_TAIL_LINES = 8
+
+
+class Child:
+    """`python -m MODULE ARGUMENTS`, in its own process group. `pidfd` gets readable at its end."""
+
+    def __init__(self, name: str, module: str, arguments: list[str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                umask=0o077,
+                process_group=0,
+            )
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def epitaph(self) -> str:
+        """How it ended, and the last lines it wrote."""
+        status = self._process.wait()
+        if status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        else:
+            how = f"exited with status {status}"
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        tail = "".join(f"\n    {line}" for line in lines[-LOG_TAIL_LINES:])
+        return f"{self.name} (pid {self.pid}) {how}{tail}"
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end, at most `seconds`; whether it has ended."""
+        select.select([self.pidfd], [], [], max(0.0, seconds))
+        return self.ended()
+
+    def kill(self) -> None:
+        """SIGKILL, and reap. The lifeline and the pidfd are closed."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pidfd = -1
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    @staticmethod
+    def end_all(children: list["Child"], grace_seconds: float) -> None:
+        """Wait for a goodbye that was said, then SIGTERM, then SIGKILL, for all of them at once."""
+        for number in (None, signal.SIGTERM):
+            deadline = time.monotonic() + grace_seconds
+            for child in children:
+                if number is not None:
+                    child._signal(number)
+            for child in children:
+                child.wait(deadline - time.monotonic())
+        for child in children:
+            child.kill()
+
+
+def environment() -> dict[str, str]:
+    """Ours, with every place we import from: also a driver class beside the caller's script."""
+    paths = [str(Path(__file__).resolve().parents[2]), *(path for path in sys.path if path)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The background lab's own loop: answer one request after the other, and notice a death meanwhile.
+
+When a process of the lab dies, the lab has ended everything else already; the server stays to tell
+everybody who asks which one it was, until `down` ends it, too.
+"""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from host_driver.ip import format_notification
+from host_driver.lab import service
+from host_driver.lab.asking import PeerDied
+from host_driver.lab.handles import HostHandle
+from host_driver.lab.keys import esp_keys
+from host_driver.lab.lab import Lab
+from host_driver.lab.pcapng import write_esp_keys
+from proto import netlink
+from proto.frame import FrameError
+from proto.link.zmq import Endpoint, Poller
+from proto.status import OffloadError
+
+LOOK_INTERVAL_MS = 500  # how late a death is noticed while nobody asks
+
+
+class Server:
+    """Serves `lab` on `endpoint` until somebody asks for `Down`."""
+
+    def __init__(self, name: str, pid: int, lab: Lab, endpoint: Endpoint) -> None:
+        self.name = name
+        self.pid = pid
+        self.lab = lab
+        self.endpoint = endpoint
+        self.death: PeerDied | None = None
+        self.ending = False
+        self._handlers: dict[type[service.Request], Callable[[Any], Any]] = {
+            service.Status: self.status,
+            service.Ip: self.ip,
+            service.Monitor: self.monitor,
+            service.SendPackets: self.send,
+            service.Settle: self.settle,
+            service.WriteCapture: self.capture,
+            service.Down: self.down,
+        }
+
+    def serve(self) -> None:
+        """Until `Down`."""
+        poller = Poller([self.endpoint])
+        while not self.ending:
+            poller.wait(LOOK_INTERVAL_MS)
+            for raw in self.endpoint.receive():
+                try:
+                    asked = service.decode_request(raw)
+                except (FrameError, msgspec.MsgspecError):
+                    continue  # it has no number that an answer could carry
+                self.endpoint.send(service.encode(self.answer(asked)))
+            self.look()
+
+    def look(self) -> None:
+        """Notice the death of a process."""
+        if self.death is None:
+            try:
+                self.lab.advance(0)
+            except PeerDied as death:
+                self.death = death
+
+    def answer(self, asked: service.Asked) -> service.Answered:
+        """What a request comes to, refusals included."""
+        try:
+            self.look()
+            if self.death is not None and not isinstance(
+                asked.request, service.Status | service.Down
+            ):
+                raise self.death
+            value = self._handlers[type(asked.request)](asked.request)
+            return service.Answered(asked.number, value=value)
+        except OffloadError as error:
+            return service.Answered(asked.number, error.errno, error.text)
+        except OSError as error:
+            return service.Answered(asked.number, error.errno or errno.EIO, str(error))
+
+    # --- requests ---
+
+    def status(self, request: service.Status) -> dict[str, Any]:
+        """Everything `xfrmnic status` shows."""
+        settings = self.lab.settings
+        about = {
+            "name": self.name,
+            "pid": self.pid,
+            "card": settings.card,
+            "seed": settings.seed,
+            "dead": None if self.death is None else self.death.text,
+            "processes": {},
+            "hosts": [],
+        }
+        if self.death is None:
+            about["processes"] = self.lab.pids()
+            about["hosts"] = [self._host(number) for number in range(settings.hosts)]
+        return about
+
+    def _host(self, number: int) -> dict[str, Any]:
+        host = self.lab.hosts[number]
+        devices = [{**device, "mac": bytes(device["mac"]).hex(":")} for device in host.devices()]
+        counters = host.nic.counters()
+        return {
+            "devices": devices,
+            "census": host.nic.census(),
+            "counters": {name: value for name, value in counters.items() if value},
+            "mib": {name: value for name, value in host.mib().items() if value},
+        }
+
+    def ip(self, request: service.Ip) -> dict[str, Any]:
+        """`ip ...` at a host."""
+        result = self._of(request.host).ip(request.text)
+        return {"rc": result.rc, "stdout": result.stdout, "stderr": result.stderr}
+
+    def monitor(self, request: service.Monitor) -> list[str]:
+        """What `ip xfrm monitor` would print now."""
+        host = self._of(request.host)
+        wanted = {kind for name in request.kinds for kind in service.MONITOR_KINDS.get(name, ())}
+        devices = {device["name"]: device["ifindex"] for device in host.devices()}
+        return [
+            format_notification(raw, devices, nokeys=request.nokeys)
+            for raw in host.notifications()
+            if not wanted or any(message.type in wanted for message in netlink.messages(raw))
+        ]
+
+    def send(self, request: service.SendPackets) -> list[int]:
+        """Packets out of a host's stack."""
+        return self._of(request.host).send(request.packets)
+
+    def settle(self, request: service.Settle) -> None:
+        """Until nothing moves; what was delivered meanwhile waits in the hosts' sockets."""
+        self.lab.settle()
+
+    def capture(self, request: service.WriteCapture) -> dict[str, Any]:
+        """Write the pcapng, and beside it the keys of the SAs that exist now."""
+        self.lab.settle()
+        written: dict[str, Any] = {"packets": self.lab.capture(Path(request.path)), "keys": None}
+        if request.keys_path is not None:
+            keys = {key.spi: key for host in self.lab.hosts for key in esp_keys(host)}
+            write_esp_keys(Path(request.keys_path), keys.values())
+            written["keys"] = len(keys)
+        return written
+
+    def down(self, request: service.Down) -> None:
+        """Answer, then leave the loop."""
+        self.ending = True
+
+    def _of(self, number: int) -> HostHandle:
+        if number not in range(len(self.lab.hosts)):
+            hosts = len(self.lab.hosts)
+            raise OffloadError(errno.EINVAL, f"no host {number} in lab {self.name!r} of {hosts}")
+        return self.lab.hosts[number]

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line asks of a background lab: tagged MessagePack over one control socket.
+
+Each request stands alone; one client speaks at a time (it holds `client.lock`), and an answer
+carries the number of its request, so that nobody reads the answer to somebody who gave up.
+"""
+
+from pathlib import Path
+from typing import Any, Union
+
+import msgspec
+
+from proto.frame import Kind, pack, unpack
+from proto.xfrm import Msg
+
+CONTROL_SOCKET = "control"
+CLIENT_LOCK = "client.lock"
+PID_FILE = "pid"
+LOG_FILE = "lab.log"
+LAB_DIRECTORY = "run"  # where the lab itself has its sockets, below the run directory
+
+# What the words of `ip xfrm monitor` select.
+MONITOR_KINDS = {
+    "acquire": {Msg.ACQUIRE},
+    "expire": {Msg.EXPIRE, Msg.POLEXPIRE},
+    "SA": {Msg.NEWSA, Msg.UPDSA, Msg.DELSA, Msg.FLUSHSA},
+    "aevent": {Msg.NEWAE},
+    "policy": {Msg.NEWPOLICY, Msg.UPDPOLICY, Msg.DELPOLICY, Msg.FLUSHPOLICY},
+    "report": {Msg.REPORT},
+}
+
+
+class Request(msgspec.Struct, tag=lambda name: name):
+    """Base of all requests; the tag is the class name."""
+
+
+class Status(Request):
+    """-> dict: name, pid, settings, processes, devices, what died. Also the HELLO of a new lab."""
+
+
+class Ip(Request):
+    """An `ip` command line at a host -> dict: rc, stdout, stderr."""
+
+    host: int
+    text: str
+
+
+class Monitor(Request):
+    """Notifications since the last call as `ip xfrm monitor` prints them -> list of texts.
+
+    `kinds` are names of MONITOR_KINDS; none means all.
+    """
+
+    host: int
+    kinds: list[str] = []
+    nokeys: bool = False
+
+
+class SendPackets(Request):
+    """The stack of a host sends IP packets -> list of errno, 0 = accepted."""
+
+    host: int
+    packets: list[bytes]
+
+
+class Settle(Request):
+    """Wait until nothing moves -> None."""
+
+
+class WriteCapture(Request):
+    """Write what was seen since the lab began to `path` -> dict: packets; keys, if asked for."""
+
+    path: str
+    keys_path: str | None = None
+
+
+class Down(Request):
+    """End the lab -> None; the answer comes before the end."""
+
+
+AnyRequest = Union[Status, Ip, Monitor, SendPackets, Settle, WriteCapture, Down]
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True):
+    """A request with its number."""
+
+    number: int
+    request: AnyRequest
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True):
+    """`errno` not 0: refused, `text` says why."""
+
+    number: int
+    errno: int = 0
+    text: str = ""
+    value: Any = None
+
+
+def encode(message: Asked | Answered) -> bytes:
+    """The framed message."""
+    return pack(Kind.CONTROL, msgspec.msgpack.encode(message))
+
+
+def decode_request(raw: bytes) -> Asked:
+    """Raises FrameError or msgspec.MsgspecError for anything else."""
+    return msgspec.msgpack.decode(unpack(raw).body, type=Asked)
+
+
+def decode_answer(raw: bytes) -> Answered:
+    """Raises FrameError or msgspec.MsgspecError for anything else."""
+    return msgspec.msgpack.decode(unpack(raw).body, type=Answered)
+
+
+def control_address(path: Path) -> str:
+    """Where the lab in that run directory listens."""
+    return f"ipc://{path / CONTROL_SOCKET}"

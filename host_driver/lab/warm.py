@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile the card's kernels before anybody waits for them: once per version of their sources.
+
+The cache directory is named after the sources (`nic_model.cache`); a marker in it says that a
+warm-up went through. A lock lets labs that start together wait for one compilation.
+"""
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+
+from host_driver.lab.child import environment
+from proto.status import OffloadError
+
+MARKER = "warm"
+
+
+def warm_kernels() -> None:
+    """Run `python -m nic_model --warm` where that was not done yet; its progress goes to stderr.
+
+    Raises OffloadError(EIO) if the kernels do not compile.
+    """
+    from nic_model.cache import cache_directory
+
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return
+    directory = cache_directory()
+    if (directory / MARKER).exists():
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / f"{MARKER}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (directory / MARKER).exists():
+            return
+        command = [sys.executable, "-m", "nic_model", "--warm"]
+        status = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=sys.__stderr__, env=environment(), check=False
+        ).returncode
+        if status:
+            raise OffloadError(
+                errno.EIO, f"compiling the card's kernels failed: {' '.join(command)} -> {status}"
+            )
+        (directory / MARKER).touch()

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire between two cards, a party of its own outside both: it records, breaks and forwards.
+
+    card 0 --WIRE--> record -> faults -> queue of port 1 --WIRE--> card 1
+           <--DONE-- when forwarded (or when a fault dropped it)
+
+With one card the wire ends in the open: frames are recorded and gone. Nothing is ever lost without
+a fault, because a card gets its credits back only when its frames were handed on.
+"""
+
+import errno
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from proto.faults import FaultTable
+from proto.frame import FrameError, Kind, Message, pack, unpack
+from proto.limits import (
+    BURST,
+    ETHERNET_BYTES,
+    FRAME_MAX_BYTES,
+    RING_SIZE,
+    WIRE_CREDITS,
+    WIRE_RECORD_FRAMES,
+)
+from proto.link.ring import Consumer, Producer, RingError
+from proto.status import OffloadError
+from proto.wire import pack_frames, unpack_frames
+
+_ESP = 50
+
+
+class Frame(NamedTuple):
+    """One Ethernet frame as it entered the wire, before any fault.
+
+    `time` in ns of the lab's clock; `src` the host whose card sent it, None when injected; `dst`
+    the host whose card it goes to, None where the wire ends in the open.
+    """
+
+    data: bytes
+    time: int
+    src: int | None
+    dst: int | None
+
+
+class _Queued(NamedTuple):
+    """A frame on its way. `owner`: the port that gets a credit when it leaves, None for nobody."""
+
+    data: bytes
+    owner: int | None
+
+
+class _Port:
+    """The wire's end at one card."""
+
+    def __init__(self) -> None:
+        self.arriving = Consumer(WIRE_CREDITS)
+        self.leaving = Producer(RING_SIZE)  # the card's receive ring: then no frame finds it full
+        self.queue: deque[_Queued] = deque()
+        self.done = 0
+
+
+class Wire:
+    """The party. Ports are numbered like the hosts; they take the place of channels in `step`.
+
+    `counters` by name: `from_N`, `to_N`, `injected_N` (frames), `open_end`, `fault_dropped`, `lost`
+    (gaps in a card's index), `malformed` (messages), `record_dropped` (oldest records, when full).
+    """
+
+    def __init__(self, ports: int, record_frames: int = WIRE_RECORD_FRAMES) -> None:
+        self.counters: Counter[str] = Counter()
+        self.faults = FaultTable()
+        self._ports = [_Port() for _ in range(ports)]
+        self._record: deque[Frame] = deque(maxlen=record_frames)
+        self._injected: list[tuple[int, bytes]] = []
+
+    # --- the party ---
+
+    def step(self, now_ns: int, inputs: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Take WIRE and WIRE_DONE of the cards, give the same. Bad messages are counted."""
+        for port, raw in inputs:
+            try:
+                self._take(now_ns, port, unpack(raw))
+            except (FrameError, RingError):
+                self.counters["malformed"] += 1
+        for port, data in self._injected:
+            self.counters[f"injected_{port}"] += 1
+            self._enter(Frame(data, now_ns, None, port), None)
+        self._injected.clear()
+        return self._send()
+
+    def deadline_ns(self) -> int | None:
+        """At once where something waits that can leave, else never."""
+        can_leave = any(port.queue and port.leaving.credits for port in self._ports)
+        return 0 if can_leave or self._injected else None
+
+    # --- what the lab does with it ---
+
+    def frames(self, start: int = 0) -> list[Frame]:
+        """What was recorded, oldest first; `start` counts frames since the lab began."""
+        first = max(0, start - self.counters["record_dropped"])
+        return list(self._record) if first == 0 else list(self._record)[first:]
+
+    @property
+    def recorded(self) -> int:
+        """Frames recorded since the lab began, those that the recorder dropped again included."""
+        return self.counters["record_dropped"] + len(self._record)
+
+    def inject(self, port: int, frames: Sequence[bytes]) -> None:
+        """Let frames arrive at a card. Raises OffloadError(EMSGSIZE), and then injects none."""
+        for data in frames:
+            if len(data) > FRAME_MAX_BYTES:
+                raise OffloadError(
+                    errno.EMSGSIZE,
+                    f"frame of {len(data)} bytes, the wire carries {FRAME_MAX_BYTES}",
+                )
+        self._injected.extend((port, bytes(data)) for data in frames)
+
+    def index(self, port: int) -> int:
+        """Number of the next frame from that card, as the card counts them."""
+        return self._ports[port].arriving.index
+
+    def quiet(self) -> bool:
+        """Whether nothing waits here and every frame handed on was taken."""
+        busy = any(port.queue or port.leaving.outstanding for port in self._ports)
+        return not busy and not self._injected
+
+    # --- inside ---
+
+    def _take(self, now_ns: int, port: int, message: Message) -> None:
+        end = self._ports[port]
+        if message.kind is Kind.WIRE_DONE:
+            end.leaving.refill(message.count)
+        elif message.kind is Kind.WIRE:
+            frames = unpack_frames(message.body, message.count)
+            lost = end.arriving.arrived(message.index, message.count)
+            self.counters["lost"] += lost
+            end.done += lost  # the credits of a lost message must not be lost with it
+            dst = 1 - port if len(self._ports) == 2 else None
+            for data in frames:
+                self.counters[f"from_{port}"] += 1
+                self._enter(Frame(data, now_ns, port, dst), port)
+        else:
+            raise FrameError(f"{message.kind.name} has no business on the wire")
+
+    def _enter(self, frame: Frame, owner: int | None) -> None:
+        """Record, break, queue. `owner` gets its credit with the last of what the frame became."""
+        if len(self._record) == self._record.maxlen:
+            self.counters["record_dropped"] += 1
+        self._record.append(frame)
+
+        results = (
+            self.faults.apply("wire", frame.data, _facts(frame)) if self._armed else [frame.data]
+        )
+        if not results:
+            self.counters["fault_dropped"] += 1
+        if frame.dst is None:
+            self.counters["open_end"] += len(results)
+        if frame.dst is None or not results:
+            if owner is not None:
+                self._ports[owner].done += 1
+            return
+
+        queue = self._ports[frame.dst].queue
+        queue.extend(_Queued(data, None) for data in results[:-1])
+        queue.append(_Queued(results[-1], owner))
+
+    @property
+    def _armed(self) -> bool:
+        return bool(self.faults.fired())
+
+    def _send(self) -> list[tuple[int, bytes]]:
+        outputs = []
+        for number, port in enumerate(self._ports):
+            while port.queue and port.leaving.credits:
+                count = min(len(port.queue), port.leaving.credits, BURST)
+                batch = [port.queue.popleft() for _ in range(count)]
+                body = pack_frames([queued.data for queued in batch])
+                index = port.leaving.take(count)
+                outputs.append((number, pack(Kind.WIRE, body, index, count)))
+                self.counters[f"to_{number}"] += count
+                for queued in batch:
+                    if queued.owner is not None:
+                        self._ports[queued.owner].done += 1
+        for number, port in enumerate(self._ports):
+            if port.done:
+                outputs.append((number, pack(Kind.WIRE_DONE, count=port.done)))
+                port.done = 0
+        return outputs
+
+
+def _facts(frame: Frame) -> dict[str, object]:
+    """What a fault may match: src and dst host ("none"), esp (0 or 1), spi ("0x1000")."""
+    spi = esp_spi(frame.data)
+    return {
+        "src": frame.src,
+        "dst": frame.dst,
+        "esp": int(spi is not None),
+        "spi": None if spi is None else f"{spi:#x}",
+    }
+
+
+def esp_spi(frame: bytes) -> int | None:
+    """The SPI of an Ethernet frame whose IPv4 or IPv6 header is followed by ESP, else None."""
+    kind, ip = frame[12:ETHERNET_BYTES], frame[ETHERNET_BYTES:]
+    if kind == b"\x08\x00" and len(ip) >= 20:
+        at = 4 * (ip[0] & 15)
+        protocol = ip[9]
+    elif kind == b"\x86\xdd" and len(ip) >= 40:
+        at, protocol = 40, ip[6]
+    else:
+        return None
+    return int.from_bytes(ip[at : at + 4]) if protocol == _ESP and len(ip) >= at + 4 else None

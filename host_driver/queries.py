@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CONTROL channel: every query of a lab is a task, and gets exactly one answer.
+
+Queries that need the card wait for it; those that arrive before the probe is done wait for that.
+"""
+
+import errno
+import os
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from host_driver import control
+from host_driver.control import Answer, AnyQuery
+from host_driver.netdev import HW_ESP, NetDevice
+from host_driver.sleep import Sleep, may_sleep, wait
+from proto import VERSION
+from proto.commands import Fence, QueryCensus, QueryCounters, SetPort
+from proto.frame import INDEX_MASK, Kind, Message, pack
+from proto.limits import MESSAGE_MAX_BYTES, PROTOCOL_VERSION
+from proto.status import OffloadError
+
+if TYPE_CHECKING:
+    from host_driver.host import Host
+
+
+class _Envelope(msgspec.Struct, array_like=True):
+    """An Ask whose query is still closed, so that a malformed one can be answered."""
+
+    id: int
+    query: msgspec.Raw
+
+
+class Queries:
+    """One handler per query; a handler returns an Answer or is a sleeping function that does."""
+
+    def __init__(self, host: "Host") -> None:
+        self._host = host
+        self._quiescing = 0
+        self._handlers: dict[type, Callable[[Any], Answer | Sleep[Answer]]] = {
+            control.Netlink: self._netlink,
+            control.Notifications: self._notifications,
+            control.Send: self._send,
+            control.Receive: self._receive,
+            control.Mib: self._mib,
+            control.Counters: self._counters,
+            control.Census: self._census,
+            control.Trace: self._trace,
+            control.AddFault: self._add_fault,
+            control.RemoveFault: self._remove_fault,
+            control.ResetFaults: self._reset_faults,
+            control.SetLink: self._set_link,
+            control.Info: self._info,
+            control.Capture: self._capture,
+            control.Quiesce: self._quiesce,
+        }
+
+    def asked(self, message: Message, raw: bytes) -> None:
+        """A CONTROL message: start the task that answers it. Malformed ones are counted."""
+        try:
+            envelope = msgspec.msgpack.decode(message.body, type=_Envelope)
+        except (msgspec.MsgspecError, ValueError):
+            self._host.counters["control_malformed"] += 1
+            return
+        try:
+            query = msgspec.msgpack.decode(envelope.query, type=AnyQuery)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self._host.counters["control_malformed"] += 1
+            self._reply(Answer(envelope.id, errno.EBADMSG, f"malformed query: {error}"))
+            return
+        self._host.sched.spawn(self._serve(envelope.id, query))
+
+    def _serve(self, number: int, query: AnyQuery) -> Sleep[None]:
+        try:
+            yield from wait(self._host.ready)
+            answer = yield from may_sleep(self._handlers[type(query)](query))
+        except OffloadError as error:
+            answer = Answer(0, error.errno, error.text)
+        except Exception as error:  # noqa: BLE001  # a defect; the host lives on, says where
+            self._host.counters["internal_errors"] += 1
+            answer = Answer(0, errno.EIO, _where(query, error))
+        self._reply(msgspec.structs.replace(answer, id=number))
+
+    def _reply(self, answer: Answer) -> None:
+        body = msgspec.msgpack.encode(answer)
+        if len(body) > MESSAGE_MAX_BYTES:
+            text = f"answer of {len(body)} bytes is longer than {MESSAGE_MAX_BYTES}"
+            body = msgspec.msgpack.encode(Answer(answer.id, errno.EMSGSIZE, text))
+        self._host.edge.control(pack(Kind.CONTROL, body))
+
+    def _netlink(self, query: control.Netlink) -> Sleep[Answer]:
+        blobs = yield from self._host.net.netlink(query.request)
+        return Answer(0, blobs=blobs)
+
+    def _notifications(self, query: control.Notifications) -> Answer:
+        return Answer(0, blobs=self._host.notifications.take())
+
+    def _send(self, query: control.Send) -> Sleep[Answer]:
+        """A blocking socket: where the device's queue is full, wait for it."""
+        host = self._host
+        errnos = []
+        for packet in query.packets:
+            while not host.nic.tx_space():
+                yield from wait(host.space())
+            errnos.append(abs(host.net.output(packet)))
+        return Answer(0, errnos=errnos)
+
+    def _receive(self, query: control.Receive) -> Answer:
+        return Answer(0, blobs=self._host.received.take(query.limit))
+
+    def _mib(self, query: control.Mib) -> Answer:
+        return Answer(0, values=self._host.net.mib.values())
+
+    def _counters(self, query: control.Counters) -> Sleep[Answer]:
+        """The card's counters, and the driver's as `driver_*`."""
+        reply = yield from self._host.mailbox.execute(QueryCounters())
+        ours = {f"driver_{name}": count for name, count in sorted(self._host.counters.items())}
+        return Answer(0, values=reply.values | ours)
+
+    def _census(self, query: control.Census) -> Sleep[Answer]:
+        reply = yield from self._host.mailbox.execute(QueryCensus())
+        return Answer(0, values=reply.values)
+
+    def _trace(self, query: control.Trace) -> Answer:
+        return Answer(0, value=self._host.trace.entries())
+
+    def _add_fault(self, query: control.AddFault) -> Answer:
+        return Answer(0, value=self._host.faults.add(query.spec))
+
+    def _remove_fault(self, query: control.RemoveFault) -> Answer:
+        self._host.faults.remove(query.name)
+        return Answer(0)
+
+    def _reset_faults(self, query: control.ResetFaults) -> Answer:
+        self._host.faults.reset()
+        return Answer(0)
+
+    def _set_link(self, query: control.SetLink) -> Sleep[Answer]:
+        host = self._host
+        dev = host.devices.by_name(query.dev)
+        if dev is None:
+            raise OffloadError(errno.ENODEV, f"device {query.dev!r} does not exist")
+        if query.mtu is not None:
+            if dev is host.nic:
+                yield from host.mailbox.execute(SetPort(mtu=query.mtu))
+            host.devices.set_mtu(dev, query.mtu)
+        if query.esp_hw_offload is not None:
+            change = dev.features.union if query.esp_hw_offload else dev.features.difference
+            host.devices.set_features(dev, change({HW_ESP}))
+        if query.up is not None:
+            host.devices.set_up(dev, query.up)
+        if query.unregister:
+            host.devices.unregister(dev)
+        return Answer(0)
+
+    def _info(self, query: control.Info) -> Answer:
+        host = self._host
+        value = {
+            "name": host.name,
+            "pid": os.getpid(),
+            "version": VERSION,
+            "protocol": PROTOCOL_VERSION,
+            "profile": host.profile,
+            "driver": host.driver_name,
+            "error": host.driver_error,
+            "caps": msgspec.to_builtins(host.caps),
+            "devices": [_device(dev) for dev in host.devices],
+        }
+        return Answer(0, value=value)
+
+    def _capture(self, query: control.Capture) -> Answer:
+        clear_side = self._host.clear_side
+        if query.on is not None:
+            clear_side.on = query.on
+            return Answer(0)
+        return Answer(0, value=clear_side.take())
+
+    def _quiesce(self, query: control.Quiesce) -> Sleep[Answer]:
+        """Rounds of: wait until host and mailbox are idle, ask the card how far it is, wait until
+        that much has arrived; until a round in which nothing moved."""
+        host = self._host
+        self._quiescing += 1
+        try:
+            while True:
+                while self._busy():
+                    yield from wait(host.pulse())
+                before = self._moved()
+                fence = (yield from host.mailbox.execute(Fence())).values
+                while _behind(host.rx.index, fence["rx"]) or _behind(
+                    host.events.index, fence["events"]
+                ):
+                    yield from wait(host.pulse())
+                if not self._busy() and before == self._moved():
+                    return Answer(0, values=before | {"wire": fence["wire"]})
+        finally:
+            self._quiescing -= 1
+
+    def _busy(self) -> bool:
+        host = self._host
+        others = len(host.sched) - (self._quiescing - 1)  # the one that runs is on no list
+        return others > 0 or not host.tx.idle or not host.mailbox.idle
+
+    def _moved(self) -> dict[str, int]:
+        host = self._host
+        return {
+            "tx_index": host.tx.index,
+            "rx_index": host.rx.index,
+            "events": host.events.index,
+            "delivered": host.received.delivered,
+            "notifications": host.notifications.sent,
+            "calls": host.trace.added,
+        }
+
+
+def _behind(index: int, target: int) -> bool:
+    return 0 < (target - index) & INDEX_MASK < 1 << 31
+
+
+def _device(dev: NetDevice) -> dict[str, Any]:
+    return {
+        "name": dev.name,
+        "ifindex": dev.ifindex,
+        "mac": dev.mac,
+        "mtu": dev.mtu,
+        "up": dev.up,
+        "features": sorted(dev.features),
+    }
+
+
+def _where(query: AnyQuery, error: Exception) -> str:
+    """Type and place of a defect; not its text, which may quote what it was given, keys too."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(query).__name__}: {type(error).__name__} in {frame.name}, line {frame.lineno}"

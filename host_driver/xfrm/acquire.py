@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choosing the SA of a template, and asking key managers for one (TX-10..16, ACQ-*)."""
+
+import errno
+from typing import TYPE_CHECKING, NamedTuple
+
+from host_driver.ops import Extack
+from host_driver.sleep import AtomicViolation, atomic
+from host_driver.xfrm.device import xfrm_dev_state_delete
+from host_driver.xfrm.encode import build_acquire
+from host_driver.xfrm.flow import Flow, flow_selector, selector_match
+from host_driver.xfrm.lifecycle import xfrm_state_insert
+from host_driver.xfrm.lifetime import NS
+from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.sad import mark_match
+from host_driver.xfrm.state import (
+    OFFLOAD_FLAG_ACQ,
+    OFFLOAD_PACKET,
+    DevOffload,
+    KmState,
+    XfrmState,
+)
+from proto.status import OffloadError
+from proto.xfrm import (
+    MODE_BEET,
+    MODE_IPTFS,
+    MODE_TUNNEL,
+    SA_DIR_OUT,
+    STATE_WILDRECV,
+    Group,
+)
+from proto.xfrm_structs import UserTmpl
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
+
+ANY_ADDRESS = bytes(16)
+
+
+class Found(NamedTuple):
+    """Either an SA, or why there is none (a positive errno)."""
+
+    x: XfrmState | None
+    error: int = 0
+
+
+class _Search:
+    """What a walk over candidates has come up with (TX-13)."""
+
+    def __init__(self) -> None:
+        self.best: XfrmState | None = None
+        self.acquiring = False
+        self.error = 0
+
+    def look_at(self, x: XfrmState, flow: Flow) -> None:
+        fits = not x.sel.family or (
+            x.sel.family == flow.family and selector_match(x.sel, flow, flow.family)
+        )
+        if x.km.state == KmState.ACQ:
+            self.acquiring = True
+        elif x.km.state in (KmState.ERROR, KmState.EXPIRED) and fits:
+            self.error = errno.ESRCH
+        elif x.km.state == KmState.VALID and fits:
+            best = self.best
+            rank = (not x.km.dying, x.curlft.add_time)
+            if best is None or rank > (not best.km.dying, best.curlft.add_time):
+                self.best = x
+
+
+def template_ends(tmpl: UserTmpl, flow: Flow) -> tuple[bytes, bytes]:
+    """Destination and source of the protected packet: only a tunnel's are the template's."""
+    if tmpl.mode in (MODE_TUNNEL, MODE_BEET, MODE_IPTFS):
+        return tmpl.id.daddr, tmpl.saddr
+    return flow.daddr, flow.saddr
+
+
+def xfrm_state_find(net: "XfrmNet", flow: Flow, tmpl: UserTmpl, xp: XfrmPolicy) -> Found:
+    """The SA for one template of a policy; starts an acquire when there is none (TX-10..16)."""
+    daddr, saddr = template_ends(tmpl, flow)
+    search = _Search()
+    _walk(net, search, flow, tmpl, xp, daddr, saddr, saddr)
+    if search.best is None and not search.acquiring and saddr != ANY_ADDRESS:
+        _walk(net, search, flow, tmpl, xp, daddr, ANY_ADDRESS, saddr)
+    if search.best is not None:
+        return Found(search.best)
+    if search.acquiring:
+        return Found(None, errno.EAGAIN)
+    if search.error:
+        return Found(None, search.error)
+    mark = xp.mark.v & xp.mark.m
+    if tmpl.id.spi and net.sad.lookup(mark, daddr, tmpl.id.spi, tmpl.id.proto, tmpl.family):
+        return Found(None, errno.EEXIST)  # TX-15
+    if not net.listening(Group.ACQUIRE):
+        return Found(None, errno.ESRCH)  # TX-16
+    return _acquire(net, flow, tmpl, xp, daddr, saddr)
+
+
+def _walk(
+    net: "XfrmNet", search: _Search, flow: Flow, tmpl: UserTmpl, xp: XfrmPolicy, daddr: bytes,
+    key_saddr: bytes, saddr: bytes,
+) -> None:  # fmt: skip
+    """Look at the candidates of one bucket; packet policies use packet SAs only (TX-11)."""
+    mark, packet = xp.mark.v & xp.mark.m, xp.xdo.type == OFFLOAD_PACKET
+    for x in net.sad.bucket(daddr, key_saddr, tmpl.reqid, tmpl.family):
+        if packet and x.xso.type != OFFLOAD_PACKET:
+            break
+        if packet and x.xso.dev is not xp.xdo.dev:
+            continue
+        if not packet and x.xso.type == OFFLOAD_PACKET:
+            continue
+        wild = ANY_ADDRESS in (x.props.saddr, saddr)
+        suits = (
+            (x.props.saddr == saddr or wild)
+            and mark_match(mark, x)
+            and x.if_id == xp.if_id
+            and not x.props.flags & STATE_WILDRECV
+            and (x.props.mode, x.id.proto) == (tmpl.mode, tmpl.id.proto)
+            and tmpl.id.spi in (0, x.id.spi)
+        )
+        if suits:
+            search.look_at(x, flow)
+
+
+def _acquire(
+    net: "XfrmNet", flow: Flow, tmpl: UserTmpl, xp: XfrmPolicy, daddr: bytes, saddr: bytes
+) -> Found:
+    """Make a larval SA, offer it to the policy's device, and ask the key managers (ACQ-01..08)."""
+    x = net.new_state()
+    x.sel = flow_selector(flow)
+    x.id.spi, x.id.proto = tmpl.id.spi, tmpl.id.proto
+    x.id.daddr = daddr if tmpl.id.daddr == ANY_ADDRESS else tmpl.id.daddr
+    x.props.saddr = saddr if tmpl.saddr == ANY_ADDRESS else tmpl.saddr
+    x.props.mode, x.props.reqid, x.props.family = tmpl.mode, tmpl.reqid, tmpl.family
+    x.mark.v, x.mark.m, x.if_id = xp.mark.v, xp.mark.m, xp.if_id
+    if xp.xdo.type == OFFLOAD_PACKET:
+        error = _offer_larval(net, x, xp)
+        if error:
+            x.km.state = KmState.DEAD
+            net.xfrm_state_put(x)
+            return Found(None, error)
+
+    x.km.seq = net.next_acqseq()
+    x.dir = SA_DIR_OUT
+    if not net.multicast(Group.ACQUIRE, build_acquire(x, tmpl, xp)):
+        x.km.state = KmState.DEAD
+        xfrm_dev_state_delete(net, x)
+        net.xfrm_state_put(x)
+        return Found(None, errno.ESRCH)
+    x.km.state = KmState.ACQ
+    x.lft.hard_add_expires_seconds = net.acq_expires
+    xfrm_state_insert(net, x)
+    net.arm(x, net.now_ns + net.acq_expires * NS)
+    net.xfrm_state_put(x)
+    return Found(None, errno.EAGAIN)
+
+
+def _offer_larval(net: "XfrmNet", x: XfrmState, xp: XfrmPolicy) -> int:
+    """The driver's add for a keyless placeholder; it must not sleep (ACQ-02..04). 0 or an errno."""
+    dev = xp.xdo.dev
+    assert dev is not None
+    dev.hold()
+    x.xso = DevOffload(dev, 0, xp.xdo.dir, OFFLOAD_PACKET, OFFLOAD_FLAG_ACQ)
+    try:
+        added = dev.xfrmdev_ops.xdo_dev_state_add(dev, x, Extack())
+        error: int = -atomic(added, "xdo_dev_state_add", "OPS-11")
+    except OffloadError as refusal:
+        error = refusal.errno
+    except AtomicViolation as violation:
+        net.violations.append(violation)
+        error = errno.EINVAL
+    if error:
+        x.xso.clear()
+        dev.put()
+    return error

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a packet is to the policies: addresses, protocol, ports; and whether selectors cover it.
+
+Decoding is strict: what does not parse to its end has no flow. The ports of a fragment are 0, as
+in the kernel. ICMP and Mobility Header types stand in for the source port, ICMP codes for the
+destination port.
+"""
+
+import struct
+from typing import NamedTuple
+
+from proto.xfrm import AF_INET, AF_INET6
+from proto.xfrm_structs import XfrmSelector
+
+TCP, UDP, ICMP, ICMPV6, MOBILITY = 6, 17, 1, 58, 135
+WITH_PORTS = frozenset((TCP, UDP, 33, 132, 136))
+HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, NO_NEXT, DEST_OPTIONS = 0, 43, 44, 51, 59, 60
+IPV6_EXTENSIONS = frozenset((HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, NO_NEXT, DEST_OPTIONS))
+
+_IPV4 = struct.Struct(">BxH2xHxB2x4s4s")
+_IPV6 = struct.Struct(">B3xHBx16s16s")
+_PORTS = struct.Struct(">HH")
+_ZERO12 = bytes(12)
+
+
+class Flow(NamedTuple):
+    """Addresses are 16 bytes, IPv4 in the first 4. `oif` is the device's ifindex."""
+
+    family: int
+    saddr: bytes
+    daddr: bytes
+    proto: int
+    sport: int = 0
+    dport: int = 0
+    oif: int = 0
+    mark: int = 0
+
+    def address(self, address: bytes) -> bytes:
+        """An address of this flow without padding: 4 or 16 bytes."""
+        return address[:4] if self.family == AF_INET else address
+
+
+def decode(packet: bytes) -> Flow | None:
+    """The flow of an IPv4 or IPv6 packet, or None when it does not parse."""
+    if not packet:
+        return None
+    version = packet[0] >> 4
+    if version == 4:
+        return _decode4(packet)
+    return _decode6(packet) if version == 6 else None
+
+
+def _decode4(packet: bytes) -> Flow | None:
+    if len(packet) < _IPV4.size:
+        return None
+    first, total, fragment, proto, saddr, daddr = _IPV4.unpack_from(packet)
+    header = (first & 15) * 4
+    if header < 20 or not header <= total <= len(packet):
+        return None
+    ports = (0, 0) if fragment & 0x3FFF else _ports(packet, proto, header, total)
+    if ports is None:
+        return None
+    return Flow(AF_INET, saddr + _ZERO12, daddr + _ZERO12, proto, *ports)
+
+
+def _decode6(packet: bytes) -> Flow | None:
+    if len(packet) < _IPV6.size:
+        return None
+    _, payload, proto, saddr, daddr = _IPV6.unpack_from(packet)
+    offset, end = 40, 40 + payload
+    if end > len(packet):
+        return None
+    while proto in IPV6_EXTENSIONS and proto != NO_NEXT:
+        if offset + 8 > end:
+            return None
+        following, length = packet[offset], packet[offset + 1]
+        if proto == FRAGMENT:
+            # Any fragment, the first one included, has no ports.
+            if _PORTS.unpack_from(packet, offset)[1] & 0xFFF9:
+                return Flow(AF_INET6, saddr, daddr, following)
+            offset += 8
+        else:
+            offset += (length + 2) * 4 if proto == AUTH else (length + 1) * 8
+        if offset > end:
+            return None
+        proto = following
+    ports = _ports(packet, proto, offset, end)
+    return None if ports is None else Flow(AF_INET6, saddr, daddr, proto, *ports)
+
+
+def _ports(packet: bytes, proto: int, offset: int, end: int) -> tuple[int, int] | None:
+    """What stands for the ports behind `offset`; None when the packet ends before them."""
+    if proto in WITH_PORTS:
+        return None if offset + 4 > end else _PORTS.unpack_from(packet, offset)
+    if proto in (ICMP, ICMPV6):
+        return None if offset + 2 > end else (packet[offset], packet[offset + 1])
+    if proto == MOBILITY:
+        return None if offset + 3 > end else (packet[offset + 2], 0)
+    return 0, 0
+
+
+def prefix(address: bytes, length: int) -> bytes:
+    """The first `length` bits of a 16-byte address, the rest zero."""
+    if length >= 128:
+        return address
+    whole, bits = divmod(length, 8)
+    if not bits:
+        return address[:whole] + bytes(16 - whole)
+    return address[:whole] + bytes((address[whole] & (0xFF00 >> bits) & 0xFF,)) + bytes(15 - whole)
+
+
+def selector_match(sel: XfrmSelector, flow: Flow, family: int) -> bool:
+    """Whether the selector covers the flow (SPD-25). `sel.family` is the caller's to test."""
+    bits = 32 if family == AF_INET else 128
+    length_d, length_s = min(sel.prefixlen_d, bits), min(sel.prefixlen_s, bits)
+    return (
+        (not sel.proto or sel.proto == flow.proto)
+        and (not sel.ifindex or sel.ifindex == flow.oif)
+        and not (flow.dport ^ sel.dport) & sel.dport_mask
+        and not (flow.sport ^ sel.sport) & sel.sport_mask
+        and prefix(flow.daddr, length_d) == prefix(sel.daddr, length_d)
+        and prefix(flow.saddr, length_s) == prefix(sel.saddr, length_s)
+    )
+
+
+def flow_selector(flow: Flow) -> XfrmSelector:
+    """The selector that covers exactly this flow, as a larval SA gets it (ACQ-01)."""
+    bits = 32 if flow.family == AF_INET else 128
+    return XfrmSelector(
+        daddr=flow.daddr,
+        saddr=flow.saddr,
+        dport=flow.dport,
+        dport_mask=0xFFFF,
+        sport=flow.sport,
+        sport_mask=0xFFFF,
+        family=flow.family,
+        prefixlen_d=bits,
+        prefixlen_s=bits,
+        proto=flow.proto,
+        ifindex=flow.oif,
+    )

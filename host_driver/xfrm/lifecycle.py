@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How SAs enter and leave the SAD, and the collector that frees them (STATE-21..38, DEL-01..09).
+
+    VOID -> VALID        request accepted             VOID -> ACQ      acquire, ALLOCSPI
+    VALID -> EXPIRED     hard limit reached           any  -> DEAD     deleted, or request failed
+    ACQ -> EXPIRED       acquire timed out            prohibited: out of DEAD, VALID -> ACQ
+
+An SA that is DEAD and unreferenced waits for the collector, which wipes its keys and then calls the
+driver's free.
+"""
+
+import errno
+from typing import TYPE_CHECKING
+
+from host_driver.netdev import NetDevice
+from host_driver.sleep import Completion, Sleep
+from host_driver.xfrm.device import (
+    xfrm_dev_policy_delete,
+    xfrm_dev_policy_free,
+    xfrm_dev_state_delete,
+    xfrm_dev_state_free,
+)
+from host_driver.xfrm.lifetime import NS, xfrm_state_check_expire
+from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.sad import mark_match, proto_match
+from host_driver.xfrm.state import KmState, XfrmState
+from proto.status import OffloadError
+from proto.xfrm import AF_INET, AF_INET6, IPSEC_PROTO_ANY
+from proto.xfrm_structs import XfrmMark
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
+
+
+def xfrm_state_insert(net: "XfrmNet", x: XfrmState) -> None:
+    """Put a state on the lists, which hold a reference; first timer shot in 1 s (STATE-32)."""
+    x.refcnt += 1
+    net.sad.bump_genids(x)
+    net.sad.insert(x)
+    net.arm(x, net.now_ns + NS)
+
+
+def xfrm_state_put(net: "XfrmNet", x: XfrmState) -> None:
+    """Drop a reference; the last one hands the state to the collector (DEL-04)."""
+    x.refcnt -= 1
+    if x.refcnt == 0:
+        net.gc_list.append(x)
+        if not net.gc_running:
+            net.gc_running = True
+            net.sched.spawn(_gc_task(net))
+
+
+def _gc_task(net: "XfrmNet") -> Sleep[None]:
+    """The collector: batches, the last deleted first (DEL-05)."""
+    while net.gc_list:
+        batch, net.gc_list = net.gc_list[::-1], []
+        for x in batch:
+            net.disarm(x)
+            x.wipe_keys()
+            x.encap = x.replay_esn = x.coaddr = None
+            yield from xfrm_dev_state_free(x)
+            x.freed = True
+    net.gc_running = False
+
+
+def xfrm_state_delete(net: "XfrmNet", x: XfrmState) -> bool:
+    """Take a state out of the SAD and the data path (DEL-01). False when it was DEAD already."""
+    if x.km.state == KmState.DEAD:
+        return False
+    x.km.state = KmState.DEAD
+    net.disarm(x)
+    listed = x in net.sad
+    net.sad.remove(x)
+    xfrm_dev_state_delete(net, x)
+    if listed:
+        xfrm_state_put(net, x)
+    return True
+
+
+def xfrm_state_add(net: "XfrmNet", x: XfrmState) -> None:
+    """Insert a new SA in the place of the larval one it answers. Raises EEXIST (STATE-28)."""
+    if net.sad.locate(x) is not None:
+        raise OffloadError(errno.EEXIST, "")
+    larval = _resolved_by(net, x) if proto_match(x.id.proto, IPSEC_PROTO_ANY) else None
+    xfrm_state_insert(net, x)
+    if larval is not None:
+        xfrm_state_delete(net, larval)
+
+
+def _resolved_by(net: "XfrmNet", x: XfrmState) -> XfrmState | None:
+    """The larval SA that `x` answers: by sequence number, else by what it protects (STATE-29)."""
+    mark = x.mark.v & x.mark.m
+    if x.km.seq:
+        larval = net.sad.find_acq_byseq(mark, x.km.seq)
+        if larval is not None and (larval.id.proto, larval.id.daddr) == (x.id.proto, x.id.daddr):
+            return larval
+    return _find_acq(
+        net, mark, x.props.mode, x.props.reqid, x.id.proto, x.id.daddr, x.props.saddr,
+        x.props.family,
+    )  # fmt: skip
+
+
+def _find_acq(
+    net: "XfrmNet", mark: int, mode: int, reqid: int, proto: int, daddr: bytes, saddr: bytes,
+    family: int,
+) -> XfrmState | None:  # fmt: skip
+    for x in net.sad.bucket(daddr, saddr, reqid, family):
+        larval = x.km.state == KmState.ACQ and not x.id.spi
+        if larval and (x.props.mode, x.id.proto) == (mode, proto) and mark_match(mark, x):
+            return x
+    return None
+
+
+def xfrm_find_acq(
+    net: "XfrmNet", mark: XfrmMark, mode: int, reqid: int, if_id: int, proto: int, daddr: bytes,
+    saddr: bytes, family: int,
+) -> XfrmState:  # fmt: skip
+    """The larval SA of an ALLOCSPI, made if there is none; never offloaded (STATE-38)."""
+    found = _find_acq(net, mark.v & mark.m, mode, reqid, proto, daddr, saddr, family)
+    if found is not None:
+        return found
+    x = net.new_state()
+    x.id.proto = proto
+    x.props.family, x.props.mode, x.props.reqid = family, mode, reqid
+    x.mark, x.if_id, x.km.state = mark, if_id, KmState.ACQ
+    if family in (AF_INET, AF_INET6):
+        x.sel.daddr, x.sel.saddr = daddr, saddr
+        x.sel.prefixlen_d = x.sel.prefixlen_s = 32 if family == AF_INET else 128
+        x.id.daddr, x.props.saddr = daddr, saddr
+    x.lft.hard_add_expires_seconds = net.acq_expires
+    xfrm_state_insert(net, x)
+    net.arm(x, net.now_ns + net.acq_expires * NS)
+    xfrm_state_put(net, x)
+    return x
+
+
+def xfrm_alloc_spi(net: "XfrmNet", x: XfrmState, low: int, high: int) -> None:
+    """Give a larval SA an SPI of [low, high]. Raises ENOENT when none is free (STATE-38)."""
+    if x.id.spi:
+        return
+    proto, daddr = x.id.proto, x.id.daddr
+    for attempt in range(high - low + 1):
+        spi = low if low == high else net.rng.randint(low, high)
+        if spi and not net.sad.spi_taken(daddr, spi, proto):
+            x.id.spi = spi
+            net.sad.insert_spi(x)
+            return
+        if attempt >= 1 << 16:
+            break
+    raise OffloadError(errno.ENOENT, "No SPI available in the requested range")
+
+
+def xfrm_state_update(net: "XfrmNet", x: XfrmState) -> None:
+    """UPDSA: complete a larval SA, or take over limits into a VALID one. Raises (STATE-31..37)."""
+    old = net.sad.locate(x)
+    if old is None:
+        raise OffloadError(errno.ESRCH, "")
+    if old.km.state == KmState.ACQ:
+        if x.dir and old.dir != x.dir:
+            raise OffloadError(errno.ESRCH, "")
+        xfrm_state_insert(net, x)
+        xfrm_state_delete(net, old)
+        return
+    if old.dir != x.dir:
+        raise OffloadError(errno.ESRCH, "")
+    if old.km.state != KmState.VALID:
+        raise OffloadError(errno.EINVAL, "")
+    if (x.encap is None) != (old.encap is None):
+        raise OffloadError(errno.EINVAL, "")
+    if x.encap and old.encap and x.encap.encap_type != old.encap.encap_type:
+        raise OffloadError(errno.EINVAL, "")
+    _take_over(net, old, x)
+    x.km.state = KmState.DEAD
+
+
+def _take_over(net: "XfrmNet", old: XfrmState, x: XfrmState) -> None:
+    """What UPDSA changes in a VALID SA: not keys, replay state, reqid, offload (STATE-31)."""
+    if x.encap:
+        old.encap = x.encap
+    if x.coaddr and old.coaddr:
+        old.coaddr = x.coaddr
+    if not proto_match(x.id.proto, IPSEC_PROTO_ANY):
+        old.sel = x.sel
+    old.lft = x.lft
+    old.km.dying = False
+    net.arm(old, net.now_ns + NS)
+    if old.curlft.use_time:
+        xfrm_state_check_expire(net, old)
+    if x.props.smark.v or x.props.smark.m or x.if_id:
+        old.if_id = x.if_id
+        old.props.smark = x.props.smark
+        net.sad.bump_genids(old)
+    old.nat_keepalive_interval = x.nat_keepalive_interval
+
+
+def xfrm_state_flush(net: "XfrmNet", proto: int) -> bool:
+    """Delete every SA of a protocol (DEL-06). False when there was none."""
+    found = [x for x in net.sad if proto_match(x.id.proto, proto)]
+    for x in found:
+        xfrm_state_delete(net, x)
+    return bool(found)
+
+
+def xfrm_dev_state_flush(net: "XfrmNet", dev: NetDevice) -> None:
+    """Delete every SA of a device, and free it at once in the driver (NDEV-02, DEL-08)."""
+    for x in [x for x in net.sad if x.xso.dev is dev]:
+        x.refcnt += 1
+        if xfrm_state_delete(net, x):
+            _run_now(net, _free_early(net, x))
+        else:
+            xfrm_state_put(net, x)
+
+
+def _free_early(net: "XfrmNet", x: XfrmState) -> Sleep[None]:
+    yield from xfrm_dev_state_free(x)
+    xfrm_state_put(net, x)
+
+
+def _run_now(net: "XfrmNet", task: Sleep[None]) -> None:
+    """Start a task here; only if it sleeps does the scheduler carry on with it."""
+    try:
+        first = next(task)
+    except StopIteration:
+        return
+    net.sched.spawn(_carry_on(first, task))
+
+
+def _carry_on(first: Completion, task: Sleep[None]) -> Sleep[None]:
+    yield first
+    yield from task
+
+
+def xfrm_policy_kill(net: "XfrmNet", xp: XfrmPolicy) -> None:
+    """An unlinked policy dies: out of the data path, then freed (OPS-32, TRACE-17..20)."""
+    xfrm_dev_policy_delete(net, xp)
+    xp.dead = True
+    xp.genid += 1
+    net.disarm(xp)
+    xfrm_dev_policy_free(net, xp)
+
+
+def xfrm_policy_delete(net: "XfrmNet", xp: XfrmPolicy) -> bool:
+    """Unlink and kill. False when it was gone already."""
+    if not net.spd.remove(xp):
+        return False
+    xfrm_policy_kill(net, xp)
+    return True
+
+
+def xfrm_policy_flush(net: "XfrmNet", type: int) -> bool:
+    """Delete every policy of a type. False when there was none."""
+    found = [xp for xp in net.spd if xp.type == type]
+    for xp in found:
+        xfrm_policy_delete(net, xp)
+    return bool(found)
+
+
+def xfrm_dev_policy_flush(net: "XfrmNet", dev: NetDevice) -> None:
+    """Delete every policy of a device (NDEV-03)."""
+    for xp in [xp for xp in net.spd if xp.xdo.dev is dev]:
+        xfrm_policy_delete(net, xp)

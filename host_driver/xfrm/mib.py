@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The counters of /proc/net/xfrm_stat (MIB-01), in the kernel's order."""
+
+NAMES = (
+    "XfrmInError",
+    "XfrmInBufferError",
+    "XfrmInHdrError",
+    "XfrmInNoStates",
+    "XfrmInStateProtoError",
+    "XfrmInStateModeError",
+    "XfrmInStateSeqError",
+    "XfrmInStateExpired",
+    "XfrmInStateMismatch",
+    "XfrmInStateInvalid",
+    "XfrmInTmplMismatch",
+    "XfrmInNoPols",
+    "XfrmInPolBlock",
+    "XfrmInPolError",
+    "XfrmOutError",
+    "XfrmOutBundleGenError",
+    "XfrmOutBundleCheckError",
+    "XfrmOutNoStates",
+    "XfrmOutStateProtoError",
+    "XfrmOutStateModeError",
+    "XfrmOutStateSeqError",
+    "XfrmOutStateExpired",
+    "XfrmOutPolBlock",
+    "XfrmOutPolDead",
+    "XfrmOutPolError",
+    "XfrmFwdHdrError",
+    "XfrmOutStateInvalid",
+    "XfrmAcquireError",
+    "XfrmOutStateDirError",
+    "XfrmInStateDirError",
+    "XfrmInIptfsError",
+    "XfrmOutNoQueueSpace",
+)
+
+
+class Mib:
+    """One value per name; names never appear or vanish."""
+
+    def __init__(self) -> None:
+        self._values = dict.fromkeys(NAMES, 0)
+
+    def bump(self, name: str, by: int = 1) -> None:
+        """Count. Raises KeyError for a name that the kernel does not have."""
+        self._values[name] += by
+
+    def values(self) -> dict[str, int]:
+        """A copy, in the kernel's order."""
+        return dict(self._values)
+
+    def text(self) -> str:
+        """The file as the kernel prints it: name in 24 columns, a tab, the value."""
+        return "".join(f"{name:<24}\t{value}\n" for name, value in self._values.items())

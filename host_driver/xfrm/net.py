@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`struct net`'s xfrm: the XFRM core of one host as a plain object, as late kernels behave.
+
+Requests come in as NETLINK_XFRM bytes, packets through `output` and `input`; the drivers are called
+through the devices' `xfrmdev_ops`. Time is `now_ns`, set by the host before each step; sleeping
+parts run as tasks of the scheduler.
+
+There is no software ESP in this version: an SA without packet offload is stored, reported and
+matched as in the kernel, but a packet that would need it is dropped (XfrmOutStateProtoError,
+XfrmInStateProtoError), never sent in clear.
+"""
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+
+from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
+from host_driver.sleep import AtomicViolation, Mutex, Scheduler, Sleep
+from host_driver.xfrm import lifecycle
+from host_driver.xfrm.encode import build_expire, build_polexpire
+from host_driver.xfrm.input import xfrm_input
+from host_driver.xfrm.lifetime import (
+    NS,
+    xfrm_policy_timer,
+    xfrm_state_check_expire,
+    xfrm_timer_handler,
+)
+from host_driver.xfrm.mib import Mib
+from host_driver.xfrm.output import FlowCache, xfrm_output
+from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.sad import Sad
+from host_driver.xfrm.spd import Spd
+from host_driver.xfrm.state import XfrmState
+from host_driver.xfrm.user import netlink_rcv
+from proto.xfrm import POLICY_FWD, POLICY_IN, POLICY_OUT, USERPOLICY_ACCEPT, Group
+from proto.xfrm_structs import LifetimeCur
+
+ACQ_EXPIRES_S = 30  # CONST-01
+
+
+class XfrmNet:
+    """The core. `multicast` delivers a message to a group and returns how many listen to it.
+
+    `listening` tells without a message whether a group has listeners (TX-16); by default it has.
+    """
+
+    def __init__(
+        self,
+        devices: Devices,
+        sched: Scheduler,
+        rng: random.Random,
+        multicast: Callable[[Group, bytes], int],
+        listening: Callable[[Group], bool] = lambda group: True,
+    ) -> None:
+        self.devices = devices
+        self.sched = sched
+        self.rng = rng
+        self.multicast = multicast
+        self.listening = listening
+        self.now_ns = 0
+        self.acq_expires = ACQ_EXPIRES_S
+        self.mib = Mib()
+        self.sad = Sad()
+        self.spd = Spd()
+        self.flows = FlowCache()
+        self.cfg_mutex = Mutex()
+        self.policy_default = dict.fromkeys((POLICY_IN, POLICY_OUT, POLICY_FWD), USERPOLICY_ACCEPT)
+        self.policy_default_generation = 0
+        self.gc_list: list[XfrmState] = []
+        self.gc_running = False
+        # Callbacks that tried to sleep where the core holds a lock (section 0.5).
+        self.violations: list[AtomicViolation] = []
+        self._acqseq = 0
+        self._timers: list[tuple[int, int, XfrmState | XfrmPolicy]] = []
+        self._order = itertools.count()
+
+    def seconds(self) -> int:
+        """Wall-clock seconds, as add_time and use_time count them."""
+        return self.now_ns // NS
+
+    # Requests and packets.
+
+    def netlink(self, request: bytes) -> Sleep[list[bytes]]:
+        """One datagram of a user; returns the reply messages, acks and errors included."""
+        return netlink_rcv(self, request)
+
+    def output(self, packet: bytes, mark: int = 0) -> int:
+        """The stack sends an IP packet. 0, or a negative errno; ACQ-20 counts as accepted."""
+        return xfrm_output(self, packet, mark)
+
+    def input(self, skb: Skb) -> bytes | None:
+        """A device hands a packet up. The IP packet to deliver, or None when it was dropped."""
+        return xfrm_input(self, skb)
+
+    def netdev_event(self, dev: NetDevice, event: str) -> None:
+        """Flush a device on "down" and "unregister", without a word to users (NDEV-01..04)."""
+        if event == "unregister" or (event == "down" and HW_ESP in dev.features):
+            lifecycle.xfrm_dev_state_flush(self, dev)
+            lifecycle.xfrm_dev_policy_flush(self, dev)
+
+    # What drivers and the other modules of the core call.
+
+    def xfrm_state_check_expire(self, x: XfrmState) -> int:
+        """Compare an SA's totals with its limits: 0, or -EINVAL when it expired (LIFE-10..18)."""
+        return xfrm_state_check_expire(self, x)
+
+    def xfrm_state_put(self, x: XfrmState) -> None:
+        """Give a reference of an SA back."""
+        lifecycle.xfrm_state_put(self, x)
+
+    def xfrm_state_delete(self, x: XfrmState) -> bool:
+        """Take an SA out of SAD and data path; False when that was done before."""
+        return lifecycle.xfrm_state_delete(self, x)
+
+    def xfrm_policy_delete(self, xp: XfrmPolicy) -> bool:
+        """Take a policy out of SPD and data path; False when that was done before."""
+        return lifecycle.xfrm_policy_delete(self, xp)
+
+    def new_state(self) -> XfrmState:
+        """A fresh state: VOID, no limits, one reference (OBJ-11)."""
+        return XfrmState(curlft=LifetimeCur(add_time=self.seconds()))
+
+    def next_acqseq(self) -> int:
+        """The sequence number of an ACQUIRE; never 0 (UAPI-65)."""
+        self._acqseq = self._acqseq % 0xFFFF_FFFF + 1
+        return self._acqseq
+
+    def km_state_expired(self, x: XfrmState, hard: bool) -> None:
+        """Tell key managers that an SA has reached a limit."""
+        self.multicast(Group.EXPIRE, build_expire(self, x, hard, 0))
+
+    def km_policy_expired(self, xp: XfrmPolicy, hard: bool) -> None:
+        """Tell key managers that a policy has reached a limit."""
+        self.multicast(Group.EXPIRE, build_polexpire(xp, hard, 0))
+
+    # Timers: an object has at most one shot; an older one on the heap is void.
+
+    def arm(self, owner: XfrmState | XfrmPolicy, due_ns: int) -> None:
+        """Let the owner's timer fire at `due_ns`, instead of any earlier plan."""
+        owner.timer_ns = due_ns
+        heapq.heappush(self._timers, (due_ns, next(self._order), owner))
+
+    def disarm(self, owner: XfrmState | XfrmPolicy) -> None:
+        """The owner's timer does not fire any more."""
+        owner.timer_ns = None
+
+    def run_timers(self) -> None:
+        """Fire what is due, also what firing makes due at once."""
+        while True:
+            due_ns = self.next_timer_ns()
+            if due_ns is None or due_ns > self.now_ns:
+                return
+            owner = heapq.heappop(self._timers)[2]
+            owner.timer_ns = None
+            if isinstance(owner, XfrmState):
+                xfrm_timer_handler(self, owner)
+            else:
+                xfrm_policy_timer(self, owner)
+
+    def next_timer_ns(self) -> int | None:
+        """When the next timer is due, or None."""
+        while self._timers and self._timers[0][2].timer_ns != self._timers[0][0]:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SPD: insertion, identity and lookup of policies in the kernel's order (SPD-01..10, 20..26).
+
+Host-to-host selectors live in exact chains, the others in inexact ones, one per pair of prefixes. A
+packet-offload policy stands at the head of its chain whatever its priority (SPD-06), and an exact
+one ends the search (SPD-21).
+"""
+
+from collections.abc import Iterator
+
+from host_driver.xfrm.flow import Flow, prefix, selector_match
+from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.state import OFFLOAD_PACKET
+from proto.xfrm import AF_INET, AF_INET6, POLICY_OUT, POLICY_TYPE_MAIN, POLICY_TYPE_SUB
+from proto.xfrm_structs import XfrmMark, XfrmSelector
+
+Identity = tuple[int, int, int, bytes, int, int]
+Chains = dict[tuple[bytes, bytes], list[XfrmPolicy]]
+
+
+def identity(dir: int, type: int, if_id: int, sel: XfrmSelector, mark: XfrmMark) -> Identity:
+    """What makes two policies the same one (SPD-01); priority and offload are not part of it."""
+    return dir, type, if_id, sel.pack(), mark.v, mark.m
+
+
+def _own_identity(xp: XfrmPolicy) -> Identity:
+    return identity(xp.dir, xp.type, xp.if_id, xp.selector, xp.mark)
+
+
+class Spd:
+    """All policies of a host. Iteration gives the newest first, as the kernel's dump does."""
+
+    def __init__(self) -> None:
+        self._all: dict[XfrmPolicy, None] = {}
+        self._by_identity: dict[Identity, XfrmPolicy] = {}
+        self._by_index: dict[int, XfrmPolicy] = {}
+        # (dir, type, family) -> (bits of destination, of source) -> prefixes -> chain
+        self._exact: dict[tuple[int, int, int], Chains] = {}
+        self._inexact: dict[tuple[int, int, int], dict[tuple[int, int], Chains]] = {}
+        self._next_index = 0
+        self._next_pos = 1
+        # Local and remote prefix length from which a selector is exact (CONST-09).
+        self.thresholds = {AF_INET: (32, 32), AF_INET6: (128, 128)}
+        # Moves with every change, so that cached decisions are taken anew (SPD-10).
+        self.generation = 0
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[XfrmPolicy]:
+        return reversed(self._all)
+
+    def count(self, dir: int) -> int:
+        """Policies of one direction."""
+        return sum(xp.dir == dir for xp in self._all)
+
+    def find(self, key: Identity) -> XfrmPolicy | None:
+        """The policy of this identity, or None."""
+        return self._by_identity.get(key)
+
+    def byid(
+        self, index: int, dir: int, type: int, if_id: int, mark: XfrmMark
+    ) -> XfrmPolicy | None:
+        """By index, whose low three bits are the direction (UAPI-71)."""
+        xp = self._by_index.get(index)
+        if xp is None or index & 7 != dir or (xp.type, xp.if_id) != (type, if_id):
+            return None
+        return xp if (xp.mark.v, xp.mark.m) == (mark.v, mark.m) else None
+
+    def existing(self, xp: XfrmPolicy) -> XfrmPolicy | None:
+        """The policy that `xp` collides with (SPD-02) or replaces (SPD-03)."""
+        return self._by_identity.get(_own_identity(xp))
+
+    def insert(self, xp: XfrmPolicy) -> XfrmPolicy | None:
+        """Link `xp`, in the place of a policy with its identity, which is unlinked and returned."""
+        old = self.existing(xp)
+        if old is None:
+            xp.index = self._free_index(xp.dir, xp.index)
+        else:
+            xp.index = old.index
+        self._link(xp)
+        if old is not None:
+            self._unlink(old)
+        self._all[xp] = None
+        self._by_identity[_own_identity(xp)] = xp
+        self._by_index[xp.index] = xp
+        self.generation += 1
+        return old
+
+    def remove(self, xp: XfrmPolicy) -> bool:
+        """Unlink; False when it was unlinked before."""
+        if xp not in self._all:
+            return False
+        self._unlink(xp)
+        del self._by_identity[_own_identity(xp)]
+        del self._by_index[xp.index]
+        self.generation += 1
+        return True
+
+    def set_thresholds(self, family: int, local: int, remote: int) -> None:
+        """NEWSPDINFO: all policies are linked again, oldest first (SPD-08)."""
+        self.thresholds[family] = (local, remote)
+        self._exact.clear()
+        self._inexact.clear()
+        for xp in self._all:
+            self._link(xp)
+        self.generation += 1
+
+    def lookup(self, flow: Flow, dir: int, if_id: int = 0) -> XfrmPolicy | None:
+        """The policy for a flow; sub policies come before main ones (SPD-20..25)."""
+        for type in (POLICY_TYPE_SUB, POLICY_TYPE_MAIN):
+            xp = self._lookup_bytype(flow, dir, type, if_id)
+            if xp is not None:
+                return xp
+        return None
+
+    def _lookup_bytype(self, flow: Flow, dir: int, type: int, if_id: int) -> XfrmPolicy | None:
+        key = (dir, type, flow.family)
+        bits_d, bits_s = self._bits(dir, flow.family)
+        chain = self._exact.get(key, {}).get(
+            (prefix(flow.daddr, bits_d), prefix(flow.saddr, bits_s)), ()
+        )
+        best = next((xp for xp in chain if _match(xp, flow, if_id)), None)
+        if best is not None and best.xdo.type == OFFLOAD_PACKET:
+            return best
+        for (length_d, length_s), chains in self._inexact.get(key, {}).items():
+            candidates = chains.get(
+                (prefix(flow.daddr, length_d), prefix(flow.saddr, length_s)), ()
+            )
+            for xp in candidates:
+                if best is not None and xp.priority > best.priority:
+                    break
+                if _match(xp, flow, if_id):
+                    if best is None or (xp.priority, xp.pos) < (best.priority, best.pos):
+                        best = xp
+                    break
+        return best
+
+    def _bits(self, dir: int, family: int) -> tuple[int, int]:
+        """Prefix lengths of destination and source from which a selector is exact."""
+        local, remote = self.thresholds.get(family, (128, 128))
+        return (remote, local) if dir == POLICY_OUT else (local, remote)
+
+    def _home(self, xp: XfrmPolicy) -> tuple[Chains, tuple[bytes, bytes], bool]:
+        """Where the chain of a policy hangs, under which key, and whether it is an exact one."""
+        sel, key = xp.selector, (xp.dir, xp.type, xp.family)
+        bits_d, bits_s = self._bits(xp.dir, xp.family)
+        exact = sel.prefixlen_d >= bits_d and sel.prefixlen_s >= bits_s
+        if exact:
+            chains = self._exact.setdefault(key, {})
+        else:
+            bits_d, bits_s = sel.prefixlen_d, sel.prefixlen_s
+            chains = self._inexact.setdefault(key, {}).setdefault((bits_d, bits_s), {})
+        return chains, (prefix(sel.daddr, bits_d), prefix(sel.saddr, bits_s)), exact
+
+    def _link(self, xp: XfrmPolicy) -> None:
+        chains, where, exact = self._home(xp)
+        chain = chains.setdefault(where, [])
+        at = 0
+        if xp.xdo.type != OFFLOAD_PACKET:  # SPD-05; a packet policy goes to the head (SPD-06)
+            below = [i for i, other in enumerate(chain) if other.priority <= xp.priority]
+            at = below[-1] + 1 if below else 0
+        chain.insert(at, xp)
+        xp.pos = 0 if exact else self._next_pos
+        self._next_pos += 1
+
+    def _unlink(self, xp: XfrmPolicy) -> None:
+        chains, where, _ = self._home(xp)
+        chains[where].remove(xp)
+        if not chains[where]:
+            del chains[where]
+        del self._all[xp]
+
+    def _free_index(self, dir: int, wanted: int) -> int:
+        """The requested index if it is free, else the next generated one (SPD-04)."""
+        while not wanted or wanted in self._by_index:
+            wanted = (self._next_index | dir) & 0xFFFF_FFFF or 8
+            self._next_index = (self._next_index + 8) & 0xFFFF_FFFF
+        return wanted
+
+
+def _match(xp: XfrmPolicy, flow: Flow, if_id: int) -> bool:
+    return (
+        xp.if_id == if_id
+        and flow.mark & xp.mark.m == xp.mark.v
+        and selector_match(xp.selector, flow, flow.family)
+    )

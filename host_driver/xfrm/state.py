@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`struct xfrm_state`: one SA, as the core, the driver and the dump see it (section 2).
+
+Only shapes live here; the database of states is `sad.py`. Field names are the kernel's. A key
+exists once, in `XfrmState.aead.key` (or `.aalg`, `.ealg`), and is wiped before the driver's free
+(DEL-05).
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum, unique
+from typing import TYPE_CHECKING
+
+from proto.xfrm_structs import (
+    EncapTmpl,
+    LifetimeCfg,
+    LifetimeCur,
+    ReplayState,
+    ReplayStateEsn,
+    XfrmId,
+    XfrmMark,
+    XfrmSelector,
+    XfrmStats,
+)
+
+if TYPE_CHECKING:
+    from host_driver.netdev import NetDevice
+
+# xfrm_dev_offload.dir, .type and .flags (section 2.1).
+OFFLOAD_DIR_IN, OFFLOAD_DIR_OUT, OFFLOAD_DIR_FWD = 1, 2, 3
+OFFLOAD_UNSPECIFIED, OFFLOAD_CRYPTO, OFFLOAD_PACKET = 0, 1, 2
+OFFLOAD_FLAG_ACQ = 1
+
+
+@unique
+class KmState(IntEnum):
+    """Life of a state (OBJ-10). VOID -> ACQ or VALID -> (EXPIRED ->) DEAD; nothing leaves DEAD."""
+
+    VOID = 0
+    ACQ = 1
+    VALID = 2
+    ERROR = 3
+    EXPIRED = 4
+    DEAD = 5
+
+
+@dataclass(slots=True, eq=False)
+class Aead:
+    """xfrm_algo_aead. `key` is the cipher key followed by its 4-byte salt (ALG-02)."""
+
+    name: str
+    key: bytearray = field(repr=False)
+    icv_bits: int
+    key_bits: int = 0
+
+    def wipe(self) -> None:
+        """Zero the key in place and forget it."""
+        self.key[:] = bytes(len(self.key))
+        self.key.clear()
+
+
+@dataclass(slots=True, eq=False)
+class Algorithm:
+    """xfrm_algo or xfrm_algo_auth: stored and reported, never computed with."""
+
+    name: str
+    key: bytearray = field(repr=False)
+    key_bits: int = 0
+    trunc_bits: int = 0
+
+    def wipe(self) -> None:
+        """Zero the key in place and forget it."""
+        self.key[:] = bytes(len(self.key))
+        self.key.clear()
+
+
+@dataclass(slots=True, eq=False)
+class DevOffload:
+    """xfrm_dev_offload: `dev` is None if and only if `type` is UNSPECIFIED (OBJ-01)."""
+
+    dev: "NetDevice | None" = None
+    offload_handle: int = 0
+    dir: int = 0
+    type: int = OFFLOAD_UNSPECIFIED
+    flags: int = 0
+
+    def clear(self) -> None:
+        """Forget the device; the caller drops its reference."""
+        self.dev, self.dir, self.type, self.flags = None, 0, OFFLOAD_UNSPECIFIED, 0
+
+
+@dataclass(slots=True, eq=False)
+class ReplayEsn:
+    """xfrm_replay_state_esn: `bmp` has `fixed.bmp_len` 32-bit words."""
+
+    fixed: ReplayStateEsn
+    bmp: list[int]
+
+
+@dataclass(slots=True, eq=False)
+class Props:
+    """xfrm_state.props. `smark` is the output mark."""
+
+    reqid: int = 0
+    mode: int = 0
+    replay_window: int = 0
+    flags: int = 0
+    family: int = 0
+    saddr: bytes = bytes(16)
+    extra_flags: int = 0
+    smark: XfrmMark = field(default_factory=XfrmMark)
+
+
+@dataclass(slots=True, eq=False)
+class KeyManagement:
+    """xfrm_state.km. `seq` answers an ACQUIRE."""
+
+    state: KmState = KmState.VOID
+    dying: bool = False
+    seq: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class XfrmState:
+    """One SA. `dir` is 0, SA_DIR_IN or SA_DIR_OUT; times in `curlft` are wall-clock seconds."""
+
+    id: XfrmId = field(default_factory=XfrmId)
+    sel: XfrmSelector = field(default_factory=XfrmSelector)
+    mark: XfrmMark = field(default_factory=XfrmMark)
+    if_id: int = 0
+    tfcpad: int = 0
+    props: Props = field(default_factory=Props)
+    lft: LifetimeCfg = field(default_factory=LifetimeCfg)
+    curlft: LifetimeCur = field(default_factory=LifetimeCur)
+    stats: XfrmStats = field(default_factory=XfrmStats)
+    aead: Aead | None = None
+    aalg: Algorithm | None = None
+    ealg: Algorithm | None = None
+    calg: Algorithm | None = None
+    encap: EncapTmpl | None = None
+    coaddr: bytes | None = None
+    replay: ReplayState = field(default_factory=ReplayState)
+    replay_esn: ReplayEsn | None = None
+    replay_maxage: int = 0
+    replay_maxdiff: int = 0
+    mapping_maxage: int = 0
+    nat_keepalive_interval: int = 0
+    sec_ctx: bytes | None = None
+    pcpu_num: int | None = None
+    lastused: int = 0
+    km: KeyManagement = field(default_factory=KeyManagement)
+    dir: int = 0
+    xso: DevOffload = field(default_factory=DevOffload)
+    genid: int = 0
+    refcnt: int = 1
+    # Of the timer: xflags SOFT_EXPIRE, the remaining time when it was armed, and the shot due.
+    soft_expire: bool = False
+    saved_tmo: int = 0
+    timer_ns: int | None = None
+    # The collector has run: nothing may touch the state any more.
+    freed: bool = False
+
+    def wipe_keys(self) -> None:
+        """Free all algorithms; the bytes of their keys are zeroed first (DEL-05)."""
+        for algorithm in (self.aead, self.aalg, self.ealg, self.calg):
+            if algorithm is not None:
+                algorithm.wipe()
+        self.aead = self.aalg = self.ealg = self.calg = None

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NETLINK_XFRM requests: headers, attributes, dispatch, acks and errors (UAPI-01..13).
+
+Whatever the bytes are, the answer is the kernel's: an errno with the request behind it, or nothing
+where the kernel skips a message.
+"""
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from host_driver.ops import Extack
+from host_driver.sleep import Sleep, may_sleep
+from host_driver.xfrm import user_ae, user_info, user_policy, user_sa
+from proto.netlink import (
+    NLA_TYPE_MASK,
+    NLM_F_ACK,
+    NLM_F_ACK_TLVS,
+    NLM_F_CAPPED,
+    NLM_F_DUMP,
+    NLM_F_MULTI,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    NLMSGERR_ATTR_MSG,
+    NLMSGERR_ATTR_OFFS,
+    NLMSGHDR,
+    NlMsg,
+    align,
+    attribute,
+    attributes,
+    message,
+)
+from proto.status import OffloadError
+from proto.xfrm import ATTR_MIN, MSG_MAX, MSG_MIN, Attr, Msg
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
+
+NLMSG_MIN_TYPE = 0x10
+NLMSGERR_ATTR_POLICY = 4 | 0x8000
+
+# What the kernel tells of an attribute whose value is out of range: u8 from 1 to 2.
+_SA_DIR_RANGE = (
+    attribute(4, (1).to_bytes(8, "little"))
+    + attribute(5, (2).to_bytes(8, "little"))
+    + attribute(1, (2).to_bytes(4, "little"))
+)
+
+
+@dataclass
+class Request:
+    """One message with its parsed attributes; handlers put replies into `replies`."""
+
+    nlh: NlMsg
+    attributes: dict[int, bytes] = field(default_factory=dict)
+    extack: Extack = field(default_factory=Extack)
+    # NLMSGERR_ATTR_POLICY: what would have been valid.
+    policy: bytes = b""
+    replies: list[bytes] = field(default_factory=list)
+
+
+Handler = Callable[["XfrmNet", Request], Any]
+
+# Handlers return None or are generators (may sleep); they raise OffloadError.
+DISPATCH: dict[int, Handler] = {
+    Msg.NEWSA: user_sa.xfrm_add_sa,
+    Msg.DELSA: user_sa.xfrm_del_sa,
+    Msg.GETSA: user_sa.xfrm_get_sa,
+    Msg.NEWPOLICY: user_policy.xfrm_add_policy,
+    Msg.DELPOLICY: user_policy.xfrm_get_policy,
+    Msg.GETPOLICY: user_policy.xfrm_get_policy,
+    Msg.ALLOCSPI: user_sa.xfrm_alloc_userspi,
+    Msg.EXPIRE: user_sa.xfrm_add_sa_expire,
+    Msg.UPDPOLICY: user_policy.xfrm_add_policy,
+    Msg.UPDSA: user_sa.xfrm_add_sa,
+    Msg.POLEXPIRE: user_policy.xfrm_add_pol_expire,
+    Msg.FLUSHSA: user_sa.xfrm_flush_sa,
+    Msg.FLUSHPOLICY: user_policy.xfrm_flush_policy,
+    Msg.NEWAE: user_ae.xfrm_new_ae,
+    Msg.GETAE: user_ae.xfrm_get_ae,
+    Msg.GETSADINFO: user_info.xfrm_get_sadinfo,
+    Msg.NEWSPDINFO: user_info.xfrm_set_spdinfo,
+    Msg.GETSPDINFO: user_info.xfrm_get_spdinfo,
+    Msg.SETDEFAULT: user_info.xfrm_set_default,
+    Msg.GETDEFAULT: user_info.xfrm_get_default,
+}
+
+# NEWSPDINFO has attributes of its own: the hash thresholds (section 1.3).
+SPD_ATTR_MIN = {1: 24, 2: 8, 3: 2, 4: 2}
+
+# Types that the kernel handles and this core does not: a user's own ACQUIRE, and MIGRATE.
+NOT_HERE = (Msg.ACQUIRE, Msg.MIGRATE, MSG_MAX)
+
+DUMPS = {Msg.GETSA: user_sa.xfrm_dump_sa, Msg.GETPOLICY: user_policy.xfrm_dump_policy}
+
+
+def netlink_rcv(net: "XfrmNet", datagram: bytes) -> Sleep[list[bytes]]:
+    """Handle every message of a datagram under the configuration mutex (UAPI-07)."""
+    answers: list[bytes] = []
+    yield from net.cfg_mutex.lock()
+    try:
+        offset = 0
+        while offset + NLMSGHDR.size <= len(datagram):
+            length, type, flags, seq, pid = NLMSGHDR.unpack_from(datagram, offset)
+            if length < NLMSGHDR.size or offset + length > len(datagram):
+                break
+            payload = datagram[offset + NLMSGHDR.size : offset + length]
+            nlh = NlMsg(type, flags, seq, pid, payload)
+            answers += yield from _message(net, nlh)
+            offset += align(length)
+    finally:
+        net.cfg_mutex.unlock()
+    return answers
+
+
+def _message(net: "XfrmNet", nlh: NlMsg) -> Sleep[list[bytes]]:
+    """One message: replies, and an ack if it was asked for or failed (UAPI-13)."""
+    request, error = Request(nlh), 0
+    if nlh.flags & NLM_F_REQUEST and nlh.type >= NLMSG_MIN_TYPE:
+        if nlh.type in DUMPS and nlh.flags & NLM_F_DUMP:
+            return _dump(net, request)
+        try:
+            yield from _dispatch(net, request)
+        except OffloadError as refusal:
+            error = refusal.errno
+            if refusal.text:
+                request.extack.set(refusal.text)
+    if error or nlh.flags & NLM_F_ACK:
+        request.replies.append(_ack(request, error))
+    return request.replies
+
+
+def _dispatch(net: "XfrmNet", request: Request) -> Sleep[None]:
+    type = request.nlh.type
+    if type > MSG_MAX:
+        raise OffloadError(errno.EINVAL, "")  # UAPI-02
+    _parse(request, MSG_MIN.get(type, 0))
+    handler = DISPATCH.get(type)
+    if handler is None and type in NOT_HERE:
+        raise OffloadError(errno.EOPNOTSUPP, f"Message type {type:#x} is not supported here")
+    if handler is None:
+        raise OffloadError(errno.EINVAL, "")
+    _reject_unused(request)
+    yield from may_sleep(handler(net, request))
+
+
+def _parse(request: Request, minimum: int) -> None:
+    """Length, then each attribute against its own minimum (UAPI-05, UAPI-06)."""
+    payload, extack = request.nlh.payload, request.extack
+    spdinfo = request.nlh.type == Msg.NEWSPDINFO
+    shortest = SPD_ATTR_MIN if spdinfo else ATTR_MIN
+    if len(payload) < minimum:
+        raise OffloadError(errno.EINVAL, "Invalid header length")
+    parsed = attributes(payload, align(minimum))
+    for type, value in _in_order(payload, align(minimum)):
+        at = NLMSGHDR.size + value[1]
+        if value[0] < shortest.get(type, 0):
+            extack.set("Attribute failed policy validation", at)
+            raise OffloadError(errno.ERANGE, "")
+        if type == Attr.SA_DIR and not spdinfo and payload[value[1] + 4] not in (1, 2):  # UAPI-09
+            extack.set("integer out of range", at)
+            request.policy = _SA_DIR_RANGE
+            raise OffloadError(errno.ERANGE, "")
+    if parsed.leftover:
+        extack.set("bytes leftover after parsing attributes")
+    request.attributes = parsed.values
+
+
+def _in_order(payload: bytes, offset: int) -> list[tuple[int, tuple[int, int]]]:
+    """Type, and (payload length, offset), of each attribute, doubles included."""
+    found = []
+    while len(payload) - offset >= 4:
+        length = int.from_bytes(payload[offset : offset + 2], "little")
+        type = int.from_bytes(payload[offset + 2 : offset + 4], "little") & NLA_TYPE_MASK
+        if length < 4 or offset + length > len(payload):
+            break
+        found.append((type, (length - 4, offset)))
+        offset += align(length)
+    return found
+
+
+def _reject_unused(request: Request) -> None:
+    """Attributes that only some types may carry (UAPI-09, UAPI-10)."""
+    taking = (Msg.NEWSA, Msg.UPDSA, Msg.ALLOCSPI)
+    if request.nlh.type in taking:
+        return
+    if Attr.SA_DIR in request.attributes:
+        raise OffloadError(errno.EINVAL, "Invalid attribute SA_DIR")
+    if Attr.SA_PCPU in request.attributes:
+        raise OffloadError(errno.EINVAL, "Invalid attribute SA_PCPU")
+
+
+def _dump(net: "XfrmNet", request: Request) -> list[bytes]:
+    """All objects, then DONE, which carries what went wrong; a dump is never acked (UAPI-04)."""
+    nlh, error = request.nlh, 0
+    try:
+        _parse(request, 0)
+        request.replies += DUMPS[Msg(nlh.type)](net, request)
+    except OffloadError as refusal:
+        error = refusal.errno
+        if refusal.text:
+            request.extack.set(refusal.text)
+    tlvs = _tlvs(request, 0)
+    flags = NLM_F_MULTI | (NLM_F_ACK_TLVS if tlvs else 0)
+    done = (-error).to_bytes(4, "little", signed=True) + tlvs
+    return [*request.replies, message(NLMSG_DONE, done, flags, nlh.seq, nlh.pid)]
+
+
+def _tlvs(request: Request, error: int) -> bytes:
+    """The extended ack: text, then where and what in the request was wrong."""
+    extack = request.extack
+    tlvs = attribute(NLMSGERR_ATTR_MSG, extack.msg.encode() + b"\0") if extack.msg else b""
+    if error and extack.offset is not None:
+        tlvs += attribute(NLMSGERR_ATTR_OFFS, extack.offset.to_bytes(4, "little"))
+    if error and request.policy:
+        tlvs += attribute(NLMSGERR_ATTR_POLICY, request.policy)
+    return tlvs
+
+
+def _ack(request: Request, error: int) -> bytes:
+    """NLMSG_ERROR; only a failure repeats the whole request."""
+    nlh, tlvs = request.nlh, _tlvs(request, error)
+    length = NLMSGHDR.size + len(nlh.payload)
+    body = (-error).to_bytes(4, "little", signed=True)
+    body += NLMSGHDR.pack(length, nlh.type, nlh.flags, nlh.seq, nlh.pid)
+    if error:
+        body += nlh.payload.ljust(align(len(nlh.payload)), b"\0")
+    flags = (0 if error else NLM_F_CAPPED) | (NLM_F_ACK_TLVS if tlvs else 0)
+    return message(NLMSG_ERROR, body + tlvs, flags, nlh.seq, nlh.pid)

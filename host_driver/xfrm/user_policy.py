@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests about policies: add, update, delete, get, dump, flush, POLEXPIRE (xfrm_user.c)."""
+
+import errno
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from host_driver.sleep import Sleep
+from host_driver.xfrm.construct import mark_of
+from host_driver.xfrm.device import (
+    xfrm_dev_policy_add,
+    xfrm_dev_policy_delete,
+    xfrm_dev_policy_free,
+)
+from host_driver.xfrm.encode import build, build_delpolicy, build_polexpire, build_policy
+from host_driver.xfrm.lifecycle import xfrm_policy_flush, xfrm_policy_kill
+from host_driver.xfrm.lifetime import NS
+from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.spd import identity
+from host_driver.xfrm.verify import refuse, u32, verify_sec_ctx
+from proto.netlink import NLM_F_MULTI, attribute
+from proto.xfrm import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_AH,
+    IPPROTO_COMP,
+    IPPROTO_DSTOPTS,
+    IPPROTO_ESP,
+    IPPROTO_ROUTING,
+    MODE_BEET,
+    MODE_IPTFS,
+    MODE_TUNNEL,
+    POLICY_BLOCK,
+    POLICY_FWD,
+    POLICY_OUT,
+    POLICY_TYPE_MAIN,
+    POLICY_TYPE_SUB,
+    SHARE_UNIQUE,
+    XFRM_MAX_DEPTH,
+    Attr,
+    Group,
+    Msg,
+)
+from proto.xfrm_structs import (
+    LifetimeCur,
+    UserOffload,
+    UserPolExpire,
+    UserPolicyId,
+    UserPolicyInfo,
+    UserPolicyType,
+    UserTmpl,
+    XfrmSelector,
+)
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
+    from host_driver.xfrm.user import Request
+
+TEMPLATE_PROTOS = (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP, IPPROTO_ROUTING, IPPROTO_DSTOPTS)
+
+
+def verify_newpolicy_info(info: UserPolicyInfo) -> None:
+    """The fixed part, in the kernel's order (section 4.6). Raises EINVAL."""
+    if info.share > SHARE_UNIQUE:
+        raise refuse("Invalid policy share")
+    if info.action > POLICY_BLOCK:
+        raise refuse("Invalid policy action")
+    longest = max(info.sel.prefixlen_d, info.sel.prefixlen_s)
+    if info.sel.family == AF_INET and longest > 32:
+        raise refuse("Invalid prefix length in selector (must be <= 32 for IPv4)")
+    if info.sel.family == AF_INET6 and longest > 128:
+        raise refuse("Invalid prefix length in selector (must be <= 128 for IPv6)")
+    if info.sel.family not in (AF_INET, AF_INET6):
+        raise refuse("Invalid selector family")
+    verify_dir(info.dir)
+    if info.index and info.index & 7 != info.dir:
+        raise refuse("Policy index doesn't match direction")
+
+
+def verify_dir(dir: int) -> None:
+    """IN, OUT or FWD."""
+    if dir > POLICY_FWD:
+        raise refuse("Invalid policy direction")
+
+
+def type_of(attributes: Mapping[int, bytes]) -> int:
+    """Main, unless the request says sub."""
+    if Attr.POLICY_TYPE not in attributes:
+        return POLICY_TYPE_MAIN
+    type = UserPolicyType.unpack(attributes[Attr.POLICY_TYPE]).type
+    if type not in (POLICY_TYPE_MAIN, POLICY_TYPE_SUB):
+        raise refuse("Invalid policy type")
+    return type
+
+
+def templates_of(attributes: Mapping[int, bytes], family: int, dir: int) -> list[UserTmpl]:
+    """The policy's templates; family 0 becomes the policy's. Raises EINVAL (POL-10)."""
+    data = attributes.get(Attr.TMPL, b"")
+    count = len(data) // UserTmpl.size()
+    if count > XFRM_MAX_DEPTH:
+        raise refuse("Template count must be <= XFRM_MAX_DEPTH (6)")
+    templates = [UserTmpl.unpack(data, i * UserTmpl.size()) for i in range(count)]
+    before = family
+    for tmpl in templates:
+        tmpl.family = tmpl.family or family
+        if tmpl.mode in (MODE_TUNNEL, MODE_BEET):
+            if tmpl.optional and dir == POLICY_OUT:
+                raise refuse("Mode in optional template not allowed in outbound policy")
+        elif tmpl.mode != MODE_IPTFS and tmpl.family != before:
+            raise refuse("Mode in template doesn't support a family change")
+        if tmpl.mode > MODE_IPTFS:
+            raise refuse("Invalid mode in template")
+        before = tmpl.family
+        if tmpl.family not in (AF_INET, AF_INET6):
+            raise refuse("Invalid family in template")
+        if tmpl.id.proto not in TEMPLATE_PROTOS:
+            raise refuse("Invalid XFRM protocol in template")
+    return templates
+
+
+def xfrm_policy_construct(
+    net: "XfrmNet", info: UserPolicyInfo, attributes: Mapping[int, bytes]
+) -> XfrmPolicy:
+    """A finished policy that no device has seen yet."""
+    type = type_of(attributes)
+    return XfrmPolicy(
+        selector=info.sel,
+        priority=info.priority,
+        index=0,
+        dir=info.dir,
+        mark=mark_of(attributes),
+        if_id=u32(attributes, Attr.IF_ID),
+        type=type,
+        action=info.action,
+        flags=info.flags,
+        lft=info.lft,
+        curlft=LifetimeCur(add_time=net.seconds()),
+        xfrm_vec=templates_of(attributes, info.sel.family, info.dir),
+        family=info.sel.family,
+    )
+
+
+def xfrm_add_policy(net: "XfrmNet", request: "Request") -> Sleep[None]:
+    """NEWPOLICY and UPDPOLICY: verify, construct, offload, insert, notify (POL-01..12)."""
+    nlh = request.nlh
+    info = UserPolicyInfo.unpack(nlh.payload)
+    verify_newpolicy_info(info)
+    if Attr.SEC_CTX in request.attributes:
+        verify_sec_ctx(request.attributes[Attr.SEC_CTX])
+    xp = xfrm_policy_construct(net, info, request.attributes)
+    if Attr.OFFLOAD_DEV in request.attributes:
+        offload = UserOffload.unpack(request.attributes[Attr.OFFLOAD_DEV])
+        yield from xfrm_dev_policy_add(net, xp, offload, request.extack)
+    if nlh.type == Msg.NEWPOLICY and net.spd.existing(xp) is not None:
+        xfrm_dev_policy_delete(net, xp)  # POL-09
+        xp.dead = True
+        xfrm_dev_policy_free(net, xp)
+        raise refuse("", errno.EEXIST)
+    xp.index = info.index
+    replaced = net.spd.insert(xp)
+    net.arm(xp, net.now_ns + NS)
+    if replaced is not None:
+        xfrm_policy_kill(net, replaced)
+    net.multicast(Group.POLICY, build_policy(xp, nlh.type, nlh.seq, nlh.pid, 0))
+
+
+def _find(
+    net: "XfrmNet", request: "Request", index: int, dir: int, sel: XfrmSelector
+) -> XfrmPolicy:
+    """The policy that a request names by index or selector (UAPI-71). Raises ENOENT."""
+    type = type_of(request.attributes)
+    verify_dir(dir)
+    if_id, mark = u32(request.attributes, Attr.IF_ID), mark_of(request.attributes)
+    if index:
+        xp = net.spd.byid(index, dir, type, if_id, mark)
+    else:
+        if Attr.SEC_CTX in request.attributes:
+            verify_sec_ctx(request.attributes[Attr.SEC_CTX])
+        xp = net.spd.find(identity(dir, type, if_id, sel, mark))
+    if xp is None:
+        raise refuse("", errno.ENOENT)
+    return xp
+
+
+def xfrm_get_policy(net: "XfrmNet", request: "Request") -> None:
+    """GETPOLICY of one policy, and DELPOLICY."""
+    nlh = request.nlh
+    id = UserPolicyId.unpack(nlh.payload)
+    xp = _find(net, request, id.index, id.dir, id.sel)
+    if nlh.type == Msg.GETPOLICY:
+        request.replies.append(build_policy(xp, Msg.NEWPOLICY, nlh.seq, nlh.pid, 0))
+        return
+    deleted = build_delpolicy(xp, bool(id.index), nlh.seq, nlh.pid)
+    net.xfrm_policy_delete(xp)
+    net.multicast(Group.POLICY, deleted)
+
+
+def xfrm_dump_policy(net: "XfrmNet", request: "Request") -> list[bytes]:
+    """GETPOLICY dump: the newest first (DUMP-05)."""
+    nlh = request.nlh
+    return [build_policy(xp, Msg.NEWPOLICY, nlh.seq, nlh.pid, NLM_F_MULTI) for xp in net.spd]
+
+
+def xfrm_flush_policy(net: "XfrmNet", request: "Request") -> None:
+    """FLUSHPOLICY of one type; silent when there was nothing to delete (UAPI-08)."""
+    nlh = request.nlh
+    type = type_of(request.attributes)
+    if xfrm_policy_flush(net, type):
+        payload = attribute(Attr.POLICY_TYPE, UserPolicyType(type).pack())
+        net.multicast(Group.POLICY, build(Msg.FLUSHPOLICY, payload, nlh.seq, nlh.pid))
+
+
+def xfrm_add_pol_expire(net: "XfrmNet", request: "Request") -> None:
+    """A user's POLEXPIRE: delete if it is a hard one, then notify (UAPI-72)."""
+    expire = UserPolExpire.unpack(request.nlh.payload)
+    xp = _find(net, request, expire.pol.index, expire.pol.dir, expire.pol.sel)
+    message = build_polexpire(xp, bool(expire.hard), request.nlh.pid)
+    if expire.hard:
+        net.xfrm_policy_delete(xp)
+    net.multicast(Group.EXPIRE, message)

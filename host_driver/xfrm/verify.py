@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What NEWSA and UPDSA are refused for before anything is built (STATE-01..10)."""
+
+import errno
+from collections.abc import Mapping
+
+from host_driver.xfrm.replay import verify_replay
+from proto.status import OffloadError
+from proto.xfrm import (
+    AF_INET,
+    AF_INET6,
+    AF_UNSPEC,
+    IPPROTO_AH,
+    IPPROTO_COMP,
+    IPPROTO_DSTOPTS,
+    IPPROTO_ESP,
+    IPPROTO_ROUTING,
+    MODE_BEET,
+    MODE_ROUTEOPTIMIZATION,
+    MODE_TRANSPORT,
+    MODE_TUNNEL,
+    SA_DIR_IN,
+    SA_DIR_OUT,
+    SA_XFLAG_DONT_ENCAP_DSCP,
+    SA_XFLAG_OSEQ_MAY_WRAP,
+    STATE_DECAP_DSCP,
+    STATE_ICMP,
+    STATE_NOPMTUDISC,
+    STATE_WILDRECV,
+    Attr,
+)
+from proto.xfrm_structs import Algo, AlgoAead, AlgoAuth, ReplayState, UserSaInfo
+
+Attributes = Mapping[int, bytes]
+
+MODES = (MODE_TRANSPORT, MODE_TUNNEL, MODE_ROUTEOPTIMIZATION, MODE_BEET)
+POSSIBLE_CPUS = 1
+
+FLAGS_OUT = (
+    (STATE_DECAP_DSCP, "DECAP_DSCP"),
+    (STATE_ICMP, "ICMP"),
+    (STATE_WILDRECV, "WILDRECV"),
+)
+XFLAGS_IN = (
+    (SA_XFLAG_DONT_ENCAP_DSCP, "DONT_ENCAP_DSCP"),
+    (SA_XFLAG_OSEQ_MAY_WRAP, "OSEQ_MAY_WRAP"),
+)
+TFCPAD_MAX = 0xFFFF
+
+
+def refuse(text: str, error: int = errno.EINVAL) -> OffloadError:
+    """The refusal of a request."""
+    return OffloadError(error, text)
+
+
+def u32(attributes: Attributes, type: int) -> int:
+    """A u32 attribute, 0 when it is absent."""
+    return int.from_bytes(attributes.get(type, b"")[:4], "little")
+
+
+def verify_newsa_info(info: UserSaInfo, attributes: Attributes) -> None:
+    """All checks, in the kernel's order. Raises OffloadError."""
+    sa_dir = attributes[Attr.SA_DIR][0] if Attr.SA_DIR in attributes else 0
+    if info.family not in (AF_INET, AF_INET6):
+        raise refuse("Invalid address family")
+    verify_selector_family(info)
+    verify_proto(info, attributes)
+    verify_algorithms(attributes)
+    if Attr.SEC_CTX in attributes:
+        verify_sec_ctx(attributes[Attr.SEC_CTX])
+    verify_replay(info, attributes.get(Attr.REPLAY_ESN_VAL), sa_dir)
+    if info.mode not in MODES:
+        raise refuse("Unsupported mode")
+    if Attr.MTIMER_THRESH in attributes:
+        if Attr.ENCAP not in attributes:
+            raise refuse("MTIMER_THRESH requires encapsulation")
+        if sa_dir == SA_DIR_OUT:
+            raise refuse("MTIMER_THRESH attribute should not be set on output SA")
+    if sa_dir == SA_DIR_OUT:
+        verify_out(info, attributes)
+    if sa_dir == SA_DIR_IN:
+        verify_in(info, attributes)
+    if u32(attributes, Attr.NAT_KEEPALIVE_INTERVAL) or Attr.NAT_KEEPALIVE_INTERVAL in attributes:
+        if Attr.ENCAP not in attributes:
+            raise refuse("NAT_KEEPALIVE_INTERVAL requires encapsulation")
+        if sa_dir != SA_DIR_OUT:
+            raise refuse("NAT keepalive is only supported for outbound SAs")
+    if Attr.SA_PCPU in attributes:
+        if not sa_dir:
+            raise refuse("SA_PCPU only supported with SA_DIR")
+        if u32(attributes, Attr.SA_PCPU) >= POSSIBLE_CPUS:
+            raise refuse("pCPU number too big", errno.ERANGE)
+
+
+def verify_selector_family(info: UserSaInfo) -> None:
+    """STATE-02: the selector's own family, when it names one."""
+    longest = max(info.sel.prefixlen_d, info.sel.prefixlen_s)
+    if info.sel.family == AF_INET and longest > 32:
+        raise refuse("Invalid prefix length in selector (must be <= 32 for IPv4)")
+    if info.sel.family == AF_INET6 and longest > 128:
+        raise refuse("Invalid prefix length in selector (must be <= 128 for IPv6)")
+    if info.sel.family not in (AF_UNSPEC, AF_INET, AF_INET6):
+        raise refuse("Invalid address family in selector")
+
+
+def verify_proto(info: UserSaInfo, attributes: Attributes) -> None:
+    """STATE-03: which algorithms go with the protocol."""
+    given = {type for type in attributes if type in _ALGORITHMS}
+    auth = given & {Attr.ALG_AUTH, Attr.ALG_AUTH_TRUNC}
+    if info.id.proto == IPPROTO_AH:
+        if not auth:
+            raise refuse("Missing required attribute for AH: AUTH_TRUNC or AUTH")
+        if given - auth:
+            raise refuse("Invalid attributes for AH: AEAD, CRYPT, COMP, TFCPAD")
+    elif info.id.proto == IPPROTO_ESP:
+        if Attr.ALG_COMP in given:
+            raise refuse("Invalid attribute for ESP: COMP")
+        ciphers = given - {Attr.TFCPAD}
+        if not ciphers:
+            raise refuse(
+                "Missing required attribute for ESP: at least one of AUTH, AUTH_TRUNC, CRYPT, AEAD"
+            )
+        if Attr.ALG_AEAD in ciphers and len(ciphers) > 1:
+            raise refuse(
+                "Invalid attribute combination for ESP: "
+                "AEAD can't be used with AUTH, AUTH_TRUNC, CRYPT"
+            )
+        if Attr.TFCPAD in given and info.mode != MODE_TUNNEL:
+            raise refuse("TFC padding can only be used in tunnel mode")
+        if u32(attributes, Attr.TFCPAD) > TFCPAD_MAX:
+            raise refuse("Excessive TFC padding")
+    elif info.id.proto == IPPROTO_COMP:
+        if Attr.ALG_COMP not in given:
+            raise refuse("Missing required attribute for COMP: COMP")
+        if given != {Attr.ALG_COMP}:
+            raise refuse("Invalid attributes for COMP: AEAD, AUTH, AUTH_TRUNC, CRYPT, TFCPAD")
+        if info.id.spi >= 0x1_0000:
+            raise refuse("SPI is too large for COMP (must be < 0x10000)")
+    elif info.id.proto in (IPPROTO_DSTOPTS, IPPROTO_ROUTING) and info.family == AF_INET6:
+        if given:
+            raise refuse("Invalid attributes for DSTOPTS/ROUTING")
+        if Attr.COADDR not in attributes:
+            raise refuse("Missing required COADDR attribute for DSTOPTS/ROUTING")
+    else:
+        raise refuse("Unsupported protocol")
+
+
+_ALGORITHMS = frozenset(
+    (
+        Attr.ALG_AUTH,
+        Attr.ALG_AUTH_TRUNC,
+        Attr.ALG_CRYPT,
+        Attr.ALG_AEAD,
+        Attr.ALG_COMP,
+        Attr.TFCPAD,
+    )
+)
+
+
+def verify_algorithms(attributes: Attributes) -> None:
+    """STATE-04: the attribute holds as many key bytes as it says."""
+    for type, fixed, text in (
+        (Attr.ALG_AEAD, AlgoAead, "Invalid AEAD attribute length"),
+        (Attr.ALG_AUTH_TRUNC, AlgoAuth, "Invalid AUTH_TRUNC attribute length"),
+        (Attr.ALG_AUTH, Algo, "Invalid AUTH/CRYPT/COMP attribute length"),
+        (Attr.ALG_CRYPT, Algo, "Invalid AUTH/CRYPT/COMP attribute length"),
+        (Attr.ALG_COMP, Algo, "Invalid AUTH/CRYPT/COMP attribute length"),
+    ):
+        data = attributes.get(type)
+        if data is None:
+            continue
+        bits = fixed.unpack(data).alg_key_len
+        if len(data) < fixed.size() + key_bytes(bits):
+            raise refuse(text)
+
+
+def key_bytes(bits: int) -> int:
+    """Bytes of a key; the addition wraps at 32 bits as the kernel's does (newsa-aead-bitshuge)."""
+    return ((bits + 7) & 0xFFFF_FFFF) // 8
+
+
+def verify_sec_ctx(context: bytes) -> None:
+    """STATE-05: the label is as long as it says."""
+    length, inner = (int.from_bytes(context[i : i + 2], "little") for i in (0, 6))
+    if length != 8 + inner or length > len(context):
+        raise refuse("Invalid security context length")
+
+
+def verify_out(info: UserSaInfo, attributes: Attributes) -> None:
+    """STATE-10, an SA that says it is for output."""
+    for flag, name in FLAGS_OUT:
+        if info.flags & flag:
+            raise refuse(f"Flag {name} should not be set for output SA")
+    if info.replay_window:
+        raise refuse("Replay window should be 0 for output SA")
+    if Attr.REPLAY_VAL in attributes:
+        replay = ReplayState.unpack(attributes[Attr.REPLAY_VAL])
+        if replay.seq or replay.bitmap:
+            raise refuse("Replay seq and bitmap should be 0 for output SA")
+
+
+def verify_in(info: UserSaInfo, attributes: Attributes) -> None:
+    """STATE-10, an SA that says it is for input."""
+    if info.flags & STATE_NOPMTUDISC:
+        raise refuse("Flag NOPMTUDISC should not be set for input SA")
+    for flag, name in XFLAGS_IN:
+        if u32(attributes, Attr.SA_EXTRA_FLAGS) & flag:
+            raise refuse(f"Flag {name} should not be set for input SA")

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RX: frames from the wire to clear frames in DMA memory. Internal results below 0 are -Drop."""
+
+import numpy as np
+
+from nic_model import aso, lookup
+from nic_model.datapath import account
+from nic_model.datapath.tx import ESP_BYTES, TRAILER_BYTES, write_aad
+from nic_model.esp import unseal
+from nic_model.jit import njit
+from nic_model.packet import (
+    ESP,
+    NO_NEXT,
+    UDP,
+    UDP_BYTES,
+    UNKNOWN,
+    copy,
+    finish_ip,
+    ipv4_checksum_good,
+    load16,
+    load32,
+    load64,
+    parse,
+)  # fmt: skip
+from nic_model.tables import (
+    HANDLE_ROW_BITS,
+    IPSEC_RX_BYTES,
+    IPSEC_RX_PACKETS,
+    RX,
+    RX_BYTES,
+    RX_PACKETS,
+)  # fmt: skip
+from proto.commands import BLOCK, IN
+from proto.layouts import RxFlag
+from proto.limits import BUFFER_BYTES, FRAME_MAX_BYTES, RING_SIZE, RX_OFFSET
+from proto.status import Drop
+from proto.xfrm import AF_INET
+
+_CRYPTO_DONE = int(RxFlag.CRYPTO_DONE)
+_MALFORMED, _TOO_LONG, _FRAGMENT = int(Drop.MALFORMED), int(Drop.TOO_LONG), int(Drop.FRAGMENT)
+_BLOCKED, _CLEAR_TEXT, _TEMPLATE = int(Drop.POLICY_BLOCK), int(Drop.CLEAR_TEXT), int(Drop.TEMPLATE)
+_HARD_LIMIT, _ESP_HEADER, _REPLAY = int(Drop.HARD_LIMIT), int(Drop.ESP_HEADER), int(Drop.REPLAY)
+_INTEGRITY, _TRAILER, _DUMMY = int(Drop.INTEGRITY), int(Drop.TRAILER), int(Drop.DUMMY)
+_SELECTOR, _NO_BUFFER, _MAC_FILTER = int(Drop.SELECTOR), int(Drop.NO_BUFFER), int(Drop.MAC_FILTER)
+
+_MULTICAST = 1 << 40  # the group bit of a MAC address
+_GENERATION_MASK = 0xFF
+
+
+# One frame of the burst:
+#  1. take it from the wire into the card's own memory         (TOO_LONG MAC_FILTER)
+#  2. parse                                                    (MALFORMED)
+#  3. ESP for an SA of ours: open it (_open has its own reasons), then selector and IN policy with
+#     the SA (SELECTOR POLICY_BLOCK TEMPLATE); clear: IN policy (CLEAR_TEXT POLICY_BLOCK FRAGMENT);
+#     ESP without an SA, and everything that is not IP: to the host as it is (RX-12)
+#  4. into the next receive slot, with its descriptor          (NO_BUFFER)
+@njit
+def rx_burst(
+    t, frames, offsets, lengths, n, memory, mac, first_index, credits, descriptors, verdict
+):
+    """Take `n` frames from the wire; returns how many were delivered.
+
+    frames: uint8[] (writable, see `datapath`); offsets, lengths: int64[n] within it.
+    memory: uint8[DMA_BYTES]. mac: int, the 48-bit MAC to take frames for (group addresses pass as
+    well), 0 = take all. first_index: int, running ring index of the next free receive slot;
+    credits: int, slots that may be filled. descriptors: DESCRIPTOR[>= min(n, credits)]; as many as
+    delivered are filled, with RxFlag.CRYPTO_DONE, handle and generation where an SA opened the
+    packet. verdict: uint8[n] of status.Drop.
+    Afterwards totals and drops are counted; drain_events and drain_touched tell the rest.
+    """
+    delivered = 0
+    p = t.packet[0]
+    for i in range(n):
+        t.totals[RX_PACKETS] += 1
+        t.totals[RX_BYTES] += lengths[i]
+        length = _take(t, frames, offsets[i], lengths[i], mac)
+        row = 0
+        if length >= 0:
+            row = _judge(t, p, length)
+            length = row if row < 0 else _final_length(p, length)
+        if length >= 0 and delivered >= credits:
+            length = -_NO_BUFFER
+
+        if length < 0:
+            verdict[i] = -length
+            t.drops[RX, -length] += 1
+            continue
+        verdict[i] = 0
+        slot = RX_OFFSET + (first_index + delivered) % RING_SIZE * BUFFER_BYTES
+        copy(memory, slot, t.frame, 0, length)
+        _describe(t, descriptors[delivered], slot, length, row)
+        delivered += 1
+    return delivered
+
+
+@njit
+def _take(t, frames, offset, length, mac):
+    """Copy a frame to t.frame; returns its length."""
+    if length > FRAME_MAX_BYTES:
+        return -_TOO_LONG
+    if length < 6 or offset < 0 or offset + length > frames.shape[0]:
+        return -_MALFORMED
+    target = load16(frames, offset) << 32 | load32(frames, offset + 2)
+    if mac and target != mac and not target & _MULTICAST:
+        return -_MAC_FILTER
+    copy(t.frame, 0, frames, offset, length)
+    return length
+
+
+@njit
+def _final_length(p, length):
+    """Of an IP packet the Ethernet padding is cut off; what opened got shorter anyway."""
+    return p.end if p.family else length
+
+
+@njit
+def _describe(t, descriptor, slot, length, row):
+    """Fill a receive descriptor; `row` is the SA that opened the packet, or 0."""
+    descriptor["offset"] = slot
+    descriptor["length"] = length
+    descriptor["syndrome"] = 0
+    descriptor["flags"] = _CRYPTO_DONE if row else 0
+    descriptor["handle"] = 0
+    descriptor["generation"] = 0
+    if row:
+        generation = np.int64(t.sa[row].generation)
+        descriptor["handle"] = row | (generation & _GENERATION_MASK) << HANDLE_ROW_BITS
+        descriptor["generation"] = generation
+
+
+@njit
+def _judge(t, p, length):
+    """Open and check the frame in t.frame; the SA row that opened it, 0 for none, or -Drop."""
+    malformed = parse(t.frame, length, p)
+    if malformed:
+        return -malformed
+    if p.family == 0:
+        return 0
+
+    esp = _find_esp(t, p)
+    if esp < 0:
+        return esp
+    if esp == 0:
+        return -_check_policy(t, p, 0)
+    row = _find_sa(t, p, esp)
+    if row <= 0:
+        return row
+
+    refused = _open(t, p, row, esp)
+    if refused == 0 and not lookup.selector_fits(t.sa[row], p):
+        t.sa[row].selector_failed += 1
+        refused = _SELECTOR
+    if refused == 0:
+        refused = _check_policy(t, p, row)
+    return -refused if refused else row
+
+
+@njit
+def _find_esp(t, p):
+    """Where the ESP header is, 0 if the packet is no ESP, or -Drop.
+
+    In UDP it is told by the port of an SA and by the first four bytes, which are 0 for IKE; a
+    keepalive is shorter than an ESP header (RFC 3948 2).
+    """
+    esp = p.upper
+    if p.proto == UDP and t.encap_port[p.dport] and p.end - p.upper > 2 * UDP_BYTES:
+        esp += UDP_BYTES
+        if load32(t.frame, esp) == 0:
+            return 0
+    elif p.proto != ESP:
+        return 0
+    if p.fragment:
+        return -_FRAGMENT  # ESP is never opened in pieces (RFC 4303 3.4.1)
+    if p.end - esp < 8:
+        return -_ESP_HEADER
+    return esp
+
+
+@njit
+def _find_sa(t, p, esp):
+    """The inbound SA of the ESP header, 0 if the card has none for it, or -Drop."""
+    row = lookup.find_rx(t, p.dst_hi, p.dst_lo, load32(t.frame, esp), p.family)
+    in_udp = esp != p.upper
+    if row == 0 or (t.sa[row].encap_dport != 0) != in_udp:
+        return 0  # the host counts it: XfrmInNoStates, XfrmInStateMismatch
+    if in_udp:
+        udp_end = p.upper + load16(t.frame, p.upper + 4)
+        if udp_end > p.end or udp_end < esp:
+            return -_MALFORMED
+        p.end = udp_end
+    if p.family == AF_INET and not ipv4_checksum_good(t.frame):
+        return -_MALFORMED  # the header is written anew: do not make damage look whole
+    return row
+
+
+# RFC 4303 3.4 for the ESP packet at t.frame[esp:p.end]:
+#  1. the SA still runs, the packet is long enough             (HARD_LIMIT ESP_HEADER)
+#  2. replay check, on the received half                       (REPLAY)
+#  3. ICV and decryption, with the inferred high half          (INTEGRITY)
+#  4. only now: window, counters, limits
+#  5. trailer                                                  (TRAILER DUMMY)
+#  6. the clear packet: payload moves to the ESP header's place (MALFORMED)
+@njit
+def _open(t, p, row, esp):
+    """Turn t.frame into the clear frame and parse it again; returns 0 or the Drop."""
+    sa, bits = t.sa[row], t.window[row]
+    payload = esp + ESP_BYTES
+    size = p.end - payload - sa.icv
+    if sa.stopped:
+        return _HARD_LIMIT
+    if size < TRAILER_BYTES:
+        return _ESP_HEADER
+
+    low = load32(t.frame, esp + 4)
+    account.touch(t, row)
+    replayed = aso.replay_check(sa, bits, low)
+    if replayed:
+        sa.replay += replayed == aso.DUPLICATE
+        sa.replay_window += replayed == aso.TOO_OLD
+        return _REPLAY
+
+    high = aso.infer_high(sa, low)
+    aad_bytes = write_aad(t, sa, low, high)
+    iv = load64(t.frame, esp + 8)
+    icv = payload + size
+    if not unseal(
+        t.keys[sa.key], sa.salt, iv, t.aad, aad_bytes, t.frame, payload, size, icv, sa.icv
+    ):
+        sa.integrity_failed += 1
+        return _INTEGRITY
+
+    aso.replay_advance(sa, bits, low, high)
+    pad = np.int64(t.frame[icv - 2])
+    next_header = np.int64(t.frame[icv - 1])
+    size = max(size - TRAILER_BYTES - pad, -1)
+    account.count_packet(t, row, max(size, 0))
+    t.totals[IPSEC_RX_PACKETS] += 1
+    t.totals[IPSEC_RX_BYTES] += max(size, 0)
+
+    if size < 0:  # pad contents are not checked, as the kernel does not
+        sa.trailer += 1
+        return _TRAILER
+    if next_header == NO_NEXT:
+        return _DUMMY  # RFC 4303 2.6
+
+    copy(t.frame, p.upper, t.frame, payload, size)
+    finish_ip(t.frame, 0, p.family, p.upper + size, p.upper_nh, next_header)
+    return parse(t.frame, p.upper + size, p)
+
+
+@njit
+def _check_policy(t, p, row):
+    """The IN policy for a packet that SA `row` opened or that came in clear (0): 0 or the Drop."""
+    if p.fragment == UNKNOWN:
+        return _FRAGMENT
+    policy = lookup.find_policy(t, p, IN)
+    if policy == 0:
+        return 0
+    pol = t.policy[policy]
+    if not pol.protect and pol.action != BLOCK:
+        return 0
+    if p.fragment:
+        return _FRAGMENT
+    if pol.action == BLOCK:
+        return _BLOCKED
+    if row == 0:
+        return _CLEAR_TEXT
+    return 0 if _template_fits(pol, t.sa[row]) else _TEMPLATE
+
+
+@njit
+def _template_fits(pol, sa):
+    """Whether the SA is one that the policy's template names; what is 0 there names all."""
+    if (pol.reqid and pol.reqid != sa.reqid) or (pol.spi and pol.spi != sa.spi):
+        return False
+    any_src = pol.tmpl_src_hi | pol.tmpl_src_lo == 0
+    any_dst = pol.tmpl_dst_hi | pol.tmpl_dst_lo == 0
+    return (any_src or (pol.tmpl_src_hi == sa.src_hi and pol.tmpl_src_lo == sa.src_lo)) and (
+        any_dst or (pol.tmpl_dst_hi == sa.dst_hi and pol.tmpl_dst_lo == sa.dst_lo)
+    )

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The card as a plain object: messages in, messages out; no clock, no socket, no global randomness.
+
+    step: for each message  ->  commands run against the objects, packets through the queues
+          at the end        ->  frames, counters, completions, received packets, events
+
+A command is one method, found by its type. Every refusal takes one way out (`_refuse`): it is
+counted and becomes a reply with status, syndrome and text. A message that is none is counted and
+changes nothing; `step` never raises for bad input.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from nic_model import checks, mailbox, tables
+from nic_model.checks import Refused
+from nic_model.mailbox import LoadKey
+from nic_model.objects import Handle, Objects
+from nic_model.port import Port
+from nic_model.queues import Output, Queues
+from proto import commands as c
+from proto.caps import Caps
+from proto.events import Event, EventType
+from proto.frame import INDEX_MASK, Channel, FrameError, Kind, Message, pack, unpack
+from proto.limits import EVENT_QUEUE
+from proto.link.dma import Dma
+from proto.link.ring import RingError
+
+
+class Firmware:
+    """One card. `rng` draws the IV masks; `mac` (6 bytes) is what the MAC filter lets pass."""
+
+    def __init__(
+        self, name: str, caps: Caps, dma: Dma, rng: random.Random, mac: bytes = bytes(6)
+    ) -> None:
+        self.name = name
+        self.caps = caps
+        self.objects = Objects(caps)
+        self.port = Port(mac)
+        self.queues = Queues(self.objects.tables, dma, self.port)
+        self.counters = dict.fromkeys(
+            ("cmd_refused", "msg_malformed", "events_raised", "events_overrun"), 0
+        )
+        self._rng = rng
+        self._event_index = 0
+        self._output: Output = []
+        self._messages: dict[tuple[Channel, Kind], Callable[[Message], None]] = {
+            (Channel.MAILBOX, Kind.COMMAND): self._mailbox,
+            (Channel.RINGS, Kind.TX): self.queues.transmit,
+            (Channel.RINGS, Kind.RX_DONE): self.queues.receive_done,
+            (Channel.WIRE, Kind.WIRE): self.queues.receive,
+            (Channel.WIRE, Kind.WIRE_DONE): self.queues.wire_done,
+        }
+        self._commands: dict[type, Callable[[int, Any], c.Reply]] = {
+            c.QueryCaps: self._query_caps,
+            LoadKey: self._create_key,
+            c.DestroyKey: self._destroy_key,
+            c.CreateSa: self._create_sa,
+            c.DestroySa: self._destroy_sa,
+            c.StopSa: self._stop_sa,
+            c.QuerySa: self._query_sa,
+            c.CreateSaRule: self._create_sa_rule,
+            c.CreatePolicyRule: self._create_policy_rule,
+            c.DestroyRule: self._destroy_rule,
+            c.QueryCounters: self._query_counters,
+            c.QueryCensus: self._query_census,
+            c.SetPort: self._set_port,
+            c.Fence: self._fence,
+            c.Teardown: self._teardown,
+        }
+
+    def step(
+        self, now_ns: int, inputs: Sequence[tuple[Channel, bytes | bytearray | memoryview]]
+    ) -> Output:
+        """Take messages, give messages. Mailbox messages in writable buffers are zeroed once read.
+
+        `now_ns` is part of every party's step; no limit of the card depends on time.
+        """
+        for channel, raw in inputs:
+            try:
+                self._take(channel, memoryview(raw))
+            except (FrameError, RingError):
+                self.counters["msg_malformed"] += 1
+        self._flush()
+        output, self._output = self._output, []
+        return output
+
+    def deadline_ns(self) -> int | None:
+        """The card acts on messages only."""
+        return None
+
+    def _take(self, channel: Channel, raw: memoryview) -> None:
+        try:
+            message = unpack(raw)
+            handler = self._messages.get((channel, message.kind))
+            if handler is None:
+                raise FrameError(f"{message.kind.name} does not belong on {channel.name}")
+            handler(message)
+        finally:
+            if channel is Channel.MAILBOX:
+                mailbox.wipe(raw)
+
+    def _mailbox(self, message: Message) -> None:
+        token = 0
+        try:
+            token, raw = mailbox.open_envelope(message.body)
+            command = mailbox.decode(raw)
+            reply = self._commands[type(command)](token, command)
+        except Refused as refused:
+            reply = self._refuse(token, refused)
+        body = msgspec.msgpack.encode(reply)
+        self._output.append((Channel.MAILBOX, pack(Kind.REPLY, body)))
+
+    def _refuse(self, token: int, refused: Refused) -> c.Reply:
+        self.counters["cmd_refused"] += 1
+        return c.Reply(token, refused.status, refused.syndrome, refused.text)
+
+    def _flush(self) -> None:
+        """Hand over what the queues hold; events come after the counters they hint at."""
+        self._output += self.queues.flush()
+        raised, self.queues.events = self.queues.events, []
+        if not raised:
+            return
+        room = min(self.caps.event_queue, EVENT_QUEUE - 1)
+        events, surplus = raised[:room], len(raised) - room
+        self.counters["events_raised"] += len(events)
+        if surplus > 0:
+            self.counters["events_overrun"] += surplus
+            events.append(Event(EventType.OVERRUN, 0, 0))
+        body = msgspec.msgpack.encode(events)
+        message = pack(Kind.EVENTS, body, self._event_index, len(events))
+        self._event_index = (self._event_index + len(events)) & INDEX_MASK
+        self._output.append((Channel.EVENTS, message))
+
+    # Commands. Each returns its reply or raises Refused with nothing changed.
+
+    @staticmethod
+    def _created(token: int, new: Handle) -> c.Reply:
+        return c.Reply(token, handle=new.handle, generation=new.generation)
+
+    def _query_caps(self, token: int, _: c.QueryCaps) -> c.Reply:
+        return c.Reply(token, caps=self.caps)
+
+    def _create_key(self, token: int, command: LoadKey) -> c.Reply:
+        checks.check_key(len(command.key) * 8, self.caps)
+        return self._created(token, self.objects.create_key(command.key))
+
+    def _destroy_key(self, token: int, command: c.DestroyKey) -> c.Reply:
+        self.objects.destroy_key(command.handle)
+        return c.Reply(token)
+
+    def _create_sa(self, token: int, command: c.CreateSa) -> c.Reply:
+        checks.check_sa(command, self.caps)
+        if command.direction == c.OUT:  # REPLAY-10: no window there, whatever was given
+            command = msgspec.structs.replace(command, replay_window=0, bitmap=())
+        self.objects.require_sa(command.key)
+        iv_mask = self._rng.getrandbits(64)
+        return self._created(token, self.objects.create_sa(command, iv_mask))
+
+    def _destroy_sa(self, token: int, command: c.DestroySa) -> c.Reply:
+        self.objects.destroy_sa(command.handle)
+        return c.Reply(token)
+
+    def _stop_sa(self, token: int, command: c.StopSa) -> c.Reply:
+        self.objects.stop_sa(command.handle)
+        return c.Reply(token)
+
+    def _query_sa(self, token: int, command: c.QuerySa) -> c.Reply:
+        return c.Reply(token, sa=self.objects.query_sa(command.handle))
+
+    def _create_sa_rule(self, token: int, command: c.CreateSaRule) -> c.Reply:
+        return self._created(token, self.objects.create_sa_rule(command.sa))
+
+    def _create_policy_rule(self, token: int, command: c.CreatePolicyRule) -> c.Reply:
+        checks.check_policy(command, self.caps)
+        return self._created(token, self.objects.create_policy_rule(command))
+
+    def _destroy_rule(self, token: int, command: c.DestroyRule) -> c.Reply:
+        self.objects.destroy_rule(command.handle)
+        return c.Reply(token)
+
+    def _query_counters(self, token: int, _: c.QueryCounters) -> c.Reply:
+        port = tables.counters(self.objects.tables)
+        return c.Reply(token, values=port | self.queues.counters | self.counters)
+
+    def _query_census(self, token: int, _: c.QueryCensus) -> c.Reply:
+        return c.Reply(token, values=self.objects.census())
+
+    def _set_port(self, token: int, command: c.SetPort) -> c.Reply:
+        checks.check_port(command, self.port.mac)
+        self.port.mtu, self.port.mac_filter = command.mtu, command.mac_filter
+        return c.Reply(token)
+
+    def _fence(self, token: int, _: c.Fence) -> c.Reply:
+        self._flush()
+        return c.Reply(token, values=self.queues.indices() | {"events": self._event_index})
+
+    def _teardown(self, token: int, _: c.Teardown) -> c.Reply:
+        self.objects.teardown()
+        return c.Reply(token)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels of the steering: hash chains of SAs and policies, and how a packet finds its row.
+
+Chains run through the rows (`rx_next`, `tx_next`, `next`); bucket tables are at least twice as
+large as the row tables, so chains stay short however full the card is.
+"""
+
+import numpy as np
+
+from nic_model.jit import inline, njit
+from proto.status import Drop
+from proto.xfrm import AF_INET6
+
+NO_SA, HARD_LIMIT = int(Drop.NO_SA), int(Drop.HARD_LIMIT)
+ANY = np.uint64(0)
+_LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
+
+
+@inline
+def _mix(h, value):
+    """Stir 32 bits into a 32-bit hash; all in int64 below 2^63."""
+    h = ((h ^ value) * 0x5BD1_E995) & 0xFFFF_FFFF
+    return h ^ (h >> 15)
+
+
+@inline
+def _mix_address(h, hi, lo):
+    h = _mix(_mix(h, np.int64(hi >> _SHIFT)), np.int64(hi & _LOW))
+    return _mix(_mix(h, np.int64(lo >> _SHIFT)), np.int64(lo & _LOW))
+
+
+@njit
+def _rx_bucket(t, hi, lo, spi, family):
+    h = _mix_address(_mix(np.int64(family), np.int64(spi)), hi, lo)
+    return h & (t.rx_bucket.shape[0] - 1)
+
+
+@njit
+def _tx_bucket(t, reqid, family, src_hi, src_lo, dst_hi, dst_lo):
+    h = _mix_address(_mix(np.int64(family), np.int64(reqid)), src_hi, src_lo)
+    return _mix_address(h, dst_hi, dst_lo) & (t.tx_bucket.shape[0] - 1)
+
+
+@njit
+def _policy_bucket(t, number, src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto):
+    h = _mix_address(_mix_address(np.int64(number), src_hi, src_lo), dst_hi, dst_lo)
+    h = _mix(_mix(h, np.int64(sport) << 16 | np.int64(dport)), np.int64(proto))
+    return h & (t.policy_bucket.shape[0] - 1)
+
+
+@njit
+def find_rx(t, hi, lo, spi, family):
+    """Row of the inbound SA of (daddr, spi, ESP, family), or 0."""
+    row = t.rx_bucket[_rx_bucket(t, hi, lo, spi, family)]
+    while row:
+        sa = t.sa[row]
+        if sa.spi == spi and sa.family == family and sa.dst_hi == hi and sa.dst_lo == lo:
+            break
+        row = sa.rx_next
+    return np.int64(row)
+
+
+@njit
+def selector_fits(sa, p):
+    """Whether the SA's selector covers the packet (xfrm_selector_match); family 0 covers all."""
+    if sa.sel_family == 0:
+        return True
+    return (
+        sa.sel_family == p.family
+        and p.dst_hi & sa.dst_mask_hi == sa.sel_dst_hi
+        and p.dst_lo & sa.dst_mask_lo == sa.sel_dst_lo
+        and p.src_hi & sa.src_mask_hi == sa.sel_src_hi
+        and p.src_lo & sa.src_mask_lo == sa.sel_src_lo
+        and p.sport & sa.sport_mask == sa.sel_sport
+        and p.dport & sa.dport_mask == sa.sel_dport
+        and (sa.sel_proto == 0 or sa.sel_proto == p.proto)
+    )
+
+
+@njit
+def _scan_tx(t, p, reqid, spi, src_hi, src_lo, dst_hi, dst_lo):
+    """The best SA of one chain (TX-13: not dying before dying, then newest), or -Drop."""
+    dying, verdict = 0, -NO_SA
+    row = t.tx_bucket[_tx_bucket(t, reqid, p.family, src_hi, src_lo, dst_hi, dst_lo)]
+    while row:
+        sa = t.sa[row]
+        if (
+            sa.reqid == reqid
+            and sa.family == p.family
+            and sa.dst_hi == dst_hi
+            and sa.dst_lo == dst_lo
+            and sa.src_hi == src_hi
+            and sa.src_lo == src_lo
+            and (spi == 0 or sa.spi == spi)
+            and selector_fits(sa, p)
+        ):
+            if sa.stopped:
+                verdict = -HARD_LIMIT
+            elif not sa.dying:
+                return np.int64(row)
+            elif dying == 0:
+                dying = row
+        row = sa.tx_next
+    return np.int64(dying) if dying else np.int64(verdict)
+
+
+@njit
+def find_tx(t, p, policy):
+    """The SA that a protect policy asks for: its row, -NO_SA, or -HARD_LIMIT if all have stopped.
+
+    Addresses are the template's where it fixes them, else the packet's; SAs with a wildcard source
+    come second (TX-10, TX-12).
+    """
+    pol = t.policy[policy]
+    src_hi, src_lo, dst_hi, dst_lo = p.src_hi, p.src_lo, p.dst_hi, p.dst_lo
+    if pol.tmpl_src_hi | pol.tmpl_src_lo:
+        src_hi, src_lo = pol.tmpl_src_hi, pol.tmpl_src_lo
+    if pol.tmpl_dst_hi | pol.tmpl_dst_lo:
+        dst_hi, dst_lo = pol.tmpl_dst_hi, pol.tmpl_dst_lo
+    row = _scan_tx(t, p, pol.reqid, pol.spi, src_hi, src_lo, dst_hi, dst_lo)
+    if row == -NO_SA:
+        row = _scan_tx(t, p, pol.reqid, pol.spi, ANY, ANY, dst_hi, dst_lo)
+    return row
+
+
+@njit
+def _find_in_tuple(t, p, number):
+    """The best policy of one tuple that covers the packet, or 0."""
+    tup = t.tuples[number]
+    src_hi, src_lo = p.src_hi & tup.src_mask_hi, p.src_lo & tup.src_mask_lo
+    dst_hi, dst_lo = p.dst_hi & tup.dst_mask_hi, p.dst_lo & tup.dst_mask_lo
+    sport, dport = p.sport & tup.sport_mask, p.dport & tup.dport_mask
+    proto = p.proto & tup.proto_mask
+    bucket = _policy_bucket(t, number, src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto)
+    row = t.policy_bucket[bucket]
+    while row:
+        pol = t.policy[row]
+        if (
+            pol.tuple == number
+            and pol.sel_dst_hi == dst_hi
+            and pol.sel_dst_lo == dst_lo
+            and pol.sel_src_hi == src_hi
+            and pol.sel_src_lo == src_lo
+            and pol.sel_sport == sport
+            and pol.sel_dport == dport
+            and pol.sel_proto == proto
+        ):
+            break
+        row = pol.next
+    return np.int64(row)
+
+
+@inline
+def list_of(direction, family, fragment):
+    """Number of the tuple list of a direction (commands.IN, OUT) and family, or of fragments."""
+    return (direction - 1) * 2 + (1 if family == AF_INET6 else 0) + (4 if fragment else 0)
+
+
+@njit
+def find_policy(t, p, direction):
+    """The policy that covers the packet: lowest priority number, then newest; 0 = none."""
+    which = list_of(direction, p.family, p.fragment)
+    best = 0
+    for k in range(t.order_count[which]):
+        number = t.order[which, k]
+        if best and t.tuples[number].best > t.policy[best].priority:
+            break
+        row = _find_in_tuple(t, p, number)
+        if row and (best == 0 or _wins(t, row, best)):
+            best = row
+    return best
+
+
+@njit
+def _wins(t, row, other):
+    """Whether policy `row` comes before policy `other`."""
+    a, b = t.policy[row], t.policy[other]
+    return a.priority < b.priority or (a.priority == b.priority and a.age > b.age)
+
+
+@njit
+def link_rx(t, row):
+    """Put an inbound SA into its chain."""
+    sa = t.sa[row]
+    bucket = _rx_bucket(t, sa.dst_hi, sa.dst_lo, sa.spi, sa.family)
+    sa.rx_next = t.rx_bucket[bucket]
+    t.rx_bucket[bucket] = row
+
+
+@njit
+def unlink_rx(t, row):
+    """Take an inbound SA out of its chain."""
+    sa = t.sa[row]
+    bucket = _rx_bucket(t, sa.dst_hi, sa.dst_lo, sa.spi, sa.family)
+    at = t.rx_bucket[bucket]
+    if at == row:
+        t.rx_bucket[bucket] = sa.rx_next
+    else:
+        while t.sa[at].rx_next != row:
+            at = t.sa[at].rx_next
+        t.sa[at].rx_next = sa.rx_next
+
+
+@njit
+def link_tx(t, row):
+    """Put an outbound SA at the head of its chain: the newest comes first."""
+    sa = t.sa[row]
+    bucket = _tx_bucket(t, sa.reqid, sa.family, sa.src_hi, sa.src_lo, sa.dst_hi, sa.dst_lo)
+    sa.tx_next = t.tx_bucket[bucket]
+    t.tx_bucket[bucket] = row
+
+
+@njit
+def unlink_tx(t, row):
+    """Take an outbound SA out of its chain."""
+    sa = t.sa[row]
+    bucket = _tx_bucket(t, sa.reqid, sa.family, sa.src_hi, sa.src_lo, sa.dst_hi, sa.dst_lo)
+    at = t.tx_bucket[bucket]
+    if at == row:
+        t.tx_bucket[bucket] = sa.tx_next
+    else:
+        while t.sa[at].tx_next != row:
+            at = t.sa[at].tx_next
+        t.sa[at].tx_next = sa.tx_next
+
+
+@njit
+def _bucket_of_policy(t, row):
+    pol = t.policy[row]
+    return _policy_bucket(
+        t, pol.tuple, pol.sel_src_hi, pol.sel_src_lo, pol.sel_dst_hi, pol.sel_dst_lo,
+        pol.sel_sport, pol.sel_dport, pol.sel_proto,
+    )  # fmt: skip
+
+
+@njit
+def link_policy(t, row):
+    """Put a policy into its chain, before all that it wins against."""
+    bucket = _bucket_of_policy(t, row)
+    before, at = 0, t.policy_bucket[bucket]
+    while at and not _wins(t, row, at):
+        before, at = at, t.policy[at].next
+    t.policy[row].next = at
+    if before:
+        t.policy[before].next = row
+    else:
+        t.policy_bucket[bucket] = row
+
+
+@njit
+def unlink_policy(t, row):
+    """Take a policy out of its chain."""
+    bucket = _bucket_of_policy(t, row)
+    at = t.policy_bucket[bucket]
+    if at == row:
+        t.policy_bucket[bucket] = t.policy[row].next
+    else:
+        while t.policy[at].next != row:
+            at = t.policy[at].next
+        t.policy[at].next = t.policy[row].next

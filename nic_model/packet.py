@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Headers: what a frame is (parse), and the few fields that change around ESP (emit).
+
+A frame lies at the start of its buffer. Parsing is strict: no length of a header is believed beyond
+the bytes that are there, and nothing behind the IP packet is looked at.
+"""
+
+import numpy as np
+
+from nic_model.jit import inline, njit
+from proto.limits import ETHERNET_BYTES
+from proto.status import Drop
+from proto.xfrm import AF_INET, AF_INET6
+
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
+IPV4_BYTES, IPV6_BYTES = 20, 40
+PROTO_AT, NEXT_HEADER_AT = 9, 6  # within the IPv4 and the IPv6 header
+IP_AT = ETHERNET_BYTES
+
+HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60
+ICMP, TCP, UDP, DCCP, ESP, ICMPV6, NO_NEXT, SCTP, UDPLITE = 1, 6, 17, 33, 50, 58, 59, 132, 136
+UDP_BYTES = 8
+
+# PACKET.fragment: none; the first; a later one, without ports; one of unknown upper protocol.
+WHOLE, FIRST, LATER, UNKNOWN = 0, 1, 2, 3
+
+PASS, MALFORMED = int(Drop.NONE), int(Drop.MALFORMED)
+
+
+@inline
+def load16(buf, at):
+    """Two bytes, network order."""
+    return np.int64(buf[at]) << 8 | np.int64(buf[at + 1])
+
+
+@inline
+def load32(buf, at):
+    """Four bytes, network order."""
+    return load16(buf, at) << 16 | load16(buf, at + 2)
+
+
+@inline
+def load64(buf, at):
+    """Eight bytes, network order, unsigned."""
+    return np.uint64(load32(buf, at)) << np.uint64(32) | np.uint64(load32(buf, at + 4))
+
+
+@inline
+def store16(buf, at, value):
+    """Two bytes, network order."""
+    buf[at] = np.uint8(value >> 8 & 0xFF)
+    buf[at + 1] = np.uint8(value & 0xFF)
+
+
+@inline
+def store32(buf, at, value):
+    """Four bytes, network order."""
+    store16(buf, at, value >> 16)
+    store16(buf, at + 2, value)
+
+
+@njit
+def copy(target, to, source, at, n):
+    """n bytes from source[at:] to target[to:], upwards (the areas may overlap when to < at)."""
+    for i in range(n):
+        target[to + i] = source[at + i]
+
+
+@njit
+def add_words(buf, at, n, total):
+    """`total` plus the 16-bit words of buf[at:at+n], an odd last byte padded with 0 (RFC 1071)."""
+    for i in range(at, at + n - 1, 2):
+        total += load16(buf, i)
+    if n & 1:
+        total += np.int64(buf[at + n - 1]) << 8
+    return total
+
+
+@njit
+def fold(total):
+    """The ones' complement checksum of a sum of words."""
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total ^ 0xFFFF
+
+
+@njit
+def parse(buf, length, p):
+    """Read the frame buf[:length] into `p` (tables.PACKET); returns PASS or MALFORMED.
+
+    Anything but IPv4 and IPv6 is left alone: family 0. A frame longer than its IP packet (Ethernet
+    padding) is fine, a shorter one is not.
+    """
+    p.family = 0
+    if length < ETHERNET_BYTES:
+        return MALFORMED
+    ethertype = load16(buf, 12)
+    if ethertype == ETHERTYPE_IPV4:
+        verdict = _parse_ipv4(buf, length, p)
+    elif ethertype == ETHERTYPE_IPV6:
+        verdict = _parse_ipv6(buf, length, p)
+    else:
+        return PASS
+    if verdict == PASS:
+        verdict = _parse_upper(buf, p)
+    return verdict
+
+
+@njit
+def _parse_ipv4(buf, length, p):
+    """RFC 791. ESP goes behind all options (RFC 4303 3.1.1)."""
+    if length < IP_AT + IPV4_BYTES:
+        return MALFORMED
+    header = np.int64(buf[IP_AT] & 0xF) * 4
+    total = load16(buf, IP_AT + 2)
+    if buf[IP_AT] >> 4 != 4 or header < IPV4_BYTES or total < header or IP_AT + total > length:
+        return MALFORMED
+    p.family = AF_INET
+    p.end = IP_AT + total
+    p.src_hi = np.uint64(load32(buf, IP_AT + 12)) << np.uint64(32)
+    p.dst_hi = np.uint64(load32(buf, IP_AT + 16)) << np.uint64(32)
+    p.src_lo = p.dst_lo = np.uint64(0)
+    p.fragment = _fragment_kind(load16(buf, IP_AT + 6), 0x1FFF, 0x2000)
+    p.place = p.upper = IP_AT + header
+    p.place_nh = p.upper_nh = IP_AT + PROTO_AT
+    p.proto = buf[IP_AT + PROTO_AT]
+    return PASS
+
+
+@inline
+def _fragment_kind(word, offset_mask, more):
+    """WHOLE, FIRST or LATER from the word with offset and more-fragments bit."""
+    if word & offset_mask:
+        return LATER
+    return FIRST if word & more else WHOLE
+
+
+@njit
+def _parse_ipv6(buf, length, p):
+    """RFC 8200 section 3; the extension headers are walked by _walk_extensions."""
+    if length < IP_AT + IPV6_BYTES:
+        return MALFORMED
+    end = IP_AT + IPV6_BYTES + load16(buf, IP_AT + 4)
+    if buf[IP_AT] >> 4 != 6 or end > length:
+        return MALFORMED
+    p.family = AF_INET6
+    p.end = end
+    p.src_hi, p.src_lo = load64(buf, IP_AT + 8), load64(buf, IP_AT + 16)
+    p.dst_hi, p.dst_lo = load64(buf, IP_AT + 24), load64(buf, IP_AT + 32)
+    return _walk_extensions(buf, p)
+
+
+@njit
+def _walk_extensions(buf, p):
+    """Find the upper layer, and where ESP goes: RFC 4303 3.1.1.
+
+    ESP stands behind hop-by-hop, routing and fragment headers and behind the destination options in
+    front of a routing header; destination options that come last are for the end and get encrypted.
+    A fragment that does not hold the whole chain (RFC 7112) is told apart as UNKNOWN.
+    """
+    at, nh_at = IP_AT + IPV6_BYTES, IP_AT + NEXT_HEADER_AT
+    p.place, p.place_nh, p.fragment = at, nh_at, WHOLE
+    nh = np.int64(buf[nh_at])
+    while _is_extension(nh):
+        if p.fragment == LATER:  # what follows is the middle of something
+            p.fragment = UNKNOWN
+            break
+        size = 8
+        if at + 8 <= p.end and nh != FRAGMENT:
+            size += np.int64(buf[at + 1]) * 8
+        if at + size > p.end:
+            if p.fragment == WHOLE:
+                return MALFORMED
+            p.fragment = UNKNOWN
+            break
+        if nh == HOP_BY_HOP and at != IP_AT + IPV6_BYTES:
+            return MALFORMED  # RFC 8200 4.1: only right behind the IPv6 header
+        if nh == FRAGMENT:
+            p.fragment = max(p.fragment, _fragment_kind(load16(buf, at + 2), 0xFFF8, 1))
+        moves = nh != DESTINATION
+        nh, nh_at = np.int64(buf[at]), at
+        at += size
+        if moves:
+            p.place, p.place_nh = at, nh_at
+    p.upper, p.upper_nh, p.proto = at, nh_at, nh
+    return PASS
+
+
+@inline
+def _is_extension(nh):
+    """Extension headers that are walked; AH and ESP are the end of what can be seen."""
+    return nh in (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION)
+
+
+@njit
+def _parse_upper(buf, p):
+    """Ports, or type and code, as the kernel's flow decode has them (xfrm_flowi_sport, _dport)."""
+    p.sport = p.dport = 0
+    if p.fragment > FIRST:
+        return PASS
+    at, room, proto = p.upper, p.end - p.upper, p.proto
+    if proto in (TCP, UDP, SCTP, DCCP, UDPLITE):
+        if room < 4:
+            return PASS if p.fragment else MALFORMED
+        p.sport, p.dport = load16(buf, at), load16(buf, at + 2)
+    elif proto in (ICMP, ICMPV6):
+        if room < 2:
+            return PASS if p.fragment else MALFORMED
+        p.sport, p.dport = buf[at], buf[at + 1]
+    return PASS
+
+
+@njit
+def ipv4_checksum_good(buf):
+    """Whether the header of the parsed IPv4 packet in `buf` adds up."""
+    return fold(add_words(buf, IP_AT, np.int64(buf[IP_AT] & 0xF) * 4, 0)) == 0
+
+
+@njit
+def finish_ip(buf, at, family, end, nh_at, proto):
+    """Set length, protocol and (IPv4) header checksum of the frame at buf[at], which ends at `end`.
+
+    `nh_at` is the place of the next-header byte, all positions within the buffer.
+    """
+    ip = at + IP_AT
+    buf[nh_at] = np.uint8(proto)
+    if family == AF_INET:
+        store16(buf, ip + 2, end - ip)
+        store16(buf, ip + 10, 0)
+        store16(buf, ip + 10, fold(add_words(buf, ip, np.int64(buf[ip] & 0xF) * 4, 0)))
+    else:
+        store16(buf, ip + 4, end - ip - IPV6_BYTES)
+
+
+@njit
+def write_udp(buf, at, sport, dport, length):
+    """The UDP header of RFC 3948 2.1, checksum 0 as IPv4 wants it; length includes the header."""
+    store16(buf, at, sport)
+    store16(buf, at + 2, dport)
+    store16(buf, at + 4, length)
+    store16(buf, at + 6, 0)
+
+
+@njit
+def finish_udp6(buf, at, udp, length):
+    """The UDP checksum over IPv6, where it must not be 0 (RFC 8200 8.1); frame at buf[at]."""
+    addresses = add_words(buf, at + IP_AT + 8, 32, length + UDP)
+    checksum = fold(add_words(buf, udp, length, addresses))
+    store16(buf, udp + 6, checksum if checksum else 0xFFFF)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The port: the card's side of the wire. Frames go out and come in as batches, bounded by credits.
+
+out: the card packs only as many frames as it has credits, so nothing is lost inside
+in:  every frame that came, and every frame that a gap shows as lost, gives one credit back
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from proto.frame import FrameError, Kind, Message, pack
+from proto.limits import MTU_DEFAULT, WIRE_CREDITS
+from proto.link.ring import Consumer, Producer
+from proto.wire import pack_frames, unpack_lengths
+
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.int64]
+
+
+class Arrival(NamedTuple):
+    """Frames of one message: offset and length, shape (count,), in `data`; `lost` before them."""
+
+    offsets: Words
+    lengths: Words
+    data: Bytes
+    lost: int
+
+
+class Port:
+    """Settings and credits of one port. `mac` is 6 bytes, all zero = the card has none."""
+
+    def __init__(self, mac: bytes) -> None:
+        self.mac = mac
+        self.mtu = MTU_DEFAULT
+        self.mac_filter = False
+        self._out = Producer(WIRE_CREDITS)
+        self._in = Consumer(WIRE_CREDITS)
+
+    @property
+    def credits(self) -> int:
+        """Frames that may go out now."""
+        return self._out.credits
+
+    @property
+    def index(self) -> int:
+        """Number of the next frame out."""
+        return self._out.index
+
+    @property
+    def filter(self) -> int:
+        """The MAC to take frames for, as a big-endian number; 0 = take all."""
+        return int.from_bytes(self.mac) if self.mac_filter else 0
+
+    def batch(self, frames: Bytes, stride: int, lengths: Words) -> bytes:
+        """The WIRE message of the frames at multiples of `stride` whose length is not 0."""
+        view = frames.data
+        chosen = [
+            view[slot * stride : slot * stride + length]
+            for slot, length in enumerate(lengths.tolist())
+            if length
+        ]
+        return pack(Kind.WIRE, pack_frames(chosen), self._out.take(len(chosen)), len(chosen))
+
+    def arrived(self, message: Message) -> Arrival:
+        """Read a WIRE message. Raises FrameError or RingError, and then nothing has changed."""
+        if not message.count:
+            raise FrameError("a WIRE message without frames")
+        offsets, lengths, data = unpack_lengths(message.body, message.count)
+        lost = self._in.arrived(message.index, message.count)
+        return Arrival(offsets, lengths, data, lost)
+
+    def refill(self, count: int) -> None:
+        """The wire is done with `count` frames. Raises RingError for more than were sent."""
+        self._out.refill(count)

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The card's memory: SA rows, policy rows, hash buckets, counters; how rows are written and read.
+
+All of it is numpy, so that the kernels take one `Tables` argument. Row 0 of every table stays
+unused: 0 means "none". Addresses are two big-endian 64-bit halves, IPv4 in the upper 32 bits of the
+first, so that masks by prefix length look alike in both families. An SA is written first
+(`write_sa`) and reached by packets only after `Steering.add_sa`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nic_model import aso
+from nic_model.esp import KEY_BYTES
+from proto.caps import Caps
+from proto.commands import CreateSa, SaState, Selector
+from proto.layouts import SA_COUNTERS, SA_SOFT, SA_STOPPED
+from proto.limits import BUFFER_BYTES
+from proto.status import Drop
+from proto.xfrm import AF_INET
+
+MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
+EVENTS_MAX = 4096  # between two drains; more are counted as lost (events are hints)
+HANDLE_ROW_BITS = 24  # an SA's handle is its row with the low byte of its generation above it
+
+_SELECTOR = [
+    ("sel_src_hi", "<u8"), ("sel_src_lo", "<u8"), ("sel_dst_hi", "<u8"), ("sel_dst_lo", "<u8"),
+    ("src_mask_hi", "<u8"), ("src_mask_lo", "<u8"), ("dst_mask_hi", "<u8"), ("dst_mask_lo", "<u8"),
+    ("sel_sport", "<i4"), ("sport_mask", "<i4"), ("sel_dport", "<i4"), ("dport_mask", "<i4"),
+    ("sel_family", "<i4"), ("sel_proto", "<i4"),
+]  # fmt: skip
+
+# One SA with its ASO block. `head` is the window's bit of the highest sequence number `seq`.
+# (`rounds`, `count`) and (`soft_rounds`, `soft_count`) are packet counts split as aso.split does.
+SA = np.dtype(
+    [
+        ("src_hi", "<u8"), ("src_lo", "<u8"), ("dst_hi", "<u8"), ("dst_lo", "<u8"),
+        ("iv_mask", "<u8"), ("seq", "<u8"),
+        ("rounds", "<i8"), ("count", "<i8"), ("soft_rounds", "<i8"), ("soft_count", "<i8"),
+        ("byte_limit", "<i8"), ("packets", "<i8"), ("bytes", "<i8"),
+        ("replay", "<i8"), ("replay_window", "<i8"), ("integrity_failed", "<i8"),
+        ("trailer", "<i8"), ("selector_failed", "<i8"),
+        *_SELECTOR,
+        ("half", "<i8"), ("window", "<i8"), ("head", "<i8"),
+        ("spi", "<u4"), ("salt", "<u4"), ("reqid", "<u4"), ("key", "<u4"), ("generation", "<u4"),
+        ("rx_next", "<i4"), ("tx_next", "<i4"), ("family", "<i4"), ("icv", "<i4"),
+        ("encap_sport", "<i4"), ("encap_dport", "<i4"),
+        ("direction", "u1"), ("esn", "u1"), ("may_wrap", "u1"), ("stopped", "u1"),
+        ("soft_arm", "u1"), ("hard_arm", "u1"), ("seq_arm", "u1"), ("dying", "u1"),
+    ]
+)  # fmt: skip
+
+# One policy. `tuple` names its mask tuple, `next` chains a hash bucket, best policy first.
+POLICY = np.dtype(
+    [
+        ("sel_src_hi", "<u8"), ("sel_src_lo", "<u8"), ("sel_dst_hi", "<u8"), ("sel_dst_lo", "<u8"),
+        ("tmpl_src_hi", "<u8"), ("tmpl_src_lo", "<u8"),
+        ("tmpl_dst_hi", "<u8"), ("tmpl_dst_lo", "<u8"),
+        ("priority", "<i8"), ("age", "<i8"),
+        ("tuple", "<i4"), ("next", "<i4"), ("sel_sport", "<i4"), ("sel_dport", "<i4"),
+        ("sel_proto", "<i4"), ("action", "<i4"), ("protect", "<i4"), ("pad", "<i4"),
+        ("reqid", "<u4"), ("spi", "<u4"),
+    ]
+)  # fmt: skip
+
+# The masks that all policies of one tuple share; `best` is their lowest priority number.
+TUPLE = np.dtype(
+    [
+        ("src_mask_hi", "<u8"), ("src_mask_lo", "<u8"),
+        ("dst_mask_hi", "<u8"), ("dst_mask_lo", "<u8"),
+        ("best", "<i8"), ("sport_mask", "<i4"), ("dport_mask", "<i4"), ("proto_mask", "<i4"),
+        ("list", "<i4"),
+    ]
+)  # fmt: skip
+
+# What packet.parse found; offsets count from the first byte of the Ethernet header.
+PACKET = np.dtype(
+    [
+        ("src_hi", "<u8"), ("src_lo", "<u8"), ("dst_hi", "<u8"), ("dst_lo", "<u8"),
+        ("family", "<i8"),  # 0: not IP
+        ("end", "<i8"),  # behind the last byte of the IP packet
+        ("fragment", "<i8"),  # packet.WHOLE, FIRST, LATER, UNKNOWN
+        ("place", "<i8"), ("place_nh", "<i8"),  # where ESP goes, and the byte that will say 50
+        ("upper", "<i8"), ("upper_nh", "<i8"),  # upper-layer header, and the byte that names it
+        ("proto", "<i8"), ("sport", "<i8"), ("dport", "<i8"),
+    ]
+)  # fmt: skip
+
+# With numpy.record as their type, rows have attributes in plain Python as they have in numba.
+SA_ROW, POLICY_ROW, TUPLE_ROW, PACKET_ROW = (
+    np.dtype((np.record, layout)) for layout in (SA, POLICY, TUPLE, PACKET)
+)
+
+# Indices of `Tables.totals`.
+TOTALS = (
+    "tx_packets", "tx_bytes", "rx_packets", "rx_bytes",
+    "ipsec_tx_pkts", "ipsec_tx_bytes", "ipsec_rx_pkts", "ipsec_rx_bytes",
+    "events_lost",
+)  # fmt: skip
+(
+    TX_PACKETS, TX_BYTES, RX_PACKETS, RX_BYTES,
+    IPSEC_TX_PACKETS, IPSEC_TX_BYTES, IPSEC_RX_PACKETS, IPSEC_RX_BYTES, EVENTS_LOST,
+) = range(len(TOTALS))  # fmt: skip
+TX, RX = 0, 1
+
+
+class Tables(NamedTuple):
+    """Everything the kernels read and write. Rows are int64 numbers, 0 = none.
+
+    `policy` has two halves: row r for whole packets, row r + rule_max for its entry in the fragment
+    lists. `order[list, :order_count[list]]` are tuples by `best`; lists are numbered by
+    `lookup.list_of`.
+    """
+
+    sa: npt.NDArray[np.void]  # SA[sa_max + 1]
+    window: npt.NDArray[
+        np.uint32
+    ]  # [sa_max + 1, words]: replay bitmaps, bit numbering of the kernel
+    keys: npt.NDArray[np.uint8]  # [key_max + 1, KEY_BYTES]: key schedules, never copied
+    rx_bucket: npt.NDArray[np.int32]  # heads of the chains of inbound SAs
+    tx_bucket: npt.NDArray[np.int32]  # heads of the chains of outbound SAs, newest first
+    encap_port: npt.NDArray[np.int32]  # [65536]: inbound SAs that expect ESP in UDP on this port
+    policy: npt.NDArray[np.void]  # POLICY[2 * rule_max + 1]
+    tuples: npt.NDArray[np.void]  # TUPLE[2 * rule_max + 1]
+    policy_bucket: npt.NDArray[np.int32]
+    order: npt.NDArray[np.int32]  # [8, 2 * rule_max + 1]
+    order_count: npt.NDArray[np.int64]  # [8]
+    totals: npt.NDArray[np.int64]  # [len(TOTALS)]
+    drops: npt.NDArray[np.int64]  # [2, len(Drop)]: by direction (TX, RX) and Drop
+    events: npt.NDArray[np.int64]  # [EVENTS_MAX, 2]: SA row, EventType
+    event_count: npt.NDArray[np.int64]  # [1]
+    touched: npt.NDArray[np.uint8]  # [sa_max + 1]: 1 = row is in touched_list
+    touched_list: npt.NDArray[np.int64]  # [sa_max + 1]
+    touched_count: npt.NDArray[np.int64]  # [1]
+    packet: npt.NDArray[np.void]  # PACKET[1], scratch
+    frame: npt.NDArray[np.uint8]  # scratch: the received frame in work, private to the card
+    aad: npt.NDArray[np.uint8]  # [16], scratch
+    tag: npt.NDArray[np.uint8]  # [16], scratch
+
+
+def _buckets(entries: int) -> npt.NDArray[np.int32]:
+    """Chain heads for at most `entries` rows: a power of two, so that a mask picks one."""
+    return np.zeros(1 << max(4, (2 * entries - 1).bit_length()), np.int32)
+
+
+def make_tables(caps: Caps) -> Tables:
+    """Empty tables of the sizes in `caps`. Memory is touched only when used."""
+    sas, rules = caps.sa_max + 1, 2 * caps.rule_max + 1
+    return Tables(
+        sa=np.zeros(sas, SA_ROW),
+        window=np.zeros((sas, max(1, -(-caps.replay_window_max // 32))), np.uint32),
+        keys=np.zeros((caps.key_max + 1, KEY_BYTES), np.uint8),
+        rx_bucket=_buckets(sas),
+        tx_bucket=_buckets(sas),
+        encap_port=np.zeros(1 << 16, np.int32),
+        policy=np.zeros(rules, POLICY_ROW),
+        tuples=np.zeros(rules, TUPLE_ROW),
+        policy_bucket=_buckets(rules),
+        order=np.zeros((8, rules), np.int32),
+        order_count=np.zeros(8, np.int64),
+        totals=np.zeros(len(TOTALS), np.int64),
+        drops=np.zeros((2, len(Drop)), np.int64),
+        events=np.zeros((EVENTS_MAX, 2), np.int64),
+        event_count=np.zeros(1, np.int64),
+        touched=np.zeros(sas, np.uint8),
+        touched_list=np.zeros(sas, np.int64),
+        touched_count=np.zeros(1, np.int64),
+        packet=np.zeros(1, PACKET_ROW),
+        frame=np.zeros(BUFFER_BYTES, np.uint8),
+        aad=np.zeros(16, np.uint8),
+        tag=np.zeros(16, np.uint8),
+    )
+
+
+def halves(address: bytes, family: int) -> tuple[int, int]:
+    """A 16-byte address as two big-endian 64-bit numbers; of IPv4 only the first 4 bytes count."""
+    address = address[:4] + bytes(12) if family == AF_INET else address
+    return int.from_bytes(address[:8], "big"), int.from_bytes(address[8:16], "big")
+
+
+def masks(prefix: int) -> tuple[int, int]:
+    """The two 64-bit masks of a prefix length 0..128."""
+    full = (MAX_U64 << 64 | MAX_U64) >> prefix ^ (MAX_U64 << 64 | MAX_U64)
+    return full >> 64, full & MAX_U64
+
+
+def selector_fields(selector: Selector, family: int) -> dict[str, int]:
+    """The `_SELECTOR` fields for a selector (UAPI-32), values already masked."""
+    src_mask, dst_mask = masks(selector.prefixlen_s), masks(selector.prefixlen_d)
+    src, dst = halves(selector.saddr, family), halves(selector.daddr, family)
+    return {
+        "sel_src_hi": src[0] & src_mask[0], "sel_src_lo": src[1] & src_mask[1],
+        "sel_dst_hi": dst[0] & dst_mask[0], "sel_dst_lo": dst[1] & dst_mask[1],
+        "src_mask_hi": src_mask[0], "src_mask_lo": src_mask[1],
+        "dst_mask_hi": dst_mask[0], "dst_mask_lo": dst_mask[1],
+        "sel_sport": selector.sport & selector.sport_mask, "sport_mask": selector.sport_mask,
+        "sel_dport": selector.dport & selector.dport_mask, "dport_mask": selector.dport_mask,
+        "sel_family": selector.family, "sel_proto": selector.proto,
+    }  # fmt: skip
+
+
+def write_sa(
+    t: Tables, row: int, cmd: CreateSa, key_row: int, generation: int, iv_mask: int, caps: Caps
+) -> None:
+    """Fill row `row` from a checked command; `key_row` is the row in `t.keys` it seals with.
+
+    `iv_mask` is 64 random bits, fresh for each SA: IV = sequence number XOR mask, as the kernel's.
+    Packet limits are split for the card's counter width here (aso.split). The caller has checked
+    every field; the SA gets packets only after Steering.add_sa.
+    """
+    clear_sa(t, row)
+    sa = t.sa[row]
+    sa["src_hi"], sa["src_lo"] = halves(cmd.saddr, cmd.family)
+    sa["dst_hi"], sa["dst_lo"] = halves(cmd.daddr, cmd.family)
+    for name, value in selector_fields(cmd.selector, cmd.selector.family).items():
+        sa[name] = value
+    for name in ("spi", "reqid", "family", "direction", "encap_sport", "encap_dport", "seq"):
+        sa[name] = getattr(cmd, name)
+    sa["esn"], sa["may_wrap"], sa["icv"] = cmd.esn, cmd.may_wrap, cmd.icv_bytes
+    sa["salt"] = int.from_bytes(cmd.salt, "big")
+    sa["key"], sa["generation"], sa["iv_mask"] = key_row, generation, iv_mask
+
+    half = 1 << (caps.counter_bits - 1)
+    start = min(cmd.packets, aso.UNLIMITED)
+    soft = max(cmd.soft_packets, 1)  # a soft limit of 0 is passed by the first packet
+    sa["half"] = half
+    sa["rounds"], sa["count"] = aso.split(start, half)
+    sa["soft_arm"] = soft <= start
+    sa["soft_rounds"], sa["soft_count"] = aso.split(max(start - soft, 0), half)
+    sa["byte_limit"] = min(cmd.bytes, aso.UNLIMITED)
+    sa["hard_arm"] = sa["seq_arm"] = 1
+
+    sa["window"] = cmd.replay_window
+    if cmd.replay_window:
+        sa["head"] = ((cmd.seq & MAX_U32) - 1 & MAX_U32) % cmd.replay_window
+    words = np.array(cmd.bitmap, np.uint32)[: -(-cmd.replay_window // 32)]
+    t.window[row, : len(words)] = words
+
+
+def read_sa(t: Tables, row: int) -> SaState:
+    """The ASO block of a row, never keys. `window` has one 32-bit word per 32 packets of window."""
+    sa = t.sa[row]
+    half = int(sa["half"])
+    remaining = int(sa["rounds"]) * half + int(sa["count"])
+    soft_at = int(sa["soft_rounds"]) * half + int(sa["soft_count"])
+    words = -(-int(sa["window"]) // 32)
+    return SaState(
+        generation=int(sa["generation"]),
+        seq=wire_seq(t, row),
+        window=tuple(int(word) for word in t.window[row, :words]),
+        remaining=remaining,
+        soft_remaining=max(remaining - soft_at, 0),
+        soft_arm=bool(sa["soft_arm"]),
+        hard_arm=bool(sa["hard_arm"]),
+        stopped=bool(sa["stopped"]),
+        packets=int(sa["packets"]),
+        bytes=int(sa["bytes"]),
+        replay=int(sa["replay"]),
+        replay_window=int(sa["replay_window"]),
+        integrity_failed=int(sa["integrity_failed"]),
+        trailer=int(sa["trailer"]),
+        selector=int(sa["selector_failed"]),
+    )
+
+
+def wire_seq(t: Tables, row: int) -> int:
+    """The sequence number as the core counts it: 64 bits with ESN, else 32."""
+    seq = int(t.sa[row]["seq"])
+    return seq if t.sa[row]["esn"] else seq & MAX_U32
+
+
+def stop_sa(t: Tables, row: int) -> None:
+    """From now on the SA drops every packet (HARD_LIMIT)."""
+    t.sa[row]["stopped"] = 1
+
+
+def clear_sa(t: Tables, row: int) -> None:
+    """Zero the row and its window. The caller has taken it out of the steering first."""
+    t.sa[row] = np.zeros((), SA)
+    t.window[row] = 0
+
+
+def wipe_key(t: Tables, key_row: int) -> None:
+    """Zero key schedule and everything else that was derived from the key."""
+    t.keys[key_row] = 0
+
+
+def drain_events(t: Tables) -> list[tuple[int, int]]:
+    """(SA row, EventType) of every event since the last call, in order. Lost ones are in totals."""
+    count = int(t.event_count[0])
+    t.event_count[0] = 0
+    return [(int(row), int(kind)) for row, kind in t.events[:count]]
+
+
+def drain_touched(t: Tables) -> npt.NDArray[np.int64]:
+    """Rows of the SAs whose counters changed since the last call, each once."""
+    rows = t.touched_list[: int(t.touched_count[0])].copy()
+    t.touched[rows] = 0
+    t.touched_count[0] = 0
+    return rows
+
+
+def counter_records(t: Tables, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
+    """SA_COUNTERS records of `rows`; `handle` is built as in HANDLE_ROW_BITS."""
+    records = np.zeros(len(rows), SA_COUNTERS)
+    sas = t.sa[rows]
+    records["handle"] = rows | (sas["generation"].astype(np.int64) & 0xFF) << HANDLE_ROW_BITS
+    for name in ("generation", "packets", "bytes", "replay_window", "replay", "integrity_failed"):
+        records[name] = sas[name]
+    records["seq"] = np.where(sas["esn"] != 0, sas["seq"], sas["seq"] & np.uint64(MAX_U32))
+
+    records["flags"] = (sas["dying"] != 0) * SA_SOFT | (sas["stopped"] != 0) * SA_STOPPED
+    return records
+
+
+def counters(t: Tables) -> dict[str, int]:
+    """Port totals and every drop counter by name (`tx_drop_no_sa`); zeros included."""
+    values = {name: int(value) for name, value in zip(TOTALS, t.totals, strict=True)}
+    for direction, prefix in ((TX, "tx_drop_"), (RX, "rx_drop_")):
+        for drop in Drop:
+            if drop is not Drop.NONE:
+                values[prefix + drop.name.lower()] = int(t.drops[direction, drop])
+    return values

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a packet costs the card, in ns: the burst kernels alone, and the whole Firmware.step.
+
+Prints JSON. One SA and one policy per direction, AES-GCM-128 with a 16-byte ICV, bursts of BURST
+equal packets of 64 and 1420 bytes of IP. `step` contains `burst` and everything around it:
+messages, credits, descriptors, counters. The inbound SA has no replay window, so that the same
+frames can come again.
+"""
+
+import random
+import time
+from collections.abc import Callable
+
+import measure
+import msgspec
+import numpy as np
+
+from nic_model.datapath import rx_burst, tx_burst
+from nic_model.esp import BACKEND
+from nic_model.firmware import Firmware
+from proto import commands as c
+from proto.caps import PROFILES
+from proto.frame import Channel, Kind, pack, unpack
+from proto.layouts import DESCRIPTOR
+from proto.limits import BUFFER_BYTES, BURST, MTU_DEFAULT, RING_SIZE
+from proto.link.dma import Dma, tx_offset
+from proto.wire import unpack_lengths
+from proto.xfrm import AF_INET
+
+SIZES = (64, 1420)
+BURSTS = 40  # bursts per measurement
+COUNTED = 2 * BURST + 1  # a burst, the credits for it, and one COUNTERS record
+SOURCE, TARGET = bytes((10, 1, 0, 1)), bytes((10, 1, 0, 2))
+
+
+def frame(size: int) -> bytes:
+    """An Ethernet frame around `size` bytes of IPv4 and UDP."""
+    ethernet = bytes.fromhex("0200000000020200000000010800")
+    ip = bytes.fromhex("4500") + size.to_bytes(2) + bytes.fromhex("0000000040110000")
+    udp = bytes.fromhex("03e807d0") + (size - 20).to_bytes(2) + bytes(2)
+    return ethernet + ip + SOURCE + TARGET + udp + bytes(size - 28)
+
+
+class Bench:
+    """A card with one protected flow out and in, and messages for it."""
+
+    def __init__(self, size: int) -> None:
+        self.frame = frame(size)
+        self.dma = Dma.anonymous()
+        self.card = Firmware("bench", PROFILES["full"], self.dma, random.Random(1))
+        key = self._command(c.CreateKey(bytes(range(16))))
+        for direction in (c.OUT, c.IN):
+            self._protect(key, direction)
+        for slot in range(RING_SIZE):
+            at = tx_offset(slot)
+            self.dma.memory[at : at + len(self.frame)] = np.frombuffer(self.frame, np.uint8)
+        self.tx_index = self.wire_index = 0
+        self.sealed = self._seal_one_burst()
+
+    def _command(self, command: c.Command) -> int:
+        message = pack(Kind.COMMAND, msgspec.msgpack.encode(c.Request(0, command)))
+        ((_, raw),) = self.card.step(0, [(Channel.MAILBOX, message)])
+        reply = msgspec.msgpack.decode(unpack(raw).body, type=c.Reply)
+        assert reply.status == 0, reply.text
+        return reply.handle
+
+    def _protect(self, key: int, direction: int) -> None:
+        sa = c.CreateSa(
+            key=key, salt=b"salt", icv_bytes=16, spi=0x1000, family=AF_INET,
+            saddr=SOURCE.ljust(16, b"\0"), daddr=TARGET.ljust(16, b"\0"), direction=direction,
+            reqid=1, selector=c.Selector(),
+        )  # fmt: skip
+        self._command(c.CreateSaRule(self._command(sa)))
+        policy = c.CreatePolicyRule(
+            direction=direction, selector=c.Selector(family=AF_INET), priority=0,
+            action=c.ALLOW, protect=True, reqid=1,
+        )  # fmt: skip
+        self._command(policy)
+
+    def _seal_one_burst(self) -> bytes:
+        outputs = self.card.step(0, [self.tx_message()])
+        body = next(unpack(raw).body for channel, raw in outputs if channel is Channel.WIRE)
+        self.card.step(0, [(Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST))])
+        return bytes(body)
+
+    def tx_message(self) -> tuple[Channel, bytes]:
+        """One burst of descriptors, at the next ring positions."""
+        descriptors = np.zeros(BURST, DESCRIPTOR)
+        descriptors["offset"] = [tx_offset(self.tx_index + i) for i in range(BURST)]
+        descriptors["length"] = len(self.frame)
+        message = pack(Kind.TX, self.dma.gather(descriptors), self.tx_index, BURST)
+        self.tx_index += BURST
+        return Channel.RINGS, message
+
+    def wire_message(self) -> tuple[Channel, bytes]:
+        """One burst of ESP frames, with the next numbers."""
+        message = pack(Kind.WIRE, self.sealed, self.wire_index, BURST)
+        self.wire_index += BURST
+        return Channel.WIRE, message
+
+    def tx_burst(self) -> Callable[[], None]:
+        """The transmit kernel, once."""
+        offsets = np.array([tx_offset(i) for i in range(BURST)], np.int64)
+        lengths = np.full(BURST, len(self.frame), np.int64)
+        flags, verdict = np.zeros(BURST, np.uint8), np.zeros(BURST, np.uint8)
+        out, out_length = np.zeros(BURST * BUFFER_BYTES, np.uint8), np.zeros(BURST, np.int64)
+        t = self.card.objects.tables
+
+        def run() -> None:
+            sent = tx_burst(
+                t, self.dma.memory, 0, offsets, lengths, flags, BURST, MTU_DEFAULT,
+                out, BUFFER_BYTES, out_length, verdict,
+            )  # fmt: skip
+            assert sent == BURST
+
+        return run
+
+    def rx_burst(self) -> Callable[[], None]:
+        """The receive kernel, once."""
+        offsets, lengths, data = unpack_lengths(self.sealed, BURST)
+        frames = data.copy()
+        descriptors, verdict = np.zeros(BURST, DESCRIPTOR), np.zeros(BURST, np.uint8)
+        t = self.card.objects.tables
+
+        def run() -> None:
+            delivered = rx_burst(
+                t, frames, offsets, lengths, BURST, self.dma.memory, 0, 0, BURST,
+                descriptors, verdict,
+            )  # fmt: skip
+            assert delivered == BURST
+
+        return run
+
+    def steps(
+        self, make: Callable[[], tuple[Channel, bytes]], done: tuple[Channel, bytes]
+    ) -> Callable[[], None]:
+        """BURSTS bursts through Firmware.step, credits given back at once."""
+        inputs = [[make(), done] for _ in range(BURSTS)]
+
+        def run() -> None:
+            for messages in inputs:
+                outputs = self.card.step(0, messages)
+                assert sum(unpack(raw).count for _, raw in outputs) == COUNTED
+
+        return run
+
+
+def per_packet(run: Callable[[], None], times: int, packets: int) -> float:
+    """Nanoseconds for each of the `packets` that `times` calls move."""
+    started = time.perf_counter_ns()
+    for _ in range(times):
+        run()
+    return (time.perf_counter_ns() - started) / packets
+
+
+def cases(size: int) -> dict[str, Callable[[], float]]:
+    """The four measures of one packet size; messages are made outside the measured time."""
+    bench = Bench(size)
+    packets = BURSTS * BURST
+    tx, rx = bench.tx_burst(), bench.rx_burst()
+    tx_done = Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST)
+    rx_done = Channel.RINGS, pack(Kind.RX_DONE, count=BURST)
+    return {
+        f"tx burst {size}": lambda: per_packet(tx, BURSTS, packets),
+        f"tx step {size}": lambda: per_packet(bench.steps(bench.tx_message, tx_done), 1, packets),
+        f"rx burst {size}": lambda: per_packet(rx, BURSTS, packets),
+        f"rx step {size}": lambda: per_packet(bench.steps(bench.wire_message, rx_done), 1, packets),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    table = {name: case for size in SIZES for name, case in cases(size).items()}
+    results = {name: measure.summary(ns) for name, ns in measure.in_turns(table).items()}
+    measure.report(results, unit="ns per packet", form=BACKEND, burst=BURST, bursts=BURSTS)
+
+
+if __name__ == "__main__":
+    main()

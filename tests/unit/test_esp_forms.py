@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which form of ESP a process takes, where its compiled code goes, and every form on every run."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nic_model.esp import select
+from proto.status import OffloadError
+
+ROOT = Path(__file__).parent.parent.parent
+ALL = frozenset({"aes", "pclmul", "ssse3", "sse4.1", "avx"})
+SETTINGS = ("XFRMNIC_ESP", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT")
+
+
+def run(arguments: list[str], **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in SETTINGS} | settings
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+
+
+def run_gcm_tests(select_tests: str, **settings: str) -> int:
+    """Run test_esp_gcm.py in another process; the number of tests that passed, none may fail."""
+    file = "tests/unit/test_esp_gcm.py"
+    done = run(
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", select_tests, file], **settings
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed, done.stdout
+    return int(passed[1])
+
+
+def test_portable_form_passes_all() -> None:
+    assert run_gcm_tests("test", XFRMNIC_ESP="portable") > 60
+
+
+def test_plain_python_passes_the_short_ones() -> None:
+    assert run_gcm_tests("short", NUMBA_DISABLE_JIT="1") > 40
+
+
+def test_numba_told_of_a_lesser_cpu_still_works() -> None:
+    """Were the AES instructions chosen here, the compiler would abort the process."""
+    assert run_gcm_tests("published", NUMBA_CPU_NAME="generic") > 20
+
+
+@pytest.mark.parametrize(
+    ("override", "features", "jit", "expected"),
+    [
+        ("", ALL, True, "aesni"),
+        ("", ALL - {"pclmul"}, True, "portable"),
+        ("", ALL - {"aes"}, True, "portable"),
+        ("", ALL, False, "portable"),
+        ("", frozenset(), True, "portable"),
+        ("portable", ALL, True, "portable"),
+        ("aesni", ALL, True, "aesni"),
+    ],
+)
+def test_choice(override: str, features: frozenset[str], jit: bool, expected: str) -> None:
+    assert select.choose(override, features, jit) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "features", "jit", "number", "words"),
+    [
+        ("aesni", ALL - {"aes", "ssse3"}, True, errno.EOPNOTSUPP, "aes, ssse3"),
+        ("aesni", ALL, False, errno.EOPNOTSUPP, "NUMBA_DISABLE_JIT"),
+        ("fast", ALL, True, errno.EINVAL, "XFRMNIC_ESP=fast"),
+    ],
+)
+def test_impossible_choice_is_refused(
+    override: str, features: frozenset[str], jit: bool, number: int, words: str
+) -> None:
+    with pytest.raises(OffloadError) as refusal:
+        select.choose(override, features, jit)
+    assert refusal.value.errno == number
+    assert words in refusal.value.text
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (None, ALL),
+        ("", frozenset()),
+        ("+aes,+pclmul", {"aes", "pclmul"}),
+        ("+aes,-pclmul, +avx", {"aes", "avx"}),
+        ("+aes,-aes", frozenset()),
+        ("+vaes", frozenset()),  # numba may be told of more than the CPU has
+    ],
+)
+def test_what_numba_is_told_limits_the_features(told: str | None, expected: set[str]) -> None:
+    assert select.target_features(ALL, told) == expected
+
+
+def test_environment_is_read() -> None:
+    show = ["-c", "from nic_model import esp; print(esp.BACKEND)"]
+    assert run(show, NUMBA_CPU_FEATURES="-aes").stdout.strip() == "portable"
+    assert run(show, XFRMNIC_ESP="portable").stdout.strip() == "portable"
+    refused = run(show, XFRMNIC_ESP="aesni", NUMBA_CPU_NAME="generic")
+    assert refused.returncode == 1
+    assert "XFRMNIC_ESP=aesni needs CPU features missing here: aes," in refused.stderr
+
+
+def cache_directory(**settings: str) -> Path:
+    show = "import os, nic_model.jit; print(os.environ['NUMBA_CACHE_DIR'])"
+    return Path(run(["-c", show], **settings).stdout.strip())
+
+
+def test_cache_directory_is_named_after_what_was_compiled(tmp_path: Path) -> None:
+    given = str(tmp_path)
+    first = cache_directory(NUMBA_CACHE_DIR=given)
+    assert first.parent == tmp_path
+    assert cache_directory(NUMBA_CACHE_DIR=given) == first
+    assert cache_directory(NUMBA_CACHE_DIR=str(first)) == first  # as a child process sees it
+    other = cache_directory(NUMBA_CACHE_DIR=given, XFRMNIC_ESP="portable")
+    assert other.parent == tmp_path
+    assert other != first

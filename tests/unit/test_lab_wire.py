@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire as a party: lossless under credits, recorded before faults, unmoved by bad messages."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host_driver.lab.wire import Wire, esp_spi
+from proto.faults import FaultSpec
+from proto.frame import Kind, pack, unpack
+from proto.limits import BURST, FRAME_MAX_BYTES, RING_SIZE, WIRE_CREDITS
+from proto.status import OffloadError
+
+
+def message(frames: list[bytes], index: int = 0) -> bytes:
+    """A WIRE message written out by hand: count lengths, then the frames."""
+    body = b"".join(struct.pack("<I", len(frame)) for frame in frames) + b"".join(frames)
+    return pack(Kind.WIRE, body, index, len(frames))
+
+
+def delivered(outputs: list[tuple[int, bytes]], port: int) -> list[bytes]:
+    """The frames among outputs to a port."""
+    frames = []
+    for number, raw in outputs:
+        got = unpack(raw)
+        if number == port and got.kind is Kind.WIRE:
+            lengths = struct.unpack_from(f"<{got.count}I", got.body)
+            at = 4 * got.count
+            for length in lengths:
+                frames.append(bytes(got.body[at : at + length]))
+                at += length
+    return frames
+
+
+def credited(outputs: list[tuple[int, bytes]], port: int) -> int:
+    """The credits among outputs to a port."""
+    got = [unpack(raw) for number, raw in outputs if number == port]
+    return sum(one.count for one in got if one.kind is Kind.WIRE_DONE)
+
+
+def frame(number: int, size: int = 60) -> bytes:
+    return number.to_bytes(4) + bytes(size - 4)
+
+
+def test_frames_cross_to_the_other_card_and_credits_return() -> None:
+    wire = Wire(2)
+    outputs = wire.step(7, [(0, message([frame(1), frame(2)]))])
+    assert delivered(outputs, 1) == [frame(1), frame(2)]
+    assert credited(outputs, 0) == 2
+    assert [(f.data, f.time, f.src, f.dst) for f in wire.frames()] == [
+        (frame(1), 7, 0, 1),
+        (frame(2), 7, 0, 1),
+    ]
+    assert not wire.quiet()
+    wire.step(8, [(1, pack(Kind.WIRE_DONE, count=2))])
+    assert wire.quiet()
+
+
+def test_credits_wait_until_the_other_card_has_room() -> None:
+    wire = Wire(2)
+    total = RING_SIZE + 10
+    taken, index = 0, 0
+    for size in [BURST] * (RING_SIZE // BURST):
+        outputs = wire.step(0, [(0, message([frame(n) for n in range(size)], index))])
+        taken += credited(outputs, 0)
+        index += size
+    outputs = wire.step(0, [(0, message([frame(n) for n in range(10)], index))])
+    assert (taken, credited(outputs, 0), delivered(outputs, 1)) == (RING_SIZE, 0, [])
+    outputs = wire.step(0, [(1, pack(Kind.WIRE_DONE, count=4))])
+    assert (credited(outputs, 0), len(delivered(outputs, 1))) == (4, 4)
+    assert wire.counters["from_0"] == total
+    assert wire.deadline_ns() is None
+
+
+def test_one_card_faces_an_open_end() -> None:
+    wire = Wire(1)
+    outputs = wire.step(0, [(0, message([frame(1)]))])
+    assert credited(outputs, 0) == 1
+    assert wire.counters["open_end"] == 1
+    assert wire.quiet()
+    assert wire.frames()[0].dst is None
+
+
+def test_injected_frames_arrive_and_owe_nobody_a_credit() -> None:
+    wire = Wire(2)
+    wire.inject(0, [frame(1)])
+    assert wire.deadline_ns() == 0
+    outputs = wire.step(9, [])
+    assert delivered(outputs, 0) == [frame(1)]
+    assert credited(outputs, 0) == credited(outputs, 1) == 0
+    assert wire.frames()[0].src is None
+    assert wire.frames()[0].time == 9
+
+
+def test_a_frame_that_no_wire_carries_is_refused_and_nothing_injected() -> None:
+    wire = Wire(1)
+    with pytest.raises(OffloadError, match=str(FRAME_MAX_BYTES)):
+        wire.inject(0, [frame(1), bytes(FRAME_MAX_BYTES + 1)])
+    assert wire.step(0, []) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        ("drop", {}, []),
+        ("duplicate", {}, [b"abcd", b"abcd"]),
+        ("truncate", {"value": 3}, [b"abc"]),
+        ("corrupt", {"value": 0}, [b"`bcd"]),
+    ],
+)
+def test_faults_break_what_is_delivered_not_what_is_recorded(kind, fields, expected) -> None:
+    wire = Wire(2)
+    wire.faults.add(FaultSpec(site="wire", kind=kind, **fields))
+    outputs = wire.step(0, [(0, message([b"abcd"]))])
+    assert delivered(outputs, 1) == expected
+    assert credited(outputs, 0) == 1
+    assert [one.data for one in wire.frames()] == [b"abcd"]
+
+
+ETHERNET_IPV4 = bytes(12) + b"\x08\x00"
+ESP_PACKET = (
+    bytes.fromhex("45000028000040004032") + bytes(10) + bytes.fromhex("00001000") + bytes(8)
+)
+
+
+@pytest.mark.parametrize(
+    ("match", "dropped"),
+    [
+        ({"src": 0}, True),
+        ({"src": 1}, False),
+        ({"spi": "0x1000"}, True),
+        ({"spi": "0x1001"}, False),
+        ({"esp": 1, "dst": 1}, True),
+        ({"esp": 0}, False),
+    ],
+)
+def test_faults_choose_frames_by_facts(match, dropped) -> None:
+    wire = Wire(2)
+    wire.faults.add(FaultSpec(site="wire", kind="drop", match=match))
+    outputs = wire.step(0, [(0, message([ETHERNET_IPV4 + ESP_PACKET]))])
+    assert (delivered(outputs, 1) == []) is dropped
+
+
+def test_the_spi_is_found_behind_ipv4_options_and_ipv6() -> None:
+    with_option = bytes([0x46]) + ESP_PACKET[1:20] + bytes(4) + ESP_PACKET[20:]
+    ipv6 = bytes([0x60, 0, 0, 0, 0, 8, 50, 64]) + bytes(32) + bytes.fromhex("0000100000000001")
+    assert esp_spi(ETHERNET_IPV4 + with_option) == 0x1000
+    assert esp_spi(bytes(12) + b"\x86\xdd" + ipv6) == 0x1000
+    assert esp_spi(bytes(12) + b"\x86\xdd" + ipv6[:40]) is None
+    assert esp_spi(bytes(12) + b"\x08\x06" + ESP_PACKET) is None
+    assert esp_spi(b"") is None
+
+
+def test_a_gap_is_counted_and_its_credits_are_not_lost() -> None:
+    wire = Wire(2)
+    outputs = wire.step(0, [(0, message([frame(1)], index=5))])
+    assert wire.counters["lost"] == 5
+    assert credited(outputs, 0) == 6
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"nonsense",
+        pack(Kind.TX, b""),
+        pack(Kind.WIRE, b"\xff" * 8, 0, 1),
+        pack(Kind.WIRE, b"", 0, 1),
+        pack(Kind.WIRE_DONE, count=1),
+        message([frame(1)], index=WIRE_CREDITS),
+    ],
+)
+def test_bad_messages_are_counted_and_change_nothing(raw) -> None:
+    wire = Wire(2)
+    assert wire.step(0, [(0, raw)]) == []
+    assert wire.counters["malformed"] == 1
+    assert wire.frames() == []
+    assert delivered(wire.step(0, [(0, message([frame(1)]))]), 1) == [frame(1)]
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_never_stop_the_wire(raw) -> None:
+    wire = Wire(2)
+    wire.step(0, [(0, raw), (1, raw)])
+    assert delivered(wire.step(0, [(1, message([frame(1)]))]), 0) == [frame(1)]
+
+
+def test_the_record_is_bounded_and_says_what_it_dropped() -> None:
+    wire = Wire(1, record_frames=3)
+    wire.step(0, [(0, message([frame(n) for n in range(5)]))])
+    assert [int.from_bytes(one.data[:4]) for one in wire.frames()] == [2, 3, 4]
+    assert wire.counters["record_dropped"] == 2
+    assert wire.recorded == 5
+    assert [one.data for one in wire.frames(start=4)] == [frame(4)]

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pytest plugin: labs as fixtures. Loads nothing heavy until a fixture is used.
+"""pytest plugin: a lab for each test, and the line that repeats a failure.
 
-def test_my_driver(xnic):
-    (host,) = xnic.hosts
-    assert host.ip("xfrm state list").rc == 0
+    def test_one_packet_leaves(xnic):
+        xnic.hosts[0].send([packet])
+        xnic.settle()
+        assert len(xnic.wire.frames()) == 1
+
+Nothing heavy is imported before a test asks for a lab.
 """
 
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,36 +22,46 @@ TARGETS = ("sim", "process")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--xnic-target` and `--xnic-seed`."""
-    group = parser.getgroup("xfrmnic", "xfrmnic: the SmartNIC you do not have to buy")
+    """The options, all with the prefix `--xnic-`."""
+    group = parser.getgroup("xfrmnic", "emulated SmartNICs")
     group.addoption(
         "--xnic-target",
         choices=TARGETS,
         default="sim",
-        help="where labs of the xnic fixtures live: one process with virtual time, or processes",
+        help="where labs run: sim (one process, virtual time) or process (default: sim)",
     )
     group.addoption(
-        "--xnic-seed", type=int, default=0, metavar="N", help="seed of these labs (default 0)"
+        "--xnic-seed",
+        type=int,
+        default=None,
+        help="seed of every lab (default: each test has its own, derived from its name)",
     )
-
-
-def pytest_report_header(config: pytest.Config) -> str:
-    """What a failing run is repeated with."""
-    target, seed = config.getoption("--xnic-target"), config.getoption("--xnic-seed")
-    return f"xfrmnic: --xnic-target={target} --xnic-seed={seed}"
+    group.addoption(
+        "--xnic-card",
+        default="full",
+        help="card profile with overrides, as full:counter_bits=8 (default: full)",
+    )
 
 
 def _lab(request: pytest.FixtureRequest, hosts: int) -> Iterator["Lab"]:
     from host_driver.lab import Lab
 
-    option = request.config.getoption
-    with Lab(option("--xnic-target"), hosts=hosts, seed=option("--xnic-seed")) as lab:
+    target, card = (request.config.getoption(name) for name in ("xnic_target", "xnic_card"))
+    seed = request.config.getoption("xnic_seed")
+    if seed is None:
+        seed = zlib.crc32(request.node.nodeid.encode())
+    again = f"pytest '{request.node.nodeid}' --xnic-target={target} --xnic-seed={seed}"
+    if card != "full":
+        again += f" --xnic-card={card}"
+    request.node.add_report_section("setup", "xnic", f"to repeat this: {again}")
+    request.node.user_properties.append(("xnic_seed", seed))
+    with Lab(target=target, hosts=hosts, card=card, seed=seed) as lab:
         yield lab
 
 
 @pytest.fixture
 def xnic(request: pytest.FixtureRequest) -> Iterator["Lab"]:
-    """A lab of one host with one card of profile `full`; the wire ends in the open."""
+    """A lab of one host and its card; the wire ends in the open."""
     yield from _lab(request, hosts=1)
 
 

@@ -77,7 +77,8 @@ class Steering:
         if lookup.find_rx(self._t, sa["dst_hi"], sa["dst_lo"], int(sa["spi"]), int(sa["family"])):
             raise Exists
         lookup.link_rx(self._t, row)
-        self._t.encap_port[sa["encap_dport"]] += 1
+        if sa["encap_dport"]:
+            self._t.encap_port[sa["encap_dport"]] += 1
 
     def remove_sa(self, row: int) -> None:
         """The SA gets no more packets. It must have been added."""
@@ -86,7 +87,8 @@ class Steering:
             lookup.unlink_tx(self._t, row)
             return
         lookup.unlink_rx(self._t, row)
-        self._t.encap_port[sa["encap_dport"]] -= 1
+        if sa["encap_dport"]:
+            self._t.encap_port[sa["encap_dport"]] -= 1
 
     def add_policy(self, cmd: CreatePolicyRule) -> int:
         """Enter a checked policy; returns its row. There are rule_max of them at most."""

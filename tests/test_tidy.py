@@ -197,7 +197,7 @@ def test_lines_fit_the_page() -> None:
         f"{name(path)}:{number}"
         for path in EVERYTHING
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if len(line) > COLUMNS
+        if len(re.sub(r"  # (type: ignore|noqa).*", "", line)) > COLUMNS
     ]
     assert wrong == []
 

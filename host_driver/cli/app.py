@@ -5,6 +5,8 @@ Exit status: 0 fine, 1 an expectation failed, 2 usage, 3 environment, 4 a peer d
 """
 
 import importlib
+import signal
+import sys
 
 import click
 
@@ -60,5 +62,6 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. SIGTERM ends a verb as an interrupt does: cleanly."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     cli(prog_name="xfrmnic")

@@ -17,7 +17,7 @@ from host_driver.ip.names import is_prefix
 from host_driver.ip.options import Options, parse_options
 from host_driver.ip.talk import Talk, Transact
 from host_driver.ip.usage import IP, MONITOR, XFRM
-from host_driver.ip.words import IpError, Words
+from host_driver.ip.words import IpError, Words, shown
 from proto.netlink import NetlinkError
 
 __all__ = ["Result", "format_notification", "run"]
@@ -63,7 +63,7 @@ def _run(words: list[str], talk: Talk, devices: Mapping[str, int], notes: list[s
     if not rest:
         raise IpError(255, IP)
     if not is_prefix(rest[0], "xfrm"):
-        raise IpError(1, f'Object "{rest[0]}" is unknown, try "ip help".\n')
+        raise IpError(1, f'Object "{shown(rest[0])}" is unknown, try "ip help".\n')
     object_word = rest[1] if len(rest) > 1 else ""
     verb = rest[2] if len(rest) > 2 else "list"
     if is_prefix(object_word, "state") or is_prefix(object_word, "sa"):
@@ -76,7 +76,7 @@ def _run(words: list[str], talk: Talk, devices: Mapping[str, int], notes: list[s
         raise IpError(255, XFRM)
     handler = next((verbs[full] for full in verbs if is_prefix(verb, full)), None)
     if handler is None:
-        raise IpError(255, f'Command "{verb}" is unknown, try "ip xfrm {name} help".\n')
+        raise IpError(255, f'Command "{shown(verb)}" is unknown, try "ip xfrm {name} help".\n')
     return handler(_command(options, talk, devices, notes))
 
 
@@ -96,5 +96,7 @@ def _monitor(words: Sequence[str]) -> IpError:
         if is_prefix(word, "help"):
             return IpError(255, MONITOR)
         if not any(is_prefix(word, full) for full in known):
-            return IpError(255, f'Argument "{word}" is unknown, try "ip xfrm monitor help".\n')
+            return IpError(
+                255, f'Argument "{shown(word)}" is unknown, try "ip xfrm monitor help".\n'
+            )
     return IpError(1, _MONITOR_ONLY)

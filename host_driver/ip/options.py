@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from host_driver.ip import names
 from host_driver.ip.usage import IP
-from host_driver.ip.words import IpError, invalid
+from host_driver.ip.words import IpError, invalid, shown
 from proto.xfrm import AF_INET, AF_INET6
 
 _FAMILY = {"inet": AF_INET, "inet6": AF_INET6}
@@ -69,7 +69,7 @@ def _option(word: str) -> str:
         return "-color"
     found = next((name for name in _OPTIONS if names.is_prefix(short, name)), None)
     if found is None or short == "-":
-        raise IpError(255, f'Option "{word}" is unknown, try "ip -help".\n')
+        raise IpError(255, f'Option "{shown(word)}" is unknown, try "ip -help".\n')
     if found in _ELSEWHERE:
         raise IpError(255, f'Option "{word}" is not supported here.\n')
     return found

@@ -2,7 +2,7 @@
 """The verbs of `ip xfrm policy`: each reads its words, talks to the core and prints (11.3)."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from host_driver.ip import grammar, names
@@ -144,19 +144,18 @@ def _count(command: Command) -> str:
         text += " IN  {} OUT {} FWD {}".format(*counts[:3])
         if command.style.stats:
             text += " (Sock: IN {} OUT {} FWD {})".format(*counts[3:])
-    return text + "\n" + (_hash_lines(values) if command.stats > 1 else "")
+    lines = [text, *(_hash_lines(values) if command.stats > 1 else ())]
+    return "".join(line + command.style.nl for line in lines) + command.style.end
 
 
-def _hash_lines(values: Values) -> str:
-    text = ""
+def _hash_lines(values: Values) -> Iterator[str]:
     if _SPDHINFO in values:
         buckets, most = struct.unpack_from("<2I", values[_SPDHINFO])
-        text += f"\t SPD buckets: count {buckets} Max {most}\n"
+        yield f"\t SPD buckets: count {buckets} Max {most}"
     for type, version in ((_HTHRESH4, 4), (_HTHRESH6, 6)):
         if type in values:
             local, remote = struct.unpack_from("2B", values[type])
-            text += f"\t SPD IPv{version} thresholds: local {local} remote {remote}\n"
-    return text
+            yield f"\t SPD IPv{version} thresholds: local {local} remote {remote}"
 
 
 def _set(command: Command) -> str:

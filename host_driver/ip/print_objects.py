@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One state or policy message as text, as list, get and monitor print it (11.5, 11.6, CLI-60)."""
 
+from collections.abc import Container
+
 from host_driver.ip import names
 from host_driver.ip.format import Style, identity, lifetimes, selector, stats
 from host_driver.ip.print_attributes import Values, attribute_lines, mark_line, u32
@@ -24,18 +26,27 @@ _TITLE: dict[int, str] = {
     Msg.UPDPOLICY: "Updated ",
     Msg.POLEXPIRE: "Expired ",
 }
+_STATES = (Msg.NEWSA, Msg.UPDSA, Msg.DELSA, Msg.EXPIRE)
+_POLICIES = (Msg.NEWPOLICY, Msg.UPDPOLICY, Msg.DELPOLICY, Msg.POLEXPIRE)
 _IPSEC = (xfrm.IPPROTO_ESP, xfrm.IPPROTO_AH, xfrm.IPPROTO_COMP)
 _POLICY_MAX = 3  # directions from here on are those of socket policies
 _SEC_CTX_BYTES = 8
 
 
+def _expect(msg: NlMsg, types: Container[int]) -> None:
+    if msg.type not in types:
+        raise netlink.NetlinkError(f"a message of type 0x{msg.type:x} was not expected")
+
+
 def attributes_of(msg: NlMsg) -> Values:
-    """The attributes behind the fixed part."""
+    """The attributes behind the fixed part; raises NetlinkError for a type that is not known."""
+    _expect(msg, MSG_MIN)
     return netlink.attributes(msg.payload, netlink.align(MSG_MIN[msg.type])).values
 
 
 def state_info(msg: NlMsg) -> UserSaInfo:
     """The state of a NEWSA, UPDSA, DELSA or EXPIRE message; raises struct.error if it is short."""
+    _expect(msg, _STATES)
     if msg.type == Msg.DELSA:
         return UserSaInfo.unpack(attributes_of(msg).get(Attr.SA, b""))
     return UserSaInfo.unpack(msg.payload)
@@ -43,6 +54,7 @@ def state_info(msg: NlMsg) -> UserSaInfo:
 
 def policy_info(msg: NlMsg) -> UserPolicyInfo:
     """The policy of a NEWPOLICY, UPDPOLICY, DELPOLICY or POLEXPIRE message."""
+    _expect(msg, _POLICIES)
     if msg.type == Msg.DELPOLICY:
         return UserPolicyInfo.unpack(attributes_of(msg).get(Attr.POLICY, b""))
     return UserPolicyInfo.unpack(msg.payload)

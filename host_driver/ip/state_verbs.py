@@ -21,6 +21,7 @@ from proto.xfrm_structs import AddressFilter, UserSaFlush, UserSaId, UserSaInfo,
 
 _ALL_FLAGS = struct.pack("<I", 0xFFFF_FFFF)  # SADINFO: everything wanted
 DELETE_ALL = "Delete-all"
+_DELETE_AT_ONCE = 102  # deletions of policies that fit the tool's buffer of 8192 bytes
 _SADINFO_CNT, _SADINFO_HINFO = 1, 2
 
 
@@ -165,7 +166,7 @@ def delete_all(command: Command, requests: Callable[[], list[tuple[int, bytes]]]
     for round in itertools.count():
         if command.stats > 1:
             command.notes.append(f"Delete-all round = {round}\n")
-        found = requests()
+        found = requests()[:_DELETE_AT_ONCE]
         if not found:
             break
         if found == before:

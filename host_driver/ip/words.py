@@ -13,7 +13,7 @@ from typing import NamedTuple
 from proto.xfrm import AF_INET, AF_INET6, AF_UNSPEC
 
 HIDDEN = "<<Keys hidden>>"
-_LONGEST_NUMBER = 18  # 0x and 16 digits; a longer hexadecimal word can only be a key
+_KEY = re.compile("0x[0-9a-fA-F]{17}")  # no number of the language is that long
 _SPACE = "[ \t\n\v\f\r]*"
 _BASE_0 = re.compile(_SPACE + "([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]{0,19})")
 _BASE_16 = re.compile(_SPACE + "([+-]?)((?:0[xX])?[0-9a-fA-F]+)")
@@ -29,14 +29,14 @@ class IpError(Exception):
         self.stderr = stderr
 
 
-def _shown(word: str) -> str:
+def shown(word: str) -> str:
     """The word as a complaint may show it: a misplaced key is hidden."""
-    return HIDDEN if word.startswith("0x") and len(word) > _LONGEST_NUMBER else word
+    return HIDDEN if _KEY.search(word) else word
 
 
 def invalid(text: str, word: str) -> IpError:
     """A value that is wrong; `text` says what was expected."""
-    return IpError(255, f'Error: argument "{_shown(word)}" is wrong: {text}\n')
+    return IpError(255, f'Error: argument "{shown(word)}" is wrong: {text}\n')
 
 
 def missing(name: str) -> IpError:
@@ -46,7 +46,7 @@ def missing(name: str) -> IpError:
 
 def duplicate(name: str, word: str) -> IpError:
     """A value given twice."""
-    return IpError(255, f'Error: duplicate "{name}": "{_shown(word)}" is the second value.\n')
+    return IpError(255, f'Error: duplicate "{name}": "{shown(word)}" is the second value.\n')
 
 
 class Words:
@@ -193,14 +193,14 @@ def prefix(word: str, family: int) -> Prefix:
         bits = _mask_bits(length) if slash else most
         if bits is not None and bits <= most:
             return found._replace(bits=bits)
-    raise IpError(1, f'Error: {_wanted(family)} prefix is expected rather than "{_shown(word)}".\n')
+    raise IpError(1, f'Error: {_wanted(family)} prefix is expected rather than "{shown(word)}".\n')
 
 
 def address(word: str, family: int = AF_UNSPEC) -> bytes:
     """An address as 16 bytes; raises IpError for anything else."""
     found = _address(word, family)
     if found is None:
-        text = f'Error: {_wanted(family)} address is expected rather than "{_shown(word)}".\n'
+        text = f'Error: {_wanted(family)} address is expected rather than "{shown(word)}".\n'
         raise IpError(1, text)
     return found.data
 
@@ -210,7 +210,7 @@ def quad_or_number(word: str, complaint: str) -> int:
     if "." in word:
         data = _ipv4(word)
         if data is None:
-            text = f'Error: an IP address is expected rather than "{_shown(word)}"\n'
+            text = f'Error: an IP address is expected rather than "{shown(word)}"\n'
             raise IpError(1, text)
         return int.from_bytes(data, "big")
     value = number(word, 32)

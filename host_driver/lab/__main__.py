@@ -55,11 +55,10 @@ def run(arguments: argparse.Namespace, directory: rundir.RunDir) -> None:
         Hub() as hub,
     ):
         lab.start_capture()
-        (path / service.CLIENT_LOCK).touch(0o600)
         (path / service.PID_FILE).write_text(f"{os.getpid()}\n")
-        endpoint = hub.bind(service.control_address(path))
+        socket = hub.serve(service.control_address(path))
         _talk_to(path / service.LOG_FILE)
-        Server(arguments.name, os.getpid(), lab, endpoint).serve()
+        Server(arguments.name, os.getpid(), lab, socket).serve()
 
 
 def main() -> int:

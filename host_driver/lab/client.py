@@ -2,13 +2,10 @@
 """Background labs seen from outside: which ones run, how to start one, how to ask one."""
 
 import errno
-import fcntl
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +23,6 @@ from proto.status import OffloadError
 
 # Settling, then writing or asking: no request takes longer than these together.
 ANSWER_TIMEOUT_MS = SETTLE_TIMEOUT_MS + CONTROL_TIMEOUT_MS
-LOCK_INTERVAL_S = 0.02
 PEER_DIED = 4  # exit status of a lab that lost a process while it started
 
 
@@ -143,10 +139,8 @@ class Client:
         """The answer's value. Raises what the lab refuses, PeerDied, OffloadError(ETIMEDOUT)."""
         deadline = time.monotonic() + timeout_ms / 1000
         self._asked += 1
-        number = os.getpid() << 16 | self._asked
-        with self._alone(deadline):
-            self._endpoint.send(service.encode(service.Asked(number, request)))
-            answer = self._wait(number, deadline)
+        self._endpoint.send(service.encode(service.Asked(self._asked, request)))
+        answer = self._wait(self._asked, deadline)
         if answer.errno == errno.EOWNERDEAD:
             raise PeerDied(answer.text)
         if answer.errno:
@@ -159,23 +153,6 @@ class Client:
         if not Poller([], [self._pidfd]).wait(4 * TERMINATE_TIMEOUT_MS):
             raise OffloadError(errno.ETIMEDOUT, f"lab {self.name!r} said goodbye but did not end")
 
-    @contextmanager
-    def _alone(self, deadline: float) -> Iterator[None]:
-        """One client speaks at a time. A new lab has no lock yet, and no second client either."""
-        try:
-            handle = os.open(self.path / service.CLIENT_LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            yield
-            return
-        try:
-            while not _try_lock(handle):
-                if time.monotonic() > deadline:
-                    raise OffloadError(errno.ETIMEDOUT, f"lab {self.name!r} is busy with another")
-                time.sleep(LOCK_INTERVAL_S)
-            yield
-        finally:
-            os.close(handle)
-
     def _wait(self, number: int, deadline: float) -> service.Answered:
         poller = Poller([self._endpoint], [self._pidfd])
         while (left := deadline - time.monotonic()) > 0:
@@ -187,11 +164,3 @@ class Client:
             if self._pidfd in ready:
                 raise PeerDied(f"the process of lab {self.name!r} has ended")
         raise OffloadError(errno.ETIMEDOUT, f"lab {self.name!r} did not answer in time")
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

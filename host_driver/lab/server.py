@@ -21,20 +21,20 @@ from host_driver.lab.lab import Lab
 from host_driver.lab.pcapng import write_esp_keys
 from proto import netlink
 from proto.frame import FrameError
-from proto.link.zmq import Endpoint, Poller
+from proto.link.zmq import Service
 from proto.status import OffloadError
 
 LOOK_INTERVAL_MS = 500  # how late a death is noticed while nobody asks
 
 
 class Server:
-    """Serves `lab` on `endpoint` until somebody asks for `Down`."""
+    """Serves `lab` on `socket` until somebody asks for `Down`."""
 
-    def __init__(self, name: str, pid: int, lab: Lab, endpoint: Endpoint) -> None:
+    def __init__(self, name: str, pid: int, lab: Lab, socket: Service) -> None:
         self.name = name
         self.pid = pid
         self.lab = lab
-        self.endpoint = endpoint
+        self.socket = socket
         self.death: PeerDied | None = None
         self.ending = False
         self._handlers: dict[type[service.Request], Callable[[Any], Any]] = {
@@ -49,15 +49,14 @@ class Server:
 
     def serve(self) -> None:
         """Until `Down`."""
-        poller = Poller([self.endpoint])
         while not self.ending:
-            poller.wait(LOOK_INTERVAL_MS)
-            for raw in self.endpoint.receive():
+            self.socket.wait(LOOK_INTERVAL_MS)
+            for client, raw in self.socket.receive():
                 try:
                     asked = service.decode_request(raw)
                 except (FrameError, msgspec.MsgspecError):
                     continue  # it has no number that an answer could carry
-                self.endpoint.send(service.encode(self.answer(asked)))
+                self.socket.send(client, service.encode(self.answer(asked)))
             self.look()
 
     def look(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command line asks of a background lab: tagged MessagePack over one control socket.
 
-Each request stands alone; one client speaks at a time (it holds `client.lock`), and an answer
-carries the number of its request, so that nobody reads the answer to somebody who gave up.
+Each request stands alone. An answer carries the number of its request, so that a client that gave
+up waiting does not take a late answer for the next one.
 """
 
 from pathlib import Path
@@ -14,7 +14,6 @@ from proto.frame import Kind, pack, unpack
 from proto.xfrm import Msg
 
 CONTROL_SOCKET = "control"
-CLIENT_LOCK = "client.lock"
 PID_FILE = "pid"
 LOG_FILE = "lab.log"
 LAB_DIRECTORY = "run"  # where the lab itself has its sockets, below the run directory

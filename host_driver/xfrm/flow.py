@@ -40,52 +40,66 @@ class Flow(NamedTuple):
         return address[:4] if self.family == AF_INET else address
 
 
+class Upper(NamedTuple):
+    """The upper layer of a packet: protocol number, first byte, and where the packet ends."""
+
+    saddr: bytes
+    daddr: bytes
+    proto: int
+    offset: int
+    end: int
+    fragment: bool
+
+
 def decode(packet: bytes) -> Flow | None:
     """The flow of an IPv4 or IPv6 packet, or None when it does not parse."""
-    if not packet:
+    upper = find_upper(packet)
+    if upper is None:
         return None
-    version = packet[0] >> 4
-    if version == 4:
-        return _decode4(packet)
-    return _decode6(packet) if version == 6 else None
+    # Any fragment, the first one included, has no ports.
+    no_ports = upper.fragment
+    ports = (0, 0) if no_ports else _ports(packet, upper.proto, upper.offset, upper.end)
+    if ports is None:
+        return None
+    family = AF_INET if packet[0] >> 4 == 4 else AF_INET6
+    return Flow(family, upper.saddr, upper.daddr, upper.proto, *ports)
 
 
-def _decode4(packet: bytes) -> Flow | None:
-    if len(packet) < _IPV4.size:
-        return None
+def find_upper(packet: bytes) -> Upper | None:
+    """Walk the IP header and, in IPv6, what extends it. None when a length does not fit."""
+    version = packet[0] >> 4 if packet else 0
+    if version == 4 and len(packet) >= _IPV4.size:
+        return _upper4(packet)
+    return _upper6(packet) if version == 6 and len(packet) >= _IPV6.size else None
+
+
+def _upper4(packet: bytes) -> Upper | None:
     first, total, fragment, proto, saddr, daddr = _IPV4.unpack_from(packet)
     header = (first & 15) * 4
     if header < 20 or not header <= total <= len(packet):
         return None
-    ports = (0, 0) if fragment & 0x3FFF else _ports(packet, proto, header, total)
-    if ports is None:
-        return None
-    return Flow(AF_INET, saddr + _ZERO12, daddr + _ZERO12, proto, *ports)
+    return Upper(saddr + _ZERO12, daddr + _ZERO12, proto, header, total, bool(fragment & 0x3FFF))
 
 
-def _decode6(packet: bytes) -> Flow | None:
-    if len(packet) < _IPV6.size:
-        return None
+def _upper6(packet: bytes) -> Upper | None:
     _, payload, proto, saddr, daddr = _IPV6.unpack_from(packet)
-    offset, end = 40, 40 + payload
+    offset, end = _IPV6.size, _IPV6.size + payload
     if end > len(packet):
         return None
-    while proto in IPV6_EXTENSIONS and proto != NO_NEXT:
+    fragment = False
+    while proto in IPV6_EXTENSIONS and proto != NO_NEXT and not fragment:
         if offset + 8 > end:
             return None
         following, length = packet[offset], packet[offset + 1]
         if proto == FRAGMENT:
-            # Any fragment, the first one included, has no ports.
-            if _PORTS.unpack_from(packet, offset)[1] & 0xFFF9:
-                return Flow(AF_INET6, saddr, daddr, following)
+            fragment = bool(_PORTS.unpack_from(packet, offset)[1] & 0xFFF9)
             offset += 8
         else:
             offset += (length + 2) * 4 if proto == AUTH else (length + 1) * 8
         if offset > end:
             return None
         proto = following
-    ports = _ports(packet, proto, offset, end)
-    return None if ports is None else Flow(AF_INET6, saddr, daddr, proto, *ports)
+    return Upper(saddr, daddr, proto, offset, end, fragment)
 
 
 def _ports(packet: bytes, proto: int, offset: int, end: int) -> tuple[int, int] | None:

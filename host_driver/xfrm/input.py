@@ -5,10 +5,11 @@ There is no software ESP here: an ESP packet that reaches the host is looked up,
 as the kernel does, and where the kernel would decrypt it, it is dropped as XfrmInStateProtoError.
 """
 
+import struct
 from typing import TYPE_CHECKING
 
 from host_driver.netdev import CRYPTO_DONE, CRYPTO_SUCCESS, Skb
-from host_driver.xfrm.flow import Flow, decode, selector_match
+from host_driver.xfrm.flow import Flow, decode, find_upper, selector_match
 from host_driver.xfrm.lifetime import xfrm_state_check_expire
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.replay import replay_check
@@ -26,7 +27,7 @@ from proto.xfrm_structs import UserTmpl
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
-ESP_HEADER_BYTES = 8  # SPI and sequence number
+ESP_HEADER = struct.Struct(">II")  # SPI and sequence number
 ANY_ADDRESS = bytes(16)
 
 
@@ -100,10 +101,10 @@ def _template_ok(tmpl: UserTmpl, x: XfrmState) -> bool:
 
 def _stray_esp(net: "XfrmNet", skb: Skb, flow: Flow) -> str:
     """Which counter an ESP packet bumps that no device decrypted (RX-12, RX-13)."""
-    esp = _esp_header(skb.data)
-    if esp is None:
+    upper = find_upper(skb.data)
+    if upper is None or upper.offset + ESP_HEADER.size > upper.end:
         return "XfrmInHdrError"
-    spi, seq = esp
+    spi, seq = ESP_HEADER.unpack_from(skb.data, upper.offset)
     x = net.sad.lookup(skb.mark, flow.daddr, spi, IPPROTO_ESP, flow.family)
     if x is None:
         return "XfrmInNoStates"
@@ -118,24 +119,3 @@ def _stray_esp(net: "XfrmNet", skb: Skb, flow: Flow) -> str:
     if xfrm_state_check_expire(net, x):
         return "XfrmInStateExpired"
     return "XfrmInStateProtoError"
-
-
-def _esp_header(packet: bytes) -> tuple[int, int] | None:
-    """SPI and sequence number of a packet that is known to decode, or None when it is too short."""
-    if packet[0] >> 4 == 4:
-        offset, end = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
-    else:
-        offset, end = 40, 40 + int.from_bytes(packet[4:6], "big")
-        proto = packet[6]
-        while proto != IPPROTO_ESP:
-            step = 8 if proto == 44 else (packet[offset + 1] + (2 if proto == 51 else 1))
-            proto, offset = (
-                packet[offset],
-                offset + (step if proto == 44 else step * (4 if proto == 51 else 8)),
-            )
-    if offset + ESP_HEADER_BYTES > end:
-        return None
-    return (
-        int.from_bytes(packet[offset : offset + 4], "big"),
-        int.from_bytes(packet[offset + 4 : offset + 8], "big"),
-    )

@@ -52,7 +52,7 @@ def xfrm_add_sa(net: "XfrmNet", request: "Request") -> Sleep[None]:
     x = net.new_state()
     offered = False
     try:
-        xfrm_state_construct(net, x, info, request.attributes)
+        xfrm_state_construct(x, info, request.attributes)
         if Attr.OFFLOAD_DEV in request.attributes:
             offload = UserOffload.unpack(request.attributes[Attr.OFFLOAD_DEV])
             yield from xfrm_dev_state_add(net, x, offload, request.extack)

@@ -80,7 +80,7 @@ def verify_newsa_info(info: UserSaInfo, attributes: Attributes) -> None:
         verify_out(info, attributes)
     if sa_dir == SA_DIR_IN:
         verify_in(info, attributes)
-    if u32(attributes, Attr.NAT_KEEPALIVE_INTERVAL) or Attr.NAT_KEEPALIVE_INTERVAL in attributes:
+    if Attr.NAT_KEEPALIVE_INTERVAL in attributes:
         if Attr.ENCAP not in attributes:
             raise refuse("NAT_KEEPALIVE_INTERVAL requires encapsulation")
         if sa_dir != SA_DIR_OUT:

@@ -60,6 +60,7 @@ def run(
         while True:
             for channel, message in party.step(clock.now_ns(), inputs):
                 endpoints[channel].send(message)
+                wipe(message)  # a command may hold a key; what is sent was copied
             for channel, message in inputs:
                 if channel in _KEY_CHANNELS:
                     wipe(message)

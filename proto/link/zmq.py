@@ -81,10 +81,12 @@ def write_keypair(directory: Path, name: str) -> tuple[Path, Path]:
     return paths
 
 
-def wipe(message: bytes | memoryview) -> None:
-    """Zero a received message in place, as far as it is writable (Endpoints made with `wipe`)."""
-    if isinstance(message, memoryview) and not message.readonly:
-        message[:] = bytes(len(message))
+def wipe(message: bytes | bytearray | memoryview) -> None:
+    """Zero a message in place, as far as it is writable: bytearrays, and what Endpoints made with
+    `wipe` received."""
+    view = memoryview(message)
+    if not view.readonly:
+        view[:] = bytes(len(view))
 
 
 def link_addresses(link: str) -> dict[Channel, str]:
@@ -170,6 +172,39 @@ class Endpoint:
         self.socket.close(linger=0)
 
 
+class Service:
+    """One side that answers many clients, each of them an ordinary Endpoint (`Hub.connect`)."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Whether a request is there within `timeout_ms`."""
+        return bool(self._socket.poll(timeout_ms))
+
+    def receive(self) -> list[tuple[bytes, bytes]]:
+        """(client, request) pairs that wait, at most DRAIN_MESSAGES."""
+        requests: list[tuple[bytes, bytes]] = []
+        try:
+            while len(requests) < DRAIN_MESSAGES:
+                client, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                requests.append((client, b"".join(parts)))
+        except zmq.Again:
+            pass
+        return requests
+
+    def send(self, client: bytes, message: bytes) -> None:
+        """Answer one client; a client that has gone is not missed."""
+        try:
+            self._socket.send_multipart((client, message), zmq.NOBLOCK)
+        except zmq.Again:
+            pass
+
+    def close(self) -> None:
+        """Stop listening; what is queued is lost."""
+        self._socket.close(linger=0)
+
+
 class _OnePeer:
     """ZAP policy: the client that owns this public key, nobody else."""
 
@@ -186,7 +221,7 @@ class Hub:
     def __init__(self, curve: Curve | None = None) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._curve = curve
-        self._endpoints: list[Endpoint] = []
+        self._endpoints: list[Endpoint | Service] = []
         self._authenticator: object = None
 
     def __enter__(self) -> Self:
@@ -197,13 +232,14 @@ class Hub:
 
     def bind(self, address: str, *, wipe: bool = False) -> Endpoint:
         """Listen. An ipc socket file gets mode 0600. Raises OffloadError with the address."""
-        checked = _check_address(address, self._curve)
-        socket = self._socket(checked, server=True)
-        self._attach(socket, socket.bind, checked)
-        real = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
-        if checked.startswith("ipc://"):
-            Path(checked.removeprefix("ipc://")).chmod(0o600)
+        socket, real = self._listen(address, zmq.DEALER)
         return self._endpoint(socket, real, wipe=wipe)
+
+    def serve(self, address: str) -> Service:
+        """Listen for many clients. Same file mode and refusals as `bind`."""
+        service = Service(self._listen(address, zmq.ROUTER)[0])
+        self._endpoints.append(service)
+        return service
 
     def connect(self, address: str, *, wipe: bool = False) -> Endpoint:
         """Dial; the peer may appear later. Raises OffloadError with the address."""
@@ -236,8 +272,17 @@ class Hub:
             self._authenticator = None
         self._context.term()
 
-    def _socket(self, address: str, *, server: bool) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.DEALER)
+    def _listen(self, address: str, kind: int) -> tuple[zmq.Socket[bytes], str]:
+        checked = _check_address(address, self._curve)
+        socket = self._socket(checked, server=True, kind=kind)
+        self._attach(socket, socket.bind, checked)
+        real = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
+        if checked.startswith("ipc://"):
+            Path(checked.removeprefix("ipc://")).chmod(0o600)
+        return socket, real
+
+    def _socket(self, address: str, *, server: bool, kind: int = zmq.DEALER) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.set_hwm(HIGH_WATER_MESSAGES)
         if address.startswith("tcp://"):

@@ -1,25 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lab for each target, kept for a whole file: records use SPIs and flushes to stay apart."""
 
-import json
-from pathlib import Path
-
 import pytest
 
 from host_driver.lab import Lab
-
-VECTORS = Path(__file__).parents[1] / "vectors"
-
-
-def records(topic: str, pattern: str) -> list:
-    """The recorded files of one topic as pytest parameters, named after kernel and record."""
-    paths = sorted((VECTORS / topic).rglob(pattern))
-    assert paths, f"no records below {VECTORS / topic}"
-    return [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in paths]
-
-
-def load(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module", params=["sim", "process"])

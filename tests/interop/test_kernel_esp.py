@@ -4,7 +4,8 @@
 import shlex
 
 import pytest
-from conftest import load, records
+
+from support.records import load, records
 
 
 def inbound(record: dict) -> str:
@@ -30,6 +31,8 @@ def test_each_recorded_frame_is_delivered_as_the_kernels_packet(path, with_polic
     open_lab.settle()
     assert [p.hex() for p in host.receive()] == [p["plaintext_ip"] for p in packets]
 
+    if record["receiver_errors"]:
+        return  # that kernel's software stack met a policy that the card does not ask (UDP 4500)
     listed = host.ip("-s xfrm state").stdout
     after = record["receiver_sa_after"]
     assert f"{after['cur_bytes']}(bytes), {after['cur_packets']}(packets)" in listed

@@ -4,10 +4,10 @@
 import shlex
 
 import pytest
-from conftest import load, records
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
+from support.records import load, records
 
 PAYLOAD = bytes(UDP(sport=4000, dport=5000) / b"replay")
 
@@ -15,7 +15,7 @@ PAYLOAD = bytes(UDP(sport=4000, dport=5000) / b"replay")
 def frame(record: dict, step: dict) -> bytes:
     """The recorded frame, or for the later steps of a run one sealed by `cryptography`."""
     if "packet" in step:
-        return bytes(Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02")) [:12] + (
+        return bytes(Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02"))[:12] + (
             b"\x08\x00" + bytes.fromhex(step["packet"])
         )
     key = bytes.fromhex(record["key"])

@@ -22,10 +22,11 @@ STATE = (
     "xfrm state add src 10.0.0.1 dst 10.0.0.2 proto esp spi 0x1000 reqid 1 mode transport "
     f"aead rfc4106(gcm(aes)) 0x{KEY.hex()} 128 offload packet dev nic0 dir"
 ).split()
-POLICY = (
-    "xfrm policy add src 10.0.0.1 dst 10.0.0.2 dir out tmpl src 10.0.0.1 dst 10.0.0.2 "
-    "proto esp reqid 1 mode transport offload packet dev nic0"
-).split()
+POLICY = [
+    *"xfrm policy add src 10.0.0.1 dst 10.0.0.2 dir out".split(),
+    *"tmpl src 10.0.0.1 dst 10.0.0.2 proto esp reqid 1 mode transport".split(),
+    *"offload packet dev nic0".split(),
+]
 PACKET = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1000, dport=2000) / b"from the shell"
 
 

@@ -3,7 +3,7 @@
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from memory import count_in_memory
+from support.memory import count_in_memory
 
 from host_driver.lab import Lab
 

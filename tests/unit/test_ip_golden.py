@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every recorded `ip xfrm` command: the bytes sent, and stdout, stderr and exit status, are the tool's.
+"""Every recorded `ip xfrm` command: bytes sent, stdout, stderr and exit status are the tool's.
 
 The records are of iproute2 6.15 on Linux 7.3.4: `vectors/netlink` has the bytes of each command,
 `vectors/transcripts` what the tool printed. The recorded replies are fed back.

@@ -262,6 +262,13 @@ def test_udp_encapsulation_takes_only_its_own(bench: Any) -> None:
     assert bench.rx([good]) == [good]
 
 
+def test_udp_to_port_0_is_no_esp(bench: Any, peer: Peer) -> None:
+    """An SA without UDP has port 0, which must not make a clear packet look like ESP."""
+    bench.policy(direction=IN)
+    clear = IP(src="10.1.0.1", dst="10.1.0.2") / UDP(dport=0) / Raw(b"\1" * 60)
+    assert bench.rx([bench.frame(bytes(clear))]) == [Drop.CLEAR_TEXT]
+
+
 def test_ipv6_extension_headers_around_esp(bench: Any) -> None:
     """Hop-by-hop stays in front; destination options inside ESP come back behind it."""
     bench.sa(direction=IN, src="fd00::1", dst="fd00::2", replay_window=64)

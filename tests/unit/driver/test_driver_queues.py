@@ -139,7 +139,7 @@ class Rx:
         )
 
     def arrive(self, index: int, *rows, frame: bytes = PEER + MAC + b"\x08\x00" + IPV4) -> None:
-        """Descriptors (offset, length, flags, syndrome, handle, generation); frames in each slot."""
+        """Rows are descriptors: offset, length, flags, syndrome, handle, generation."""
         for position in range(len(rows)):
             start = rx_offset(index + position)
             self.dma.memory[start : start + len(frame)] = np.frombuffer(frame, np.uint8)

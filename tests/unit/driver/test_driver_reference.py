@@ -84,7 +84,7 @@ def test_esn_takes_both_halves(bench, make_state) -> None:
 
 
 def test_the_legacy_bitmap_is_turned_into_positions(bench, make_state) -> None:
-    """Highest 40, window 32: bit 0 is number 40, bit 9 is 31; the ESN form puts n at n - 1 mod 32."""
+    """Highest 40, window 32: bit 0 is number 40, bit 9 is 31; the ESN form has n at n - 1."""
     x = make_state(0x1000, c.IN, replay=ReplayState(seq=40, bitmap=1 | 1 << 9))
     x.props.replay_window = 32
     assert bench.add(x) == 0
@@ -98,7 +98,9 @@ def test_zero_and_reached_soft_limits_stay_positive(bench, make_state) -> None:
 
 
 @pytest.mark.parametrize("step", range(3))
-@pytest.mark.parametrize("status", [Status.NO_RESOURCES, Status.BAD_PARAMETER, Status.INTERNAL_ERROR])
+@pytest.mark.parametrize(
+    "status", [Status.NO_RESOURCES, Status.BAD_PARAMETER, Status.INTERNAL_ERROR]
+)
 def test_a_refusal_at_any_step_leaves_nothing(bench, make_state, step, status) -> None:
     bench.card.refuse[ADD[step]] = [status]
     x, extack = make_state(), Extack()
@@ -219,7 +221,7 @@ def test_a_larval_state_is_a_placeholder(bench, make_state) -> None:
 
 
 def test_a_second_inbound_sa_of_the_same_identity_is_taken_without_rule(bench, make_state) -> None:
-    """The core refuses it right afterwards, and the driver must see add, delete, free (TRACE-03)."""
+    """The core refuses it right afterwards; the driver must see add, delete, free (TRACE-03)."""
     x, y = make_state(0x1000, c.IN), make_state(0x1000, c.IN)
     assert bench.add(x) == 0
     bench.card.refuse["CreateSaRule"] = [Status.EXISTS]

@@ -90,9 +90,7 @@ def test_esn_needs_capability_and_window(make_state) -> None:
     assert "ESN is not offered" in refusal(x, msgspec.structs.replace(FULL, esn=False))[1]
 
 
-@pytest.mark.parametrize(
-    ("mode", "name"), [(1, "tunnel"), (4, "beet"), (5, "iptfs"), (77, "77")]
-)
+@pytest.mark.parametrize(("mode", "name"), [(1, "tunnel"), (4, "beet"), (5, "iptfs"), (77, "77")])
 def test_only_transport_mode(make_state, mode, name) -> None:
     x = make_state()
     x.props.mode = mode
@@ -123,7 +121,7 @@ def template(**changes) -> UserTmpl:
     ("changes", "words"),
     [
         ({"type": 1}, "type 1 is not offered"),
-        ({"xfrm_vec": [template(), template()]}, "2 templates are not offered, card takes at most 1"),
+        ({"xfrm_vec": [template(), template()]}, "2 templates are not offered, card takes"),
         ({"xfrm_vec": [template(id=XfrmId(bytes(16), 0, 51))]}, "template protocol 51"),
         ({"xfrm_vec": [template(mode=1)]}, "template mode tunnel"),
         ({"xfrm_vec": [template(optional=1)]}, "level use is not offered"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded driver calls: the core calls the same callbacks in the same order as the kernel (TRACE-*).
+"""Recorded driver calls: the core calls the same callbacks in the same order (TRACE-*).
 
-The recorded driver also logged update_stats of timer shots, whose place is chance: such lines may be
-missing in ours, everything else must be there in order. Its counters come from its own log.
+The recorded driver also logged update_stats of timer shots, whose place is chance: such lines may
+be missing in ours, everything else must be there in order. Its counters come from its own log.
 """
 
 import json

@@ -3,9 +3,8 @@
 
 import numpy as np
 
-from nic_model import aso, lookup
-from nic_model.datapath import account
-from nic_model.datapath.tx import ESP_BYTES, TRAILER_BYTES, write_aad
+from nic_model import account, aso, lookup
+from nic_model.datapath_tx import ESP_BYTES, TRAILER_BYTES, write_aad
 from nic_model.esp import unseal
 from nic_model.jit import njit
 from nic_model.packet import (

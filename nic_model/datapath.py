@@ -5,7 +5,7 @@ Both bursts are numba kernels; arrays must be C-contiguous, writable and of the 
 type compiles another copy of the kernel). Neither looks at a clock or keeps anything outside `t`.
 """
 
-from nic_model.datapath.rx import rx_burst
-from nic_model.datapath.tx import tx_burst
+from nic_model.datapath_rx import rx_burst
+from nic_model.datapath_tx import tx_burst
 
 __all__ = ["rx_burst", "tx_burst"]

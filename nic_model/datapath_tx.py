@@ -3,8 +3,7 @@
 
 import numpy as np
 
-from nic_model import aso, lookup
-from nic_model.datapath import account
+from nic_model import account, aso, lookup
 from nic_model.esp import seal
 from nic_model.jit import njit
 from nic_model.packet import (

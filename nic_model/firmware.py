@@ -25,7 +25,7 @@ from proto import commands as c
 from proto.caps import Caps
 from proto.events import Event, EventType
 from proto.frame import INDEX_MASK, Channel, FrameError, Kind, Message, pack, unpack
-from proto.limits import EVENT_QUEUE
+from proto.limits import EVENT_QUEUE, MAILBOX_SLOTS
 from proto.link.dma import Dma
 from proto.link.ring import RingError
 
@@ -46,6 +46,7 @@ class Firmware:
         )
         self._rng = rng
         self._event_index = 0
+        self._answered: dict[int, c.Reply] = {}
         self._output: Output = []
         self._messages: dict[tuple[Channel, Kind], Callable[[Message], None]] = {
             (Channel.MAILBOX, Kind.COMMAND): self._mailbox,
@@ -104,13 +105,18 @@ class Firmware:
                 mailbox.wipe(raw)
 
     def _mailbox(self, message: Message) -> None:
+        """Execute a token once; when it comes again, its reply was lost, and is repeated."""
         token = 0
         try:
             token, raw = mailbox.open_envelope(message.body)
-            command = mailbox.decode(raw)
-            reply = self._commands[type(command)](token, command)
+            reply = self._answered.get(token % MAILBOX_SLOTS)
+            if reply is None or reply.token != token:
+                command = mailbox.decode(raw)
+                reply = self._commands[type(command)](token, command)
         except Refused as refused:
             reply = self._refuse(token, refused)
+        if token:
+            self._answered[token % MAILBOX_SLOTS] = reply
         body = msgspec.msgpack.encode(reply)
         self._output.append((Channel.MAILBOX, pack(Kind.REPLY, body)))
 

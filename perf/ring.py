@@ -9,13 +9,13 @@ without driver, card or packet bytes.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import measure
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -46,7 +46,7 @@ def serve(address: str) -> None:
                 endpoint.send(pack(Kind.TX_DONE, count=message.count))
 
 
-def measure(endpoint: Endpoint, ring: Producer, burst: int, seconds: float) -> dict[str, float]:
+def rate(endpoint: Endpoint, ring: Producer, burst: int, seconds: float) -> dict[str, float]:
     """Send bursts for a while, never without credits, then wait until all came back."""
     poller = Poller([endpoint])
     body = np.zeros(burst, DESCRIPTOR).tobytes()
@@ -85,9 +85,10 @@ def main() -> None:
                 raise TimeoutError("the consumer did not start")
             endpoint.receive()
             ring = Producer(RING_SIZE)
-            results = [measure(endpoint, ring, burst, options.seconds) for burst in BURSTS]
+            results = [rate(endpoint, ring, burst, options.seconds) for burst in BURSTS]
             endpoint.send(pack(Kind.TERMINATE))
-    print(json.dumps({"benchmark": "ring", "cpus": os.cpu_count(), "results": results}, indent=2))
+    report = {"benchmark": "ring", "machine": measure.machine(), "results": results}
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,14 @@ from pathlib import Path
 
 LOG_TAIL_LINES = 8
 
+# Keys pass through many short-lived buffers: requests, replies, frames, ZeroMQ's own. With these,
+# glibc overwrites every block when it is freed (the kernel calls that init_on_free), so that none
+# keeps a key. Without the per-thread cache, as blocks in there are not overwritten.
+WIPING_ALLOCATOR = {
+    "PYTHONMALLOC": "malloc",
+    "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
+}
+
 
 class Child:
     """`python -m MODULE ARGUMENTS`, in its own process group. `pidfd` gets readable at its end."""
@@ -31,7 +39,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment(),
+                env=environment() | WIPING_ALLOCATOR,
                 umask=0o077,
                 process_group=0,
             )

@@ -16,6 +16,7 @@ the sending libzmq makes and frees is out of Python's reach (on ipc it never lea
 
 import errno
 import stat
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from proto.status import OffloadError
 LINK_CHANNELS = (Channel.MAILBOX, Channel.EVENTS, Channel.RINGS)
 HIGH_WATER_MESSAGES = 1 << 16
 DRAIN_MESSAGES = 256
+TERM_TIMEOUT_S = 2.0
 CURVE_KEY_CHARS = 40
 ZAP_DOMAIN = "xfrmnic"
 
@@ -270,7 +272,11 @@ class Hub:
         if self._authenticator is not None:
             self._authenticator.stop()  # type: ignore[attr-defined]
             self._authenticator = None
-        self._context.term()
+        # libzmq may never finish a context although every socket is closed (libzmq#2586): it gets
+        # some time, and the process goes on without it.
+        ender = threading.Thread(target=self._context.term, daemon=True)
+        ender.start()
+        ender.join(TERM_TIMEOUT_S)
 
     def _listen(self, address: str, kind: int) -> tuple[zmq.Socket[bytes], str]:
         checked = _check_address(address, self._curve)

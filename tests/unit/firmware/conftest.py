@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A driver for tests: packed messages into one Firmware, its answers taken apart."""
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
@@ -42,6 +43,7 @@ class Card:
         self.host_dma = self.dma if shared else Dma.private()
         self.firmware = Firmware("card0", parse_card(card), self.dma, random.Random(seed), mac)
         self.tx_index = self.wire_index = 0
+        self._tokens = itertools.count(1_000)
         self.log: list[Message] = []  # everything that the card ever sent
 
     def step(self, *inputs: tuple[Channel, bytes | bytearray]) -> list[Message]:
@@ -59,8 +61,9 @@ class Card:
         self.log += messages
         return messages
 
-    def command(self, command: c.Command, token: int = 7) -> c.Reply:
-        """Run one command and return its reply."""
+    def command(self, command: c.Command, token: int | None = None) -> c.Reply:
+        """Run one command, by default with a token of its own, and return its reply."""
+        token = next(self._tokens) if token is None else token
         body = msgspec.msgpack.encode(c.Request(token, command))
         replies = of(Kind.REPLY, self.step((Channel.MAILBOX, pack(Kind.COMMAND, body))))
         assert len(replies) == 1

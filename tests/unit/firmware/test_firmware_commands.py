@@ -330,3 +330,14 @@ def test_key_of_a_refused_command_is_wiped_too(card):
     ((_, raw),) = card.firmware.step(0, [(Channel.MAILBOX, message)])
     assert not any(message)
     assert key not in raw
+
+
+def test_a_token_is_executed_once(card):
+    """A request that comes again (doubled, or its reply was lost) gets the same reply again."""
+    first = card.command(c.CreateKey(card.KEY), token=33)
+    assert card.command(c.CreateKey(card.KEY), token=33) == first
+    assert card.census == EMPTY | {"keys": 1}
+    refused = card.command(c.DestroyKey(99), token=65)  # the same slot, the next generation
+    assert card.command(c.DestroyKey(99), token=65) == refused
+    assert card.counters["cmd_refused"] == 1
+    assert card.command(c.CreateKey(card.KEY), token=97).handle != first.handle

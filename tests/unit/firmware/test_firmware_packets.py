@@ -183,16 +183,16 @@ def test_no_counters_for_an_sa_destroyed_in_the_same_step(card, read):
     rule = card.make(c.CreateSaRule(sa))
     card.make(card.policy())
     commands = [
-        (Channel.MAILBOX, pack(Kind.COMMAND, body(command)))
-        for command in (c.DestroyRule(rule), c.DestroySa(sa))
+        (Channel.MAILBOX, pack(Kind.COMMAND, body(command, token)))
+        for token, command in enumerate((c.DestroyRule(rule), c.DestroySa(sa)), 1)
     ]
     messages = card.step(card.tx_message([clear(AF_INET)]), *commands)
     assert len(read.frames(messages)) == 1
     assert read.counters(messages) == []
 
 
-def body(command):
-    return msgspec.msgpack.encode(c.Request(1, command))
+def body(command, token=1):
+    return msgspec.msgpack.encode(c.Request(token, command))
 
 
 def test_without_wire_credits_packets_wait_and_none_is_lost(card, read):

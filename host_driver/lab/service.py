@@ -43,6 +43,12 @@ class Ip(Request):
     host: int
     text: str
 
+    def __repr__(self) -> str:
+        return f"Ip(host={self.host}, <{len(self.text)} characters>)"  # a key may be among them
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("host", self.host)]
+
 
 class Monitor(Request):
     """Notifications since the last call as `ip xfrm monitor` prints them -> list of texts.

@@ -29,7 +29,7 @@ def test_pair(xnic_pair):
 
 
 def test_fails(xnic):
-    assert xnic.settings.seed == 0
+    assert not xnic.hosts
 """
 
 
@@ -51,10 +51,6 @@ def test_fixtures_work_and_a_failure_tells_how_to_repeat_it(suite: pytest.Pytest
     result.stdout.fnmatch_lines(
         ["to repeat this: pytest 'test_suite.py::test_fails' --xnic-target=sim --xnic-seed=*"]
     )
-
-
-def test_a_given_seed_is_taken(suite: pytest.Pytester) -> None:
-    run(suite, "--xnic-card=tiny", "--xnic-seed=0").assert_outcomes(passed=3)
 
 
 def test_fixtures_are_documented(suite: pytest.Pytester) -> None:

@@ -17,6 +17,9 @@ class Netlink(Query):
 
     request: bytes
 
+    def __repr__(self) -> str:
+        return f"Netlink(<{len(self.request)} bytes>)"  # they may hold a key
+
 
 class Notifications(Query):
     """-> Answer.blobs: multicast messages since the last call."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ESP that a real kernel made arrives at the wire and leaves the card as that kernel's clear packet."""
+"""ESP that a real kernel made arrives at the wire; the card delivers that kernel's clear packet."""
 
 import shlex
 

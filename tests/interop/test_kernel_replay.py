@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
+
 from support.records import load, records
 
 PAYLOAD = bytes(UDP(sport=4000, dport=5000) / b"replay")

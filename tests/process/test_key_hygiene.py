@@ -4,9 +4,9 @@
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
-from support.memory import count_in_memory
 
 from host_driver.lab import Lab
+from support.memory import count_in_memory
 
 # FIPS-197 appendix A.1: the key and its first and last derived round key.
 NEEDLES = [

@@ -72,6 +72,18 @@ def test_cards_and_hosts_are_processes_of_their_own_and_carry_traffic(link):
     assert_gone(pids, run_dir)
 
 
+def test_two_labs_of_one_seed_and_one_key_share_no_iv():
+    """RFC 4106 3.1: (key, IV) never twice; the seed is for what may repeat."""
+    ivs = []
+    for _ in range(2):
+        with Lab("process", hosts=2, seed=3) as lab:
+            protect(lab)
+            lab.hosts[0].send(PACKETS[:20])
+            lab.settle()
+            ivs += [frame.data[42:50] for frame in lab.wire.frames()]
+    assert len(ivs) == len(set(ivs)) == 40
+
+
 @pytest.mark.parametrize("name", ["card0", "card1", "host0", "host1"])
 def test_a_killed_process_is_named_and_nothing_is_left(name):
     with Lab("process", hosts=2) as lab:

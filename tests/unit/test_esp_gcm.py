@@ -262,11 +262,16 @@ def test_short_key_of_another_length_is_refused(length: int) -> None:
 @compiled_only
 def test_inferred_types_are_unsigned() -> None:
     """Mixed signedness turns uint64 into int64 or float64 without a word: here it would show."""
-    sealed(bytes(16), bytes(12), bytes(8), b"text")
+    word, whole = np.uint64(1), np.int64(16)
+    # Called one by one: a caller that comes from the cache does not load what it calls.
     unsealed(bytes(16), bytes(12), bytes(8), b"text", bytes(16))
+    plain.multiply(word, word, word, word)
+    plain.encrypt_block(np.zeros(44, np.uint32), np.int64(10), word, word, word, word)
     two, four = types.UniTuple(types.uint64, 2), types.UniTuple(types.uint64, 4)
     expected = [(plain.multiply, two), (plain.encrypt_block, four), (esp.unseal, types.boolean)]
     if esp.BACKEND == "portable":
+        row, data = np.zeros(esp.KEY_BYTES, np.uint8), np.zeros(16, np.uint8)
+        portable._digest(row, np.uint32(1), word, data, whole, data, np.int64(0), whole)
         expected.append((portable._digest, two))
     for kernel, result in expected:
         signatures = kernel.nopython_signatures

@@ -9,7 +9,17 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from proto.caps import Caps
-from proto.commands import ALLOW, BLOCK, IN, OUT, CreatePolicyRule, CreateSa, Selector, SetPort
+from proto.commands import (
+    ALLOW,
+    BLOCK,
+    IN,
+    OUT,
+    CreatePolicyRule,
+    CreateSa,
+    Selector,
+    SetLimits,
+    SetPort,
+)  # fmt: skip
 from proto.limits import MTU_MAX, MTU_MIN, REPLAY_WINDOW_MAX, SPI_MIN
 from proto.status import Status, Syndrome
 from proto.xfrm import AF_INET, AF_INET6, AF_UNSPEC
@@ -118,7 +128,7 @@ def check_sa(command: CreateSa, caps: Caps) -> None:
     check_selector(what, command.selector, (AF_UNSPEC, command.family))
     _sequence(what, command, caps)
     _window(what, command, caps)
-    _limits(what, command)
+    check_limits(what, command)
     _encap(what, command, caps)
 
 
@@ -168,7 +178,8 @@ def _window(what: str, command: CreateSa, caps: Caps) -> None:
         )
 
 
-def _limits(what: str, command: CreateSa) -> None:
+def check_limits(what: str, command: CreateSa | SetLimits) -> None:
+    """The limits of an SA, in packets and bytes."""
     for name in ("packets", "soft_packets", "bytes"):  # soft above hard is allowed (LIFE-03)
         value = getattr(command, name)
         if not 1 <= value < 1 << 64:

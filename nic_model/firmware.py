@@ -61,6 +61,7 @@ class Firmware:
             c.DestroyKey: self._destroy_key,
             c.CreateSa: self._create_sa,
             c.DestroySa: self._destroy_sa,
+            c.SetLimits: self._set_limits,
             c.StopSa: self._stop_sa,
             c.QuerySa: self._query_sa,
             c.CreateSaRule: self._create_sa_rule,
@@ -168,6 +169,11 @@ class Firmware:
 
     def _destroy_sa(self, token: int, command: c.DestroySa) -> c.Reply:
         self.objects.destroy_sa(command.handle)
+        return c.Reply(token)
+
+    def _set_limits(self, token: int, command: c.SetLimits) -> c.Reply:
+        checks.check_limits(f"SA handle {command.handle:#x}", command)
+        self.objects.set_limits(command)
         return c.Reply(token)
 
     def _stop_sa(self, token: int, command: c.StopSa) -> c.Reply:

@@ -21,7 +21,7 @@ from nic_model.checks import Refused
 from nic_model.esp import expand_key
 from nic_model.tables import HANDLE_ROW_BITS
 from proto.caps import Caps
-from proto.commands import CreatePolicyRule, CreateSa, SaState
+from proto.commands import CreatePolicyRule, CreateSa, SaState, SetLimits
 from proto.status import Status, Syndrome
 
 ROW_MASK = (1 << HANDLE_ROW_BITS) - 1
@@ -180,6 +180,10 @@ class Objects:
         if self.sas.live[row].rule:
             raise _busy(f"SA handle {handle:#x} is used by a rule, destroy that first")
         self._drop_sa(row)
+
+    def set_limits(self, command: SetLimits) -> None:
+        """Give the SA other limits; what it has counted stays."""
+        tables.set_limits(self.tables, self.sas.find(command.handle), command)
 
     def stop_sa(self, handle: int) -> None:
         """Let the SA drop everything from now on."""

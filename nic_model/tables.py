@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nic_model import aso
 from nic_model.esp import KEY_BYTES
 from proto.caps import Caps
-from proto.commands import CreateSa, SaState, Selector
+from proto.commands import CreateSa, SaState, Selector, SetLimits
 from proto.layouts import SA_COUNTERS, SA_SOFT, SA_STOPPED
 from proto.limits import BUFFER_BYTES
 from proto.status import Drop
@@ -222,21 +222,34 @@ def write_sa(
     sa["salt"] = int.from_bytes(cmd.salt, "big")
     sa["key"], sa["generation"], sa["iv_mask"] = key_row, generation, iv_mask
 
-    half = 1 << (caps.counter_bits - 1)
-    start = min(cmd.packets, aso.UNLIMITED)
-    soft = max(cmd.soft_packets, 1)  # a soft limit of 0 is passed by the first packet
-    sa["half"] = half
-    sa["rounds"], sa["count"] = aso.split(start, half)
-    sa["soft_arm"] = soft <= start
-    sa["soft_rounds"], sa["soft_count"] = aso.split(max(start - soft, 0), half)
-    sa["byte_limit"] = min(cmd.bytes, aso.UNLIMITED)
-    sa["hard_arm"] = sa["seq_arm"] = 1
+    sa["half"] = 1 << (caps.counter_bits - 1)
+    sa["seq_arm"] = 1
+    set_limits(t, row, cmd)
 
     sa["window"] = cmd.replay_window
     if cmd.replay_window:
         sa["head"] = ((cmd.seq & MAX_U32) - 1 & MAX_U32) % cmd.replay_window
     words = np.array(cmd.bitmap, np.uint32)[: -(-cmd.replay_window // 32)]
     t.window[row, : len(words)] = words
+
+
+def set_limits(t: Tables, row: int, cmd: CreateSa | SetLimits) -> None:
+    """Arm the limits of `cmd`, which count from the SA's creation, for what is left of them.
+
+    A stop that the new limits do not ask for ends, and so does dying (LIFE-15).
+    """
+    sa = t.sa[row]
+    half, used = int(sa["half"]), int(sa["packets"])
+    start = min(cmd.packets, aso.UNLIMITED)
+    left = max(start - used, 0)
+    soft = max(cmd.soft_packets, 1)  # a soft limit of 0 is passed by the first packet
+    sa["rounds"], sa["count"] = aso.split(left, half)
+    sa["soft_arm"] = used < soft <= start
+    sa["soft_rounds"], sa["soft_count"] = aso.split(max(start - soft, 0), half)
+    sa["byte_limit"] = min(cmd.bytes, aso.UNLIMITED)
+    sa["hard_arm"] = 1
+    sa["dying"] = 0
+    sa["stopped"] = left == 0 or sa["bytes"] >= sa["byte_limit"]
 
 
 def read_sa(t: Tables, row: int) -> SaState:

@@ -95,6 +95,15 @@ class DestroySa(Command):
     handle: int
 
 
+class SetLimits(Command, kw_only=True):
+    """New limits of an SA, counted from its creation as in CreateSa; a stop that they lift ends."""
+
+    handle: int
+    packets: int = INFINITE
+    soft_packets: int = INFINITE
+    bytes: int = INFINITE
+
+
 class StopSa(Command):
     """Puts the SA in drop state at once (the driver saw km.state EXPIRED, LIFE-18)."""
 
@@ -165,8 +174,9 @@ class Teardown(Command):
 
 
 AnyCommand = (
-    QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | StopSa | QuerySa | CreateSaRule
-    | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus | SetPort | Fence | Teardown
+    QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | SetLimits | StopSa | QuerySa
+    | CreateSaRule | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus | SetPort
+    | Fence | Teardown
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from host_driver.driver.context import DriverContext
 from host_driver.driver.events import EventHandler
 from host_driver.driver.mailbox import TIMEOUT_NS, CommandTimeout
 from host_driver.driver.objects import CardObjects
-from host_driver.driver.sa import Sa, create_key, create_sa, selector
+from host_driver.driver.sa import Sa, create_key, create_sa, limits, selector
 from host_driver.driver.validate import check_policy, check_state
 from host_driver.ops import Extack
 from host_driver.sleep import Sleep, wait
@@ -78,6 +78,8 @@ class ReferenceDriver:
         if sa is None:
             return
         self._context.sas.note_limits(sa)
+        if (command := self._context.sas.new_limits(sa)) is not None:
+            self._context.mailbox.post(command)
         totals, cur, stats = sa.totals, x.curlft, x.stats
         cur.packets = max(cur.packets, sa.base_packets + totals.packets)
         cur.bytes = max(cur.bytes, sa.base_bytes + totals.bytes)
@@ -136,6 +138,7 @@ class ReferenceDriver:
             made = yield from self._objects.make(create_sa(x, key.handle), undo)
             sa = Sa(x, made.handle, made.generation, undo)
             sa.base_packets, sa.base_bytes = x.curlft.packets, x.curlft.bytes
+            sa.limits = limits(x, sa.base_packets, sa.base_bytes)
             self._context.sas.bind(sa)
             yield from self._steer(sa)
         except OffloadError as error:

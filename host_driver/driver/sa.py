@@ -4,10 +4,19 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from host_driver.sleep import Completion
-from proto.commands import IN, INFINITE, AnyCommand, CreateKey, CreateSa, SaState, Selector
+from proto.commands import (
+    IN,
+    INFINITE,
+    AnyCommand,
+    CreateKey,
+    CreateSa,
+    SaState,
+    Selector,
+    SetLimits,
+)  # fmt: skip
 from proto.xfrm import SA_XFLAG_OSEQ_MAY_WRAP, STATE_ESN
 from proto.xfrm_structs import XfrmSelector
 
@@ -55,8 +64,8 @@ class Totals:
 class Sa:
     """One SA on the card. `undo` are the commands that take it away, in the order of its making.
 
-    `base_packets` and `base_bytes` are what `x.curlft` held when the SA was offloaded. `retired`
-    completes when nothing of the SA is left on the card.
+    `base_packets` and `base_bytes` are what `x.curlft` held when the SA was offloaded, `limits`
+    what the card was told last. `retired` completes when nothing is left on the card.
     """
 
     x: "XfrmState"
@@ -66,6 +75,7 @@ class Sa:
     totals: Totals = field(default_factory=Totals)
     base_packets: int = 0
     base_bytes: int = 0
+    limits: "Limits | None" = None
     deleted: bool = False
     stop_sent: bool = False
     read: Read = Read.IDLE
@@ -117,6 +127,15 @@ class SaTable:
             self.limited.pop(sa.handle, None)
         else:
             self.limited[sa.handle] = sa
+
+    def new_limits(self, sa: Sa) -> SetLimits | None:
+        """The command that tells the card of changed limits, or None; the core tells nobody."""
+        now = limits(sa.x, sa.base_packets, sa.base_bytes)
+        if sa.deleted or now == sa.limits:
+            return None
+        sa.limits = now
+        sa.totals.stopped = sa.stop_sent = False
+        return SetLimits(handle=sa.handle, **now._asdict())
 
     def find(self, handle: int, generation: int) -> Sa | None:
         """The SA of a descriptor, event or record; None for a stale generation (F-LIM-04)."""
@@ -170,9 +189,26 @@ def _replay(x: "XfrmState") -> tuple[int, tuple[int, ...]]:
     return x.replay.seq, (word,) if window else ()
 
 
-def _packets_left(limit: int, used: int) -> int:
-    """A core limit as the card takes it: packets from now on, at least 1 (LIFE-02)."""
-    return INFINITE if limit == INFINITE else max(1, limit - used)
+class Limits(NamedTuple):
+    """What the card enforces, counted from the offload of the SA."""
+
+    packets: int
+    soft_packets: int
+    bytes: int
+
+
+def limits(x: "XfrmState", base_packets: int, base_bytes: int) -> Limits:
+    """The core's limits as the card takes them: what is left after the base, at least 1."""
+    lft = x.lft
+
+    def left(limit: int, used: int) -> int:
+        return INFINITE if limit == INFINITE else max(1, limit - used)
+
+    return Limits(
+        left(lft.hard_packet_limit, base_packets),
+        left(lft.soft_packet_limit, base_packets),
+        left(lft.hard_byte_limit, base_bytes),
+    )
 
 
 def create_key(x: "XfrmState") -> CreateKey:
@@ -185,7 +221,7 @@ def create_sa(x: "XfrmState", key: int) -> CreateSa:
     """The SA object of a validated state; `key` is the handle of its key object."""
     assert x.aead is not None
     seq, bitmap = _replay(x)
-    lft, encap = x.lft, x.encap
+    encap = x.encap
     return CreateSa(
         key=key,
         salt=bytes(x.aead.key[-SALT_BYTES:]),
@@ -202,9 +238,7 @@ def create_sa(x: "XfrmState", key: int) -> CreateSa:
         seq=seq,
         replay_window=replay_window(x) if x.xso.dir == IN else 0,
         bitmap=bitmap,
-        packets=_packets_left(lft.hard_packet_limit, x.curlft.packets),
-        soft_packets=_packets_left(lft.soft_packet_limit, x.curlft.packets),
-        bytes=_packets_left(lft.hard_byte_limit, x.curlft.bytes),
+        **limits(x, x.curlft.packets, x.curlft.bytes)._asdict(),
         encap_sport=encap.encap_sport if encap else 0,
         encap_dport=encap.encap_dport if encap else 0,
     )

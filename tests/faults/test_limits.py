@@ -149,3 +149,32 @@ def test_inbound_limits_drop_after_n():
             told += expires(b)
         assert len(b.receive()) == 300
         assert told == [0, 1]
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_an_update_gives_the_card_its_new_limits(bits):
+    """STATE-31 copies the limits and tells no driver: ours looks at them again (LIFE-37)."""
+    with Lab(target="sim", hosts=1, card=f"full:counter_bits={bits}", seed=1) as lab:
+        host = offloaded(lab, "limit packet-soft 100 limit packet-hard 200")
+        host.send([PACKET] * 150)
+        lab.settle()
+        assert expires(host) == [0]
+        update = ADD.replace("state add", "state update")
+        more = update.format(limits="limit packet-soft 300 limit packet-hard 400")
+        assert host.ip(more).stderr == ""
+        lab.settle()
+        told = expires(host)
+        for _ in range(4):
+            host.send([PACKET] * 50)
+            lab.settle()
+            told += expires(host)
+        assert told == [0]  # km.dying was cleared, so the new soft limit is told again
+        assert len(lab.wire.frames()) == 350
+
+        less = update.format(limits="limit packet-hard 360")
+        assert host.ip(less).stderr == ""
+        lab.settle()
+        host.send([PACKET] * 50)
+        lab.settle()
+        assert expires(host) == [1]
+        assert len(lab.wire.frames()) == 360

@@ -81,8 +81,12 @@ def test_a_handle_comes_back_only_with_another_generation(card):
 
 @pytest.mark.parametrize("handle", [0, 1, -1, 1 << 24, (1 << 64) - 1])
 @pytest.mark.parametrize(
-    "kind", [c.DestroyKey, c.DestroySa, c.StopSa, c.QuerySa, c.CreateSaRule, c.DestroyRule]
-)
+    "kind",
+    [
+        c.DestroyKey, c.DestroySa, lambda handle: c.SetLimits(handle=handle), c.StopSa, c.QuerySa,
+        c.CreateSaRule, c.DestroyRule,
+    ],
+)  # fmt: skip
 def test_unknown_handles_are_refused(card, kind, handle):
     refuse(card, kind(handle), Status.BAD_OBJECT, Syndrome.HANDLE_UNKNOWN, f"{handle:#x}")
 
@@ -252,6 +256,23 @@ def test_query_sa_reads_what_was_created(card):
     stopped = card.command(c.QuerySa(created.handle)).sa
     assert stopped is not None
     assert stopped.stopped
+
+
+@pytest.mark.parametrize("name", ["packets", "soft_packets", "bytes"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_limits_that_are_none_are_refused_and_the_old_ones_stay(card, name, value):
+    handle = card.make(card.sa(card.make(c.CreateKey(card.KEY)), packets=1000))
+    command = c.SetLimits(handle=handle, **{name: value})
+    refuse(card, command, BAD, Syndrome.LIMIT, name, str(value))
+    assert card.command(c.QuerySa(handle)).sa.remaining == 1000
+
+
+def test_new_limits_lift_a_stop(card):
+    handle = card.make(card.sa(card.make(c.CreateKey(card.KEY)), packets=1000))
+    card.make(c.StopSa(handle))
+    card.make(c.SetLimits(handle=handle, packets=500, soft_packets=200))
+    state = card.command(c.QuerySa(handle)).sa
+    assert (state.remaining, state.soft_remaining, state.stopped) == (500, 200, False)
 
 
 @pytest.mark.parametrize(

@@ -106,4 +106,3 @@ class Drop(IntEnum):
     DESCRIPTOR = 16  # descriptor points outside its ring slot
     DUMMY = 17  # RFC 4303 2.6: next header 59 is discarded silently
     MAC_FILTER = 18  # frame for another MAC while the filter is on
-    DIRECTION = 19  # SA is for the other direction

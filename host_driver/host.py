@@ -31,6 +31,7 @@ from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.net import XfrmNet
 from proto.caps import Caps
 from proto.commands import Fence, QueryCaps, SetPort, Teardown
+from proto.events import Event, EventType
 from proto.faults import FaultTable
 from proto.frame import Channel, FrameError, Kind, Message, pack, unpack
 from proto.hello import Hello
@@ -92,6 +93,7 @@ class Host:
         self.mailbox = Mailbox(self.edge.command, self.counters)
         self.sas = SaTable()
         self.events = Consumer(EVENT_QUEUE)
+        self._records = Consumer(1 << 31)  # totals are absolute: any gap can be caught up with
         self.tx = TxQueue(dma, mac, peer_mac, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
@@ -196,8 +198,15 @@ class Host:
         for one in self.edge.arrived(raw, message):
             if len(one.body) % SA_COUNTERS.itemsize:
                 self.counters["counters_malformed"] += 1
-            else:
-                self._driver_hook("handle_counters", np.frombuffer(one.body, SA_COUNTERS))
+                continue
+            self._driver_hook("handle_counters", np.frombuffer(one.body, SA_COUNTERS))
+            try:
+                lost = self._records.arrived(one.index, one.count)
+            except RingError:  # doubled: totals are absolute, so taking them twice changes nothing
+                continue
+            if lost:
+                self.counters["counters_lost"] += lost
+                self._driver_hook("handle_events", [Event(EventType.OVERRUN, 0, 0)])
 
     # Packets.
 

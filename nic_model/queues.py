@@ -22,7 +22,7 @@ from nic_model.objects import handle_of
 from nic_model.port import Port
 from nic_model.tables import Tables
 from proto.events import Event
-from proto.frame import Channel, FrameError, Kind, Message, pack
+from proto.frame import INDEX_MASK, Channel, FrameError, Kind, Message, pack
 from proto.layouts import DESCRIPTOR
 from proto.limits import BURST, FRAME_MAX_BYTES, RING_SIZE
 from proto.link.dma import Dma
@@ -55,6 +55,7 @@ class Queues:
         self._rx = Producer(RING_SIZE)
         self._waiting: deque[_Waiting] = deque()
         self._done = 0  # transmit credits to give back
+        self._records = 0  # counter records sent so far, so that a gap shows
         self._output: Output = []
         self._received: Output = []
         self._out = np.zeros(BURST * FRAME_MAX_BYTES, np.uint8)
@@ -195,7 +196,8 @@ class Queues:
         for start in range(0, len(records), RECORDS_PER_MESSAGE):
             part = records[start : start + RECORDS_PER_MESSAGE]
             body = part.tobytes()
-            output.append((Channel.RINGS, pack(Kind.COUNTERS, body, count=len(part))))
+            output.append((Channel.RINGS, pack(Kind.COUNTERS, body, self._records, len(part))))
+            self._records = (self._records + len(part)) & INDEX_MASK
         if self._done:
             output.append((Channel.RINGS, pack(Kind.TX_DONE, count=self._done)))
             self._done = 0

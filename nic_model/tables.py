@@ -236,7 +236,7 @@ def write_sa(
 def set_limits(t: Tables, row: int, cmd: CreateSa | SetLimits) -> None:
     """Arm the limits of `cmd`, which count from the SA's creation, for what is left of them.
 
-    A stop that the new limits do not ask for ends, and so does dying (LIFE-15).
+    A stop that the new limits do not ask for ends.
     """
     sa = t.sa[row]
     half, used = int(sa["half"]), int(sa["packets"])
@@ -248,7 +248,7 @@ def set_limits(t: Tables, row: int, cmd: CreateSa | SetLimits) -> None:
     sa["soft_rounds"], sa["soft_count"] = aso.split(max(start - soft, 0), half)
     sa["byte_limit"] = min(cmd.bytes, aso.UNLIMITED)
     sa["hard_arm"] = 1
-    sa["dying"] = 0
+    sa["dying"] = isinstance(cmd, SetLimits) and cmd.dying
     sa["stopped"] = left == 0 or sa["bytes"] >= sa["byte_limit"]
 
 

@@ -96,12 +96,16 @@ class DestroySa(Command):
 
 
 class SetLimits(Command, kw_only=True):
-    """New limits of an SA, counted from its creation as in CreateSa; a stop that they lift ends."""
+    """New limits of an SA, counted from its creation as in CreateSa; a stop that they lift ends.
+
+    `dying`: the core saw a soft limit pass, so any other usable SA comes first (TX-13).
+    """
 
     handle: int
     packets: int = INFINITE
     soft_packets: int = INFINITE
     bytes: int = INFINITE
+    dying: bool = False
 
 
 class StopSa(Command):

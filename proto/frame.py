@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The 16-byte header of every message between host, card and wire.
 
-    magic u16 | version u8 | kind u8 | index u32 | count u16 | flags u16 | length u32
+    magic u16 | version u8 | kind u8 | index u32 | count u16 | check u16 | length u32
 
 All little-endian. `index` is the producer's running number of the first of `count` items
 (descriptors, frames or events), so a gap is a lost message; `length` is the size of the body.
+`check` is a CRC over header and body where commands, replies and events travel, else 0: a flipped
+bit there must not turn a refusal into a success. Packets have an ICV, or nobody to protect them.
 """
 
 import struct
+from binascii import crc_hqx
 from enum import IntEnum, unique
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ HEADER = struct.Struct("<HBBIHHI")
 assert HEADER.size == 16
 
 INDEX_MASK = 0xFFFF_FFFF
+CHECK_FIELD = 5
 
 
 @unique
@@ -59,13 +63,17 @@ class Message(NamedTuple):
     body: bytes | memoryview
 
 
+CHECKED = frozenset({Kind.COMMAND, Kind.REPLY, Kind.EVENTS})
+
+
 class FrameError(ValueError):
     """The bytes are no message of this protocol version."""
 
 
 def pack(kind: Kind, body: bytes | memoryview = b"", index: int = 0, count: int = 0) -> bytes:
     """Header and body as one byte string."""
-    header = HEADER.pack(MAGIC, PROTOCOL_VERSION, kind, index & INDEX_MASK, count, 0, len(body))
+    header = bytearray(HEADER.size)
+    _write_header(header, body, kind, index, count)
     return b"".join((header, body))
 
 
@@ -74,8 +82,20 @@ def pack_into(buffer: bytearray, kind: Kind) -> None:
 
     So that a message with a key is never copied and can be wiped once it is sent.
     """
-    length = len(buffer) - HEADER.size
-    HEADER.pack_into(buffer, 0, MAGIC, PROTOCOL_VERSION, kind, 0, 0, 0, length)
+    _write_header(buffer, memoryview(buffer)[HEADER.size :], kind, 0, 0)
+
+
+def _write_header(
+    buffer: bytearray, body: bytes | memoryview, kind: Kind, index: int, count: int
+) -> None:
+    fields = [MAGIC, PROTOCOL_VERSION, kind, index & INDEX_MASK, count, 0, len(body)]
+    fields[CHECK_FIELD] = _check(HEADER.pack(*fields), body, kind)
+    HEADER.pack_into(buffer, 0, *fields)
+
+
+def _check(header: bytes, body: bytes | memoryview, kind: Kind) -> int:
+    """The CRC over a header whose check field is 0, and its body; 0 for unchecked kinds."""
+    return crc_hqx(body, crc_hqx(header, 0)) if kind in CHECKED else 0
 
 
 def unpack(raw: bytes | memoryview) -> Message:
@@ -84,16 +104,19 @@ def unpack(raw: bytes | memoryview) -> Message:
         raise FrameError(
             f"message of {len(raw)} bytes is shorter than its {HEADER.size}-byte header"
         )
-    magic, version, kind, index, count, flags, length = HEADER.unpack_from(raw)
+    magic, version, kind, index, count, check, length = HEADER.unpack_from(raw)
     if magic != MAGIC:
         raise FrameError(f"magic is {magic:#06x}, not {MAGIC:#06x}")
     if version != PROTOCOL_VERSION:
         raise FrameError(f"protocol version is {version}, this side speaks {PROTOCOL_VERSION}")
-    if flags:
-        raise FrameError(f"reserved flags are {flags:#06x}, must be 0")
     if length != len(raw) - HEADER.size or length > MESSAGE_MAX_BYTES:
         raise FrameError(f"header announces {length} bytes of body, {len(raw) - HEADER.size} came")
     try:
-        return Message(Kind(kind), index, count, memoryview(raw)[HEADER.size :])
+        kind = Kind(kind)
     except ValueError:
         raise FrameError(f"message kind {kind} is unknown") from None
+    body = memoryview(raw)[HEADER.size :]
+    expected = _check(HEADER.pack(magic, version, kind, index, count, 0, length), body, kind)
+    if check != expected:
+        raise FrameError(f"check of a {kind.name} message is {check:#06x}, not {expected:#06x}")
+    return Message(kind, index, count, body)

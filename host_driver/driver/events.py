@@ -31,7 +31,7 @@ class EventHandler:
 
     def __init__(self, context: DriverContext) -> None:
         self._context = context
-        self._reconciling = False
+        self._rounds = 0  # of reconciling, under way
         self._next = 0
 
     def handle_events(self, events: list[Event]) -> None:
@@ -76,14 +76,14 @@ class EventHandler:
         self._start(everything=False)
 
     def _start(self, *, everything: bool) -> None:
-        limited = list(self._context.sas.limited.values())
-        if not limited or (self._reconciling and not everything):
+        sas = list(self._context.sas if everything else self._context.sas.limited.values())
+        if not sas or (self._rounds and not everything):
             return
-        first = self._next % len(limited)
-        count = len(limited) if everything else min(len(limited), RECONCILE_BATCH)
-        self._next = (first + count) % len(limited)
-        self._reconciling = True
-        self._context.spawn(self._reconcile((limited[first:] + limited[:first])[:count]))
+        first = self._next % len(sas)
+        count = len(sas) if everything else min(len(sas), RECONCILE_BATCH)
+        self._next = first + count
+        self._rounds += 1
+        self._context.spawn(self._reconcile((sas[first:] + sas[:first])[:count]))
 
     def _reconcile(self, sas: list[Sa]) -> Sleep[None]:
         try:
@@ -91,7 +91,7 @@ class EventHandler:
                 if not sa.deleted:
                     yield from self._read(sa)
         finally:
-            self._reconciling = False
+            self._rounds -= 1
 
     def _read_soon(self, sa: Sa) -> None:
         if sa.read is Read.IDLE:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from host_driver.driver.context import DriverContext
-from host_driver.driver.mailbox import CommandTimeout, opcode
+from host_driver.driver.mailbox import TIMEOUT_NS, CommandTimeout, opcode
 from host_driver.sleep import Completion, Sleep, wait
 from proto.commands import (
     AnyCommand,
@@ -58,20 +58,22 @@ class CardObjects:
     def unwind(self, undo: list[AnyCommand], error: OffloadError) -> Sleep[None]:
         """Take back what was made before `error`; nothing is left on return (OPS-14).
 
-        After a timeout the card may be silent for long, so that part goes on in the background:
-        the object of the unanswered command, if there is one, goes first (F-CTL-01).
+        Nobody waits here longer than for two commands: where the card is silent, or did not answer
+        the command that failed (F-CTL-01), the rest goes on in the background.
         """
-        if isinstance(error, CommandTimeout):
-            self._context.spawn(self._unwind_late(undo, error))
-        else:
-            yield from self.retire(undo)
+        gone = Completion(self._context.now_ns() + 2 * TIMEOUT_NS)
+        self._context.spawn(self._unwind(undo, error, gone))
+        if not isinstance(error, CommandTimeout):
+            yield from wait(gone)
 
-    def _unwind_late(self, undo: list[AnyCommand], timeout: CommandTimeout) -> Sleep[None]:
-        reply = yield from wait(timeout.late)
-        if reply.status == Status.OK and reply.handle:
-            self._context.counters["orphans_destroyed"] += 1
-            undo = [*undo, UNDO[type(timeout.command)](reply.handle)]
+    def _unwind(self, undo: list[AnyCommand], error: OffloadError, gone: Completion) -> Sleep[None]:
+        if isinstance(error, CommandTimeout):
+            reply = yield from wait(error.late)
+            if reply.status == Status.OK and reply.handle:
+                self._context.counters["orphans_destroyed"] += 1
+                undo = [*undo, UNDO[type(error.command)](reply.handle)]
         yield from self.retire(undo)
+        gone.complete()
 
     def retire(self, undo: list[AnyCommand]) -> Sleep[None]:
         """Destroy everything in `undo`. Posts at once, also where sleeping is not allowed; what it

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from host_driver.driver.context import DriverContext
 from host_driver.driver.events import EventHandler
-from host_driver.driver.mailbox import TIMEOUT_NS, CommandTimeout
+from host_driver.driver.mailbox import TIMEOUT_NS
 from host_driver.driver.objects import CardObjects
 from host_driver.driver.sa import Sa, create_key, create_sa, limits, selector
 from host_driver.driver.validate import check_policy, check_state
@@ -67,8 +67,10 @@ class ReferenceDriver:
         sa = self._sas.pop(x.xso.offload_handle, None)
         if sa is None:
             return None
-        if not sa.deleted:  # OPS-18: free without delete
+        if not sa.deleted:  # OPS-18: free without delete, so an update copied the limits (TRACE-08)
             self._delete(sa)
+            for updated in self._context.sas.twins(sa):
+                self._tell_limits(updated)
         sa.retired.deadline_ns = self._context.now_ns() + 2 * TIMEOUT_NS
         return wait(sa.retired)
 
@@ -78,8 +80,7 @@ class ReferenceDriver:
         if sa is None:
             return
         self._context.sas.note_limits(sa)
-        if (command := self._context.sas.new_limits(sa)) is not None:
-            self._context.mailbox.post(command)
+        self._tell_limits(sa)
         totals, cur, stats = sa.totals, x.curlft, x.stats
         cur.packets = max(cur.packets, sa.base_packets + totals.packets)
         cur.bytes = max(cur.bytes, sa.base_bytes + totals.bytes)
@@ -155,17 +156,22 @@ class ReferenceDriver:
             extack.set(error.text)
         return -error.errno
 
+    def _tell_limits(self, sa: Sa) -> None:
+        if (command := self._context.sas.new_limits(sa)) is not None:
+            self._context.mailbox.post(command)
+
     def _steer(self, sa: Sa) -> Sleep[None]:
         """Point a rule at the SA. A second one of the same identity stays without: the core is
-        about to refuse it, and must see add, delete, free (TRACE-03)."""
-        try:
-            yield from self._objects.make(CreateSaRule(sa.handle), sa.undo)
-        except CommandTimeout:
-            raise
-        except OffloadError as error:
-            if error.errno != errno.EEXIST or self._context.sas.twin(sa) is None:
-                raise
+        about to refuse or release it, and no packet may take it meanwhile (TRACE-03, TRACE-08).
+        One whose destruction the card has not confirmed yet is waited for (TRAP-48)."""
+        sas = self._context.sas
+        if sas.twins(sa):
             self._shadows.append(sa)
+            return
+        for other in sas.twins(sa, deleted=True):
+            other.retired.deadline_ns = self._context.now_ns() + 2 * TIMEOUT_NS
+            yield from wait(other.retired)
+        yield from self._objects.make(CreateSaRule(sa.handle), sa.undo)
 
     def _delete(self, sa: Sa) -> None:
         sa.deleted = True
@@ -198,7 +204,10 @@ class ReferenceDriver:
 
 
 def create_policy_rule(xp: "XfrmPolicy") -> CreatePolicyRule:
-    """The command of a validated policy: allow with template, bypass, or block."""
+    """The command of a validated policy: allow with template, bypass, or block.
+
+    A transport template's addresses do not count: the flow's do (TX-10).
+    """
     template = xp.xfrm_vec[0] if xp.xfrm_vec else None
     protect = template is not None and xp.action == ALLOW
     return CreatePolicyRule(
@@ -209,6 +218,4 @@ def create_policy_rule(xp: "XfrmPolicy") -> CreatePolicyRule:
         protect=protect,
         reqid=template.reqid if template else 0,
         spi=template.id.spi if template else 0,
-        tmpl_saddr=template.saddr if template else bytes(16),
-        tmpl_daddr=template.id.daddr if template else bytes(16),
     )

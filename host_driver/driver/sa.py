@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver's view of an SA on the card: handles, cached totals, the commands that build it."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 LEGACY_WINDOW_MAX = 32  # struct xfrm_replay_state has one word
 SALT_BYTES = 4  # RFC 4106 section 4: the last 4 bytes of the key material
+
+
+Identity = tuple[int, bytes, int, int]
 
 
 class Read(Enum):
@@ -82,15 +86,19 @@ class Sa:
     retired: Completion = field(default_factory=Completion)
 
     @property
-    def identity(self) -> tuple[int, bytes, int, int]:
-        """What the card steers by on receive: direction, destination, SPI, family."""
+    def identity(self) -> Identity:
+        """What the core keeps apart: direction, destination, SPI, family (STATE-28)."""
         x = self.x
         return x.xso.dir, x.id.daddr, x.id.spi, x.props.family
 
     @property
     def limited(self) -> bool:
-        """Whether packets or bytes can expire this SA."""
+        """Whether packets, bytes or, while it was not used yet, use can expire this SA."""
         lft = self.x.lft
+        if not self.x.curlft.use_time and (
+            lft.soft_use_expires_seconds or lft.hard_use_expires_seconds
+        ):
+            return True
         limits = (lft.soft_byte_limit, lft.hard_byte_limit)
         return any(
             limit != INFINITE for limit in (*limits, lft.soft_packet_limit, lft.hard_packet_limit)
@@ -98,10 +106,11 @@ class Sa:
 
 
 class SaTable:
-    """SAs in the data path by handle; `limited` are those that packets or bytes can expire."""
+    """SAs in the data path by handle; `limited` are those that traffic can expire."""
 
     def __init__(self) -> None:
         self._sas: dict[int, Sa] = {}
+        self._by_identity: defaultdict[Identity, list[Sa]] = defaultdict(list)
         self.limited: dict[int, Sa] = {}
 
     def __len__(self) -> int:
@@ -113,12 +122,17 @@ class SaTable:
     def bind(self, sa: Sa) -> None:
         """Make the SA known to receive path and events."""
         self._sas[sa.handle] = sa
+        self._by_identity[sa.identity].append(sa)
         self.note_limits(sa)
 
     def unbind(self, sa: Sa) -> None:
         """Forget it; unknown ones are fine."""
         if self._sas.get(sa.handle) is sa:
             del self._sas[sa.handle]
+            same = self._by_identity[sa.identity]
+            same.remove(sa)
+            if not same:
+                del self._by_identity[sa.identity]
             self.limited.pop(sa.handle, None)
 
     def note_limits(self, sa: Sa) -> None:
@@ -129,7 +143,7 @@ class SaTable:
             self.limited[sa.handle] = sa
 
     def new_limits(self, sa: Sa) -> SetLimits | None:
-        """The command that tells the card of changed limits, or None; the core tells nobody."""
+        """The command that tells the card of changed limits or of dying; the core tells nobody."""
         now = limits(sa.x, sa.base_packets, sa.base_bytes)
         if sa.deleted or now == sa.limits:
             return None
@@ -142,10 +156,10 @@ class SaTable:
         sa = self._sas.get(handle)
         return sa if sa is not None and sa.generation == generation else None
 
-    def twin(self, sa: Sa) -> Sa | None:
-        """Another bound SA that the card could not tell from this one on receive."""
-        others = (other for other in self if other is not sa and not other.deleted)
-        return next((other for other in others if other.identity == sa.identity), None)
+    def twins(self, sa: Sa, *, deleted: bool = False) -> list[Sa]:
+        """Other bound SAs of the same identity; `deleted` asks for those on their way out."""
+        same = self._by_identity.get(sa.identity, [])
+        return [other for other in same if other is not sa and other.deleted is deleted]
 
 
 def selector(sel: XfrmSelector) -> Selector:
@@ -195,6 +209,7 @@ class Limits(NamedTuple):
     packets: int
     soft_packets: int
     bytes: int
+    dying: bool = False
 
 
 def limits(x: "XfrmState", base_packets: int, base_bytes: int) -> Limits:
@@ -208,6 +223,7 @@ def limits(x: "XfrmState", base_packets: int, base_bytes: int) -> Limits:
         left(lft.hard_packet_limit, base_packets),
         left(lft.soft_packet_limit, base_packets),
         left(lft.hard_byte_limit, base_bytes),
+        bool(x.km.dying),
     )
 
 
@@ -221,7 +237,7 @@ def create_sa(x: "XfrmState", key: int) -> CreateSa:
     """The SA object of a validated state; `key` is the handle of its key object."""
     assert x.aead is not None
     seq, bitmap = _replay(x)
-    encap = x.encap
+    encap, now = x.encap, limits(x, x.curlft.packets, x.curlft.bytes)
     return CreateSa(
         key=key,
         salt=bytes(x.aead.key[-SALT_BYTES:]),
@@ -238,7 +254,9 @@ def create_sa(x: "XfrmState", key: int) -> CreateSa:
         seq=seq,
         replay_window=replay_window(x) if x.xso.dir == IN else 0,
         bitmap=bitmap,
-        **limits(x, x.curlft.packets, x.curlft.bytes)._asdict(),
+        packets=now.packets,
+        soft_packets=now.soft_packets,
+        bytes=now.bytes,
         encap_sport=encap.encap_sport if encap else 0,
         encap_dport=encap.encap_dport if encap else 0,
     )

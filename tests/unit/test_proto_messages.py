@@ -32,7 +32,7 @@ def test_frame_header_bytes():
         (0, b"\0", "magic"),
         (2, b"\x09", "version"),
         (3, b"\xff", "kind"),
-        (10, b"\x01", "flags"),
+        (10, b"\x01", "check"),
         (12, b"\x09", "body"),
     ],
 )
@@ -41,6 +41,17 @@ def test_frame_refuses_every_wrong_field(offset, value, text):
     raw[offset : offset + 1] = value
     with pytest.raises(FrameError, match=text):
         frame.unpack(bytes(raw))
+
+
+@pytest.mark.parametrize("kind", [Kind.COMMAND, Kind.REPLY, Kind.EVENTS])
+def test_no_flipped_bit_of_a_control_message_goes_unnoticed(kind):
+    raw = frame.pack(kind, bytes(range(40)), index=7, count=3)
+    assert frame.unpack(raw).index == 7
+    for bit in range(len(raw) * 8):
+        broken = bytearray(raw)
+        broken[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(FrameError):
+            frame.unpack(broken)
 
 
 @given(st.binary(max_size=64))

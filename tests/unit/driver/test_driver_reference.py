@@ -220,21 +220,22 @@ def test_a_larval_state_is_a_placeholder(bench, make_state) -> None:
     assert bench.card.log == []
 
 
-def test_a_second_inbound_sa_of_the_same_identity_is_taken_without_rule(bench, make_state) -> None:
+@pytest.mark.parametrize("direction", [c.IN, c.OUT])
+def test_a_second_sa_of_the_same_identity_is_taken_without_rule(
+    bench, make_state, direction
+) -> None:
     """The core refuses it right afterwards; the driver must see add, delete, free (TRACE-03)."""
-    x, y = make_state(0x1000, c.IN), make_state(0x1000, c.IN)
+    x, y = make_state(0x1000, direction), make_state(0x1000, direction)
     assert bench.add(x) == 0
-    bench.card.refuse["CreateSaRule"] = [Status.EXISTS]
     assert bench.add(y) == 0
     assert bench.free(y)
-    assert bench.card.log[3:] == [*ADD, "DestroySa", "DestroyKey"]
+    assert bench.card.log[3:] == ["CreateKey", "CreateSa", "DestroySa", "DestroyKey"]
     assert sorted(bench.card.live.values()) == sorted(ADD)
 
 
 def test_a_shadowed_sa_gets_its_rule_when_the_other_goes(bench, make_state) -> None:
     x, y = make_state(0x1000, c.IN), make_state(0x1000, c.IN)
     bench.add(x)
-    bench.card.refuse["CreateSaRule"] = [Status.EXISTS]
     bench.add(y)
     bench.free(x)
     assert bench.card.log[-4:] == [*RETIRE, "CreateSaRule"]

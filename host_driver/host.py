@@ -26,7 +26,7 @@ from host_driver.driver.sa import SaTable
 from host_driver.inbox import ClearSide, Notifications, PacketSocket
 from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
 from host_driver.queries import Queries
-from host_driver.sleep import Completion, Scheduler, Sleep, wait
+from host_driver.sleep import Completion, Scheduler, Sleep, completions_of, wait
 from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.net import XfrmNet
 from proto.caps import Caps
@@ -255,25 +255,27 @@ class Host:
             self.tx.confirm(reply.values["tx"], reply.values.get("queued", 0))
 
     def _needs_reconcile(self) -> bool:
-        return bool(self._driver_hook("needs_reconcile"))
+        return self._driver_hook("needs_reconcile")
 
-    def _driver_hook(self, name: str, *arguments: Any) -> Any:
-        """Call an optional method of the driver; what it raises is counted."""
-        hook = getattr(self._driver, name, None)
-        if hook is None:
-            return None
+    def _driver_hook(self, name: str, *arguments: Any) -> bool:
+        """Call an optional method of the driver: whether it said yes. What it raises is counted."""
         try:
-            return hook(*arguments)
-        except Exception:  # noqa: BLE001  # a foreign driver must not end the host
+            hook = getattr(self._driver, name, None)
+            return hook is not None and bool(hook(*arguments))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001  # a foreign driver must not end the host
             self.counters["exceptions"] += 1
-            return None
+            return False
 
     def _guarded(self, task: Sleep[Any]) -> Sleep[None]:
         try:
-            yield from task
+            yield from completions_of(task)
         except OffloadError:
             self.counters["task_errors"] += 1
-        except Exception:  # noqa: BLE001  # a foreign driver must not end the host
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException:  # noqa: BLE001  # a foreign driver must not end the host
             self.counters["exceptions"] += 1
 
     def _probe(self) -> Sleep[None]:
@@ -287,7 +289,9 @@ class Host:
             self._driver = self._driver_class(self._context(self.caps))
             self.nic.xfrmdev_ops = TracedOps(self._driver, self.trace, self.counters)
             self.devices.set_features(self.nic, {HW_ESP})
-        except Exception as error:  # noqa: BLE001  # a device without offload remains
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  # a device without offload remains
             self.counters["exceptions"] += 1
             self.driver_error = f"driver {self.driver_name}: {type(error).__name__}: {error}"
             self._driver = self.nic.xfrmdev_ops = None

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """XfrmDevOps: the callback table by which a driver takes IPsec off the core's hands (section 3).
 
-Names are those of the series (v9); `LATER` has what newer kernels call them. Arguments are the
-newest ones. A callback returns 0 or a negative errno, as in the kernel. Those marked "may sleep"
-may instead be generators (`host_driver.sleep`); the others run under a lock of the core.
+Names are those of the series (v9); `LATER` has what newer kernels call them, and a driver may use
+either name. Arguments are the newest ones. A callback returns 0 or a negative errno, as in the
+kernel. Those marked "may sleep" may instead be generators (`host_driver.sleep`); the others run
+under a lock of the core.
 
 A driver class gets one `DriverContext` and implements what it can: `xdo_dev_state_add` and
 `xdo_dev_state_delete` are required (OPS-01), everything else may be missing.
@@ -33,25 +34,43 @@ LATER: dict[str, tuple[str, str, str]] = {
     "xdo_dev_policy_free": ("v6.2", "xdo_dev_policy_free", "xp"),
 }
 
+TEXT_LONGEST = 1024
+
 
 class Extack:
-    """The extended ack of a request: the text that tells the user why (UAPI-13)."""
+    """The extended ack of a request: the text that tells the user why (UAPI-13).
 
-    __slots__ = ("msg", "offset")
+    `msg` is at most TEXT_LONGEST characters that UTF-8 can say, whatever a driver gives;
+    `offset` is a place in the request or None.
+    """
+
+    __slots__ = ("_msg", "_offset")
 
     def __init__(self) -> None:
-        self.msg = ""
-        self.offset: int | None = None
+        self._msg = ""
+        self._offset: int | None = None
+
+    @property
+    def msg(self) -> str:
+        """The text; empty when there is none."""
+        return self._msg
+
+    @property
+    def offset(self) -> int | None:
+        """Where in the request the attribute stands that is wrong."""
+        return self._offset
 
     def set(self, msg: str, offset: int | None = None) -> None:
-        """NL_SET_ERR_MSG: the last text wins."""
-        self.msg = msg
-        self.offset = offset
+        """NL_SET_ERR_MSG: the last text wins. What is no text is named by its type."""
+        text = msg if isinstance(msg, str) else f"(a text that is a {type(msg).__name__})"
+        self._msg = text[:TEXT_LONGEST].encode(errors="replace").decode()
+        placed = isinstance(offset, int) and 0 <= offset < 1 << 32
+        self._offset = offset if placed else None
 
     def set_weak(self, msg: str) -> None:
         """NL_SET_ERR_MSG_WEAK: only where no text stands yet."""
-        if not self.msg:
-            self.msg = msg
+        if not self._msg:
+            self.set(msg, self._offset)
 
 
 class XfrmDevOps(Protocol):

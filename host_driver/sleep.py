@@ -38,7 +38,11 @@ class Completion:
 Sleep = Generator[Completion, None, T]
 
 
-class AtomicViolation(RuntimeError):
+class Misuse(RuntimeError):
+    """A foreign function broke the rules of its interface. The text quotes no data of it."""
+
+
+class AtomicViolation(Misuse):
     """A callback tried to sleep where the core holds a lock. `rule` is the contract's rule id."""
 
     def __init__(self, what: str, rule: str) -> None:
@@ -58,6 +62,31 @@ def may_sleep(value: Any) -> Sleep[Any]:
     if inspect.isgenerator(value):
         return (yield from value)
     return value
+
+
+def completions_of(task: Sleep[T]) -> Sleep[T]:
+    """Run a foreign generator. Raises Misuse when it yields what nobody can complete."""
+    while True:
+        try:
+            completion = next(task)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        except GeneratorExit:
+            raise Misuse("raised GeneratorExit") from None
+        _check(task, completion)
+        yield completion
+
+
+def _check(task: Sleep[Any], yielded: Any) -> None:
+    wrong = ""
+    deadline: object = getattr(yielded, "deadline_ns", None)
+    if not isinstance(yielded, Completion):
+        wrong = f"yielded a {type(yielded).__name__}, not a Completion"
+    elif not isinstance(deadline, int | None):
+        wrong = "yielded a Completion whose deadline is no whole number"
+    if wrong:
+        task.close()
+        raise Misuse(wrong)
 
 
 def atomic(value: Any, what: str, rule: str) -> Any:

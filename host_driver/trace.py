@@ -7,21 +7,34 @@ call becomes one entry, oldest first:
     {"call": "xdo_dev_state_add", "dev": "nic0", "spi": "0x1000", "dir": "out", "type": "packet",
      "result": 0}
 
-`result` is None while the call sleeps. What a driver raises becomes -EIO and a text, never the end
-of the host; a callback that sleeps where it must not is stopped there, and `rule` says which rule
-it broke. An entry never holds a key.
+`result` is None while the call sleeps. The core may rely on what comes out of here: an add gives 0
+or a negative errno, totals are whole numbers, nothing is raised. What a driver does against that
+becomes -EIO and a text, never the end of the host; a callback that sleeps where it must not is
+stopped there, and `rule` says which rule it broke. An entry never holds a key.
 """
 
+import contextlib
 import errno
 import inspect
+import operator
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from host_driver.ops import LATER, Extack
-from host_driver.sleep import AtomicViolation, Sleep, atomic
+from host_driver.sleep import AtomicViolation, Misuse, Sleep, atomic, completions_of
+from host_driver.xfrm.state import (
+    OFFLOAD_CRYPTO,
+    OFFLOAD_DIR_FWD,
+    OFFLOAD_DIR_IN,
+    OFFLOAD_DIR_OUT,
+    OFFLOAD_FLAG_ACQ,
+    OFFLOAD_PACKET,
+    XfrmState,
+)
 from proto.limits import TRACE_ENTRIES
 from proto.status import OffloadError
+from proto.xfrm_structs import LifetimeCur, XfrmStats
 
 Entry = dict[str, Any]
 
@@ -34,9 +47,10 @@ NEVER_SLEEP = {
     "xdo_dev_policy_delete": "OPS-32",
     "xdo_dev_policy_free": "OPS-33",
 }
-FLAG_ACQ = 1
-DIRECTIONS = ("", "in", "out", "fwd")
-TYPES = ("", "crypto", "packet")
+ADDS = ("xdo_dev_state_add", "xdo_dev_policy_add")
+MAX_ERRNO = 4095
+DIRECTIONS = {0: "", OFFLOAD_DIR_IN: "in", OFFLOAD_DIR_OUT: "out", OFFLOAD_DIR_FWD: "fwd"}
+TYPES = {0: "", OFFLOAD_CRYPTO: "crypto", OFFLOAD_PACKET: "packet"}
 
 
 class Trace:
@@ -57,73 +71,137 @@ class Trace:
 
 
 class TracedOps:
-    """A driver's callback table with every call recorded and every exception caught."""
+    """A driver's callback table with every call recorded and every misuse caught.
+
+    A callback may stand under its present or its later name (`LATER`); here it has the present one.
+    """
 
     def __init__(self, driver: object, trace: Trace, counters: Counter[str]) -> None:
+        self._driver = driver
         self._trace = trace
         self._counters = counters
-        for name in LATER:
-            callback = getattr(driver, name, None)
-            if callable(callback):
-                setattr(self, name, self._traced(name, callback))
+        for name, (_, later, _) in LATER.items():
+            found = next(filter(self._has, dict.fromkeys((name, later))), None)
+            if found is not None:
+                setattr(self, name, self._traced(name, found))
 
-    def _traced(self, name: str, callback: Callable[..., Any]) -> Callable[..., Any]:
+    def _has(self, attribute: str) -> bool:
+        """Whether the driver has this callback; one that cannot even be looked at is counted."""
+        try:
+            return callable(getattr(self._driver, attribute, None))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001  # a foreign driver raises what it likes
+            self._counters["exceptions"] += 1
+            return False
+
+    def _traced(self, name: str, attribute: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             entry = _entry(name, arguments)
             self._trace.add(entry)
             extack = next((one for one in arguments if isinstance(one, Extack)), None)
+            rule = _atomic_rule(name, arguments)
             try:
-                value = callback(*arguments)
-                rule = _atomic_rule(name, arguments)
-                if rule is not None:
-                    value = atomic(value, name, rule)
-            except AtomicViolation as violation:
-                entry["rule"] = violation.rule
-                return self._failed(entry, violation, extack)
-            except Exception as error:  # noqa: BLE001  # a foreign driver raises what it likes
-                return self._failed(entry, error, extack)
-            if inspect.isgenerator(value):
-                return self._sleeping(entry, value, extack)
-            return _finish(entry, value, extack)
+                with _totals_kept(name, arguments):
+                    value = getattr(self._driver, attribute)(*arguments)
+                    if rule is not None:
+                        value = atomic(value, name, rule)
+                if inspect.isgenerator(value):
+                    return self._sleeping(entry, value, extack)
+                result = _result(name, value)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  # a foreign driver raises what it likes
+                result = self._failed(entry, error, extack)
+            return _finish(entry, result, extack)
 
         return call
 
     def _sleeping(self, entry: Entry, sleeper: Any, extack: Extack | None) -> Sleep[Any]:
         try:
-            value = yield from sleeper
-        except Exception as error:  # noqa: BLE001  # a foreign driver raises what it likes
-            return self._failed(entry, error, extack)
-        return _finish(entry, value, extack)
+            result = _result(entry["call"], (yield from completions_of(sleeper)))
+        except (KeyboardInterrupt, GeneratorExit):  # the latter: our own task was given up
+            raise
+        except BaseException as error:  # noqa: BLE001  # a foreign driver raises what it likes
+            result = self._failed(entry, error, extack)
+        return _finish(entry, result, extack)
 
-    def _failed(self, entry: Entry, error: Exception, extack: Extack | None) -> Any:
-        """What a driver raised: an OffloadError where there is an extack is a refusal like any
-        other; the rest is counted, shown, and -EIO where a result is expected.
+    def _failed(self, entry: Entry, error: BaseException, extack: Extack | None) -> Any:
+        """The result of a call that ended with an exception.
 
-        Only the name of the exception is kept: its text may quote what it was given, keys too.
+        An OffloadError where there is an extack is a refusal like any other; the rest is counted,
+        shown, and -EIO where a result is expected. Only the name of a foreign exception is kept:
+        its text may quote what it was given, keys too.
         """
-        if isinstance(error, OffloadError) and extack is not None:
+        call = entry["call"]
+        if isinstance(error, OffloadError) and extack is not None and _is_errno(error.errno):
             extack.set(error.text)
-            return _finish(entry, -error.errno, extack)
-        violation = isinstance(error, AtomicViolation)
-        self._counters["atomic_violations" if violation else "exceptions"] += 1
-        text = str(error) if violation else f"{entry['call']} raised {type(error).__name__}"
+            return -error.errno
+        counter, text = "exceptions", f"{call} raised {type(error).__name__}"
+        if isinstance(error, AtomicViolation):
+            counter, text, entry["rule"] = "atomic_violations", str(error), error.rule
+        elif isinstance(error, Misuse):
+            text = f"{call} {error}"
+        self._counters[counter] += 1
         entry["error"] = text
         if extack is not None:
             extack.set(f"driver: {text}")
-            return _finish(entry, -errno.EIO, extack)
-        return _finish(entry, False if entry["call"] == "xdo_dev_offload_ok" else None, None)
+            return -errno.EIO
+        return False if call == "xdo_dev_offload_ok" else None
 
 
-def _finish(entry: Entry, value: Any, extack: Extack | None) -> Any:
-    entry["result"] = value if isinstance(value, (int, bool)) else 0
+def _is_errno(value: object) -> bool:
+    return isinstance(value, int) and 0 < value <= MAX_ERRNO
+
+
+def _result(name: str, value: Any) -> Any:
+    """What a callback returned, as the core takes it. Raises Misuse, which quotes only numbers."""
+    if inspect.iscoroutine(value):
+        value.close()
+        raise Misuse("returned a coroutine: async functions are not run here")
+    if name == "xdo_dev_offload_ok":
+        return bool(value)
+    if name not in ADDS:
+        return None
+    try:
+        number = 0 if value is None else operator.index(value)
+    except TypeError:
+        raise Misuse(f"returned a {type(value).__name__}, not 0 or a negative errno") from None
+    if not -MAX_ERRNO <= number <= 0:
+        short = str(number) if number.bit_length() < 64 else f"{number.bit_length()} bits"
+        raise Misuse(f"returned {short}, not 0 or a negative errno")
+    return number
+
+
+@contextlib.contextmanager
+def _totals_kept(name: str, arguments: tuple[Any, ...]) -> Iterator[None]:
+    """Fence a call that writes totals: the SA keeps its old ones unless all new ones are whole
+    numbers of 64 bits (`curlft`) and 32 bits (`stats`). Raises Misuse."""
+    if name != "xdo_dev_state_update_curlft":
+        yield
+        return
+    x: XfrmState = arguments[0]
+    kept, good = (x.curlft.pack(), x.stats.pack()), False
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            kept, good = (LifetimeCur.pack(x.curlft), XfrmStats.pack(x.stats)), True
+        x.curlft, x.stats = LifetimeCur.unpack(kept[0]), XfrmStats.unpack(kept[1])
+        if not good:
+            raise Misuse("wrote a total that is no whole number of its size")
+
+
+def _finish(entry: Entry, result: Any, extack: Extack | None) -> Any:
+    entry["result"] = 0 if result is None else result
     if extack is not None and extack.msg:
         entry["extack"] = extack.msg
-    return value
+    return result
 
 
 def _atomic_rule(name: str, arguments: tuple[Any, ...]) -> str | None:
     """The rule under which this call must not sleep; a larval SA is added in atomic context."""
-    if name == "xdo_dev_state_add" and arguments[1].xso.flags & FLAG_ACQ:
+    if name == "xdo_dev_state_add" and arguments[1].xso.flags & OFFLOAD_FLAG_ACQ:
         return "OPS-11"
     return NEVER_SLEEP.get(name)
 
@@ -145,6 +223,6 @@ def _offload(record: Any) -> Entry:
     facts: Entry = {"dir": DIRECTIONS[record.dir], "type": TYPES[record.type]}
     if record.dev is not None:
         facts["dev"] = record.dev.name
-    if record.flags & FLAG_ACQ:
+    if record.flags & OFFLOAD_FLAG_ACQ:
         facts["acquire"] = True
     return facts

@@ -26,6 +26,8 @@ from proto.xfrm_structs import (
     XfrmMark,
 )
 
+# Keywords that stand inside an ID, an OFFLOAD or a MARK.
+_INNER = frozenset({"src", "dst", "proto", "spi", "dev", "packet", "crypto", "mask"})
 _ESN_WINDOW_MAX = 4096
 _PLAIN_WINDOW_MAX = 32  # bits of xfrm_replay_state.bitmap
 _SPI_MIN, _SPI_MAX, _CPI_MAX = 0x100, 0x0FFF_FFFF, 0xFFFF
@@ -158,7 +160,9 @@ class NewState(StateWords):
         return read
 
     def _algorithm(self) -> None:
-        self._attributes += self._algorithms.attribute(self.words.last())
+        kind = self.words.last()
+        self.words.hide_all_but(self._handlers.keys() | _INNER)
+        self._attributes += self._algorithms.attribute(kind)
 
     def _flag(self) -> None:
         complaint = "FLAG value is invalid"

@@ -7,13 +7,18 @@ C's strtoul reads them, IPv4 addresses with trailing zeros left out, prefixes wi
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
+from host_driver.ip.names import EXTRA_FLAG, STATE_FLAG
 from proto.xfrm import AF_INET, AF_INET6, AF_UNSPEC
 
 HIDDEN = "<<Keys hidden>>"
-_KEY = re.compile("0x[0-9a-fA-F]{17}")  # no number of the language is that long
+# What may be a key wherever it stands: a long word, or many hexadecimal digits.
+_LONG = 16
+_DIGITS = re.compile("[0-9a-fA-F]{12}")
+_FLAGS = STATE_FLAG.keys() | EXTRA_FLAG.keys()
+_LENGTH = re.compile("-?[0-9]{1,3}")  # such as the length of an ICV
 _SPACE = "[ \t\n\v\f\r]*"
 _BASE_0 = re.compile(_SPACE + "([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]{0,19})")
 _BASE_16 = re.compile(_SPACE + "([+-]?)((?:0[xX])?[0-9a-fA-F]+)")
@@ -29,9 +34,17 @@ class IpError(Exception):
         self.stderr = stderr
 
 
+class Secret(str):
+    """A word that stands where a key may stand: no complaint shows it."""
+
+    __slots__ = ()
+
+
 def shown(word: str) -> str:
-    """The word as a complaint may show it: a misplaced key is hidden."""
-    return HIDDEN if _KEY.search(word) else word
+    """The word as a complaint may show it: what may be a key, or a part of one, is hidden."""
+    if isinstance(word, Secret) or _DIGITS.search(word):
+        return HIDDEN
+    return HIDDEN if len(word) >= _LONG and not _FLAGS.issuperset(word.split()) else word
 
 
 def invalid(text: str, word: str) -> IpError:
@@ -59,6 +72,7 @@ class Words:
     def __init__(self, words: Sequence[str], devices: Mapping[str, int], family: int) -> None:
         self._words = words
         self._next = 0
+        self._known: Container[str] | None = None
         self.devices = devices
         self.family = family
 
@@ -75,7 +89,7 @@ class Words:
         """The next word; the command line is incomplete without one."""
         self.complete()
         self._next += 1
-        return self._words[self._next - 1]
+        return self.last()
 
     def take_if(self, *choices: str) -> bool:
         """Step over the next word if it is one of `choices`."""
@@ -89,7 +103,15 @@ class Words:
 
     def last(self) -> str:
         """The word taken last."""
-        return self._words[self._next - 1]
+        before, word = self._words[max(self._next - 2, 0)], self._words[self._next - 1]
+        if self._known is None or word in self._known or before in self._known:
+            return word
+        return word if _LENGTH.fullmatch(word) else Secret(word)
+
+    def hide_all_but(self, known: Container[str]) -> None:
+        """Keys may follow: from here on a word is a Secret, unless it is a `known` keyword, the
+        value right behind one, or a short number."""
+        self._known = known
 
     def need(self, name: str) -> None:
         """Complain that `name` is missing unless a word is left."""

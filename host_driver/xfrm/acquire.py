@@ -5,8 +5,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from host_driver.ops import Extack
-from host_driver.sleep import AtomicViolation, atomic
-from host_driver.xfrm.device import xfrm_dev_state_delete
+from host_driver.xfrm.device import xfrm_dev_release, xfrm_dev_state_delete
 from host_driver.xfrm.encode import build_acquire
 from host_driver.xfrm.flow import Flow, flow_selector, selector_match
 from host_driver.xfrm.lifecycle import xfrm_state_insert
@@ -20,7 +19,6 @@ from host_driver.xfrm.state import (
     KmState,
     XfrmState,
 )
-from proto.status import OffloadError
 from proto.xfrm import (
     MODE_BEET,
     MODE_IPTFS,
@@ -133,7 +131,7 @@ def _acquire(
     x.props.mode, x.props.reqid, x.props.family = tmpl.mode, tmpl.reqid, tmpl.family
     x.mark.v, x.mark.m, x.if_id = xp.mark.v, xp.mark.m, xp.if_id
     if xp.xdo.type == OFFLOAD_PACKET:
-        error = _offer_larval(net, x, xp)
+        error = _offer_larval(x, xp)
         if error:
             x.km.state = KmState.DEAD
             net.xfrm_state_put(x)
@@ -143,7 +141,7 @@ def _acquire(
     x.dir = SA_DIR_OUT
     if not net.multicast(Group.ACQUIRE, build_acquire(x, tmpl, xp)):
         x.km.state = KmState.DEAD
-        xfrm_dev_state_delete(net, x)
+        xfrm_dev_state_delete(x)
         net.xfrm_state_put(x)
         return Found(None, errno.ESRCH)
     x.km.state = KmState.ACQ
@@ -154,21 +152,13 @@ def _acquire(
     return Found(None, errno.EAGAIN)
 
 
-def _offer_larval(net: "XfrmNet", x: XfrmState, xp: XfrmPolicy) -> int:
+def _offer_larval(x: XfrmState, xp: XfrmPolicy) -> int:
     """The driver's add for a keyless placeholder; it must not sleep (ACQ-02..04). 0 or an errno."""
     dev = xp.xdo.dev
     assert dev is not None
     dev.hold()
     x.xso = DevOffload(dev, 0, xp.xdo.dir, OFFLOAD_PACKET, OFFLOAD_FLAG_ACQ)
-    try:
-        added = dev.xfrmdev_ops.xdo_dev_state_add(dev, x, Extack())
-        error: int = -atomic(added, "xdo_dev_state_add", "OPS-11")
-    except OffloadError as refusal:
-        error = refusal.errno
-    except AtomicViolation as violation:
-        net.violations.append(violation)
-        error = errno.EINVAL
+    error: int = -dev.xfrmdev_ops.xdo_dev_state_add(dev, x, Extack())
     if error:
-        x.xso.clear()
-        dev.put()
+        xfrm_dev_release(x.xso)
     return error

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The offload step and all calls of the driver's table (net/xfrm/xfrm_device.c).
 
-Adding may sleep and runs in the request; everything else is called where the core holds a lock. A
-driver that tries to sleep there is noted in `XfrmNet.violations` and otherwise treated as if the
-call had done nothing (section 0.5).
+Adding and freeing may sleep; everything else is called where the core holds a lock. The core never
+sees a bare driver: `xfrmdev_ops` is its fence (`host_driver.trace`), which stops what sleeps where
+it must not and gives 0 or a negative errno for every add (section 0.5).
 """
 
 import errno
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from host_driver.netdev import NetDevice, Skb
 from host_driver.ops import Extack
-from host_driver.sleep import AtomicViolation, Sleep, atomic, may_sleep
+from host_driver.sleep import Sleep, may_sleep
 from host_driver.xfrm.flow import IPV6_EXTENSIONS
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import (
@@ -45,16 +45,10 @@ if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
 
-def under_lock(net: "XfrmNet", dev: NetDevice | None, name: str, rule: str, *args: Any) -> Any:
-    """Call an optional callback that must not sleep. None when the driver lacks it."""
+def _call(dev: NetDevice | None, name: str, *args: Any) -> Any:
+    """Call an optional callback. None when there is no device or its driver lacks the callback."""
     callback = getattr(dev.xfrmdev_ops, name, None) if dev else None
-    if callback is None:
-        return None
-    try:
-        return atomic(callback(*args), name, rule)
-    except AtomicViolation as violation:
-        net.violations.append(violation)
-        return None
+    return None if callback is None else callback(*args)
 
 
 def xfrm_dev_state_add(
@@ -91,14 +85,10 @@ def xfrm_dev_state_add(
     dev.hold()
     direction = OFFLOAD_DIR_IN if inbound else OFFLOAD_DIR_OUT
     x.xso = DevOffload(dev, 0, direction, OFFLOAD_PACKET if packet else OFFLOAD_CRYPTO)
-    try:
-        error = yield from may_sleep(dev.xfrmdev_ops.xdo_dev_state_add(dev, x, extack))
-    except OffloadError as refusal:
-        error = -refusal.errno
-        extack.set(refusal.text)
+    error = yield from may_sleep(dev.xfrmdev_ops.xdo_dev_state_add(dev, x, extack))
     if not error:
         return
-    _release(x.xso)
+    xfrm_dev_release(x.xso)
     if not packet and error == -errno.EOPNOTSUPP:
         return
     extack.set_weak("Device failed to offload this state")
@@ -120,27 +110,31 @@ def xfrm_dev_policy_add(
     directions = {POLICY_IN: OFFLOAD_DIR_IN, POLICY_OUT: OFFLOAD_DIR_OUT}
     direction = directions.get(xp.dir, OFFLOAD_DIR_FWD)
     xp.xdo = DevOffload(dev, 0, direction, OFFLOAD_PACKET)
-    try:
-        error = yield from may_sleep(dev.xfrmdev_ops.xdo_dev_policy_add(xp, extack))
-    except OffloadError as refusal:
-        error = -refusal.errno
-        extack.set(refusal.text)
+    error = yield from may_sleep(dev.xfrmdev_ops.xdo_dev_policy_add(xp, extack))
     if error:
-        _release(xp.xdo)
+        xfrm_dev_release(xp.xdo)
         extack.set_weak("Device failed to offload this policy")
         raise OffloadError(-error, "")
 
 
-def _release(offload: DevOffload) -> None:
+def xfrm_dev_check_registered(net: "XfrmNet", offload: DevOffload) -> None:
+    """Raises ENODEV when the device went away while its driver's add slept (INV-04, INV-05)."""
+    dev = offload.dev
+    if dev is not None and net.devices.by_index(dev.ifindex) is not dev:
+        raise OffloadError(errno.ENODEV, f"Device {dev.name} was unregistered during the request")
+
+
+def xfrm_dev_release(offload: DevOffload) -> None:
+    """Forget the device and give its reference back."""
     dev = offload.dev
     offload.clear()
     if dev is not None:
         dev.put()
 
 
-def xfrm_dev_state_delete(net: "XfrmNet", x: XfrmState) -> None:
+def xfrm_dev_state_delete(x: XfrmState) -> None:
     """The SA leaves the data path (OPS-16)."""
-    under_lock(net, x.xso.dev, "xdo_dev_state_delete", "OPS-16", x.xso.dev, x)
+    _call(x.xso.dev, "xdo_dev_state_delete", x.xso.dev, x)
 
 
 def xfrm_dev_state_free(x: XfrmState) -> Sleep[None]:
@@ -148,26 +142,24 @@ def xfrm_dev_state_free(x: XfrmState) -> Sleep[None]:
     dev = x.xso.dev
     if dev is None:
         return
-    callback = getattr(dev.xfrmdev_ops, "xdo_dev_state_free", None)
-    if callback is not None:
-        yield from may_sleep(callback(dev, x))
-    _release(x.xso)
+    yield from may_sleep(_call(dev, "xdo_dev_state_free", dev, x))
+    xfrm_dev_release(x.xso)
 
 
-def xfrm_dev_state_update_stats(net: "XfrmNet", x: XfrmState) -> None:
+def xfrm_dev_state_update_stats(x: XfrmState) -> None:
     """Let the driver write its totals into `x.curlft` and `x.stats` (OPS-20)."""
-    under_lock(net, x.xso.dev, "xdo_dev_state_update_curlft", "OPS-20", x)
+    _call(x.xso.dev, "xdo_dev_state_update_curlft", x)
 
 
-def xfrm_dev_policy_delete(net: "XfrmNet", xp: XfrmPolicy) -> None:
+def xfrm_dev_policy_delete(xp: XfrmPolicy) -> None:
     """The policy leaves the data path (OPS-32)."""
-    under_lock(net, xp.xdo.dev, "xdo_dev_policy_delete", "OPS-32", xp)
+    _call(xp.xdo.dev, "xdo_dev_policy_delete", xp)
 
 
-def xfrm_dev_policy_free(net: "XfrmNet", xp: XfrmPolicy) -> None:
+def xfrm_dev_policy_free(xp: XfrmPolicy) -> None:
     """Last call for a policy, then the device reference goes (OPS-33)."""
-    under_lock(net, xp.xdo.dev, "xdo_dev_policy_free", "OPS-33", xp)
-    _release(xp.xdo)
+    _call(xp.xdo.dev, "xdo_dev_policy_free", xp)
+    xfrm_dev_release(xp.xdo)
 
 
 def xfrm_state_mtu(x: XfrmState, mtu: int) -> int:
@@ -185,7 +177,7 @@ def xfrm_state_mtu(x: XfrmState, mtu: int) -> int:
     return 1 if payload <= 2 else payload + adjust - 2
 
 
-def xfrm_dev_offload_ok(net: "XfrmNet", skb: Skb, x: XfrmState, dev: NetDevice) -> bool:
+def xfrm_dev_offload_ok(skb: Skb, x: XfrmState, dev: NetDevice) -> bool:
     """Whether the packet may go to the SA's device, which must be the route's (TX-23)."""
     if dev is not x.xso.dev or len(skb.data) > xfrm_state_mtu(x, dev.mtu):
         return False
@@ -194,5 +186,5 @@ def xfrm_dev_offload_ok(net: "XfrmNet", skb: Skb, x: XfrmState, dev: NetDevice) 
             return False
     elif skb.data[6] in IPV6_EXTENSIONS:
         return False
-    verdict = under_lock(net, dev, "xdo_dev_offload_ok", "OPS-24", skb, x)
+    verdict = _call(dev, "xdo_dev_offload_ok", skb, x)  # OPS-24
     return verdict is None or bool(verdict)

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 def xfrm_state_insert(net: "XfrmNet", x: XfrmState) -> None:
     """Put a state on the lists, which hold a reference; first timer shot in 1 s (STATE-32)."""
     x.refcnt += 1
-    net.sad.bump_genids(x)
     net.sad.insert(x)
     net.arm(x, net.now_ns + NS)
 
@@ -71,7 +70,7 @@ def xfrm_state_delete(net: "XfrmNet", x: XfrmState) -> bool:
     net.disarm(x)
     listed = x in net.sad
     net.sad.remove(x)
-    xfrm_dev_state_delete(net, x)
+    xfrm_dev_state_delete(x)
     if listed:
         xfrm_state_put(net, x)
     return True
@@ -104,9 +103,8 @@ def _find_acq(
     net: "XfrmNet", mark: int, mode: int, reqid: int, proto: int, daddr: bytes, saddr: bytes,
     family: int,
 ) -> XfrmState | None:  # fmt: skip
-    for x in net.sad.bucket(daddr, saddr, reqid, family):
-        larval = x.km.state == KmState.ACQ and not x.id.spi
-        if larval and (x.props.mode, x.id.proto) == (mode, proto) and mark_match(mark, x):
+    for x in net.sad.larval(daddr, saddr, reqid, family):
+        if not x.id.spi and (x.props.mode, x.id.proto) == (mode, proto) and mark_match(mark, x):
             return x
     return None
 
@@ -189,7 +187,7 @@ def _take_over(net: "XfrmNet", old: XfrmState, x: XfrmState) -> None:
     if x.props.smark.v or x.props.smark.m or x.if_id:
         old.if_id = x.if_id
         old.props.smark = x.props.smark
-        net.sad.bump_genids(old)
+        net.sad.generation += 1
     old.nat_keepalive_interval = x.nat_keepalive_interval
 
 
@@ -232,11 +230,10 @@ def _carry_on(first: Completion, task: Sleep[None]) -> Sleep[None]:
 
 def xfrm_policy_kill(net: "XfrmNet", xp: XfrmPolicy) -> None:
     """An unlinked policy dies: out of the data path, then freed (OPS-32, TRACE-17..20)."""
-    xfrm_dev_policy_delete(net, xp)
+    xfrm_dev_policy_delete(xp)
     xp.dead = True
-    xp.genid += 1
     net.disarm(xp)
-    xfrm_dev_policy_free(net, xp)
+    xfrm_dev_policy_free(xp)
 
 
 def xfrm_policy_delete(net: "XfrmNet", xp: XfrmPolicy) -> bool:

@@ -8,8 +8,10 @@ import errno
 from typing import TYPE_CHECKING
 
 from host_driver.xfrm.device import xfrm_dev_state_update_stats
+from host_driver.xfrm.encode import build_polexpire
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
+from proto.xfrm import Group
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
@@ -25,7 +27,7 @@ def xfrm_state_check_expire(net: "XfrmNet", x: XfrmState) -> int:
     at once, deletes it. A soft limit is reported once, and not at all when one look passes both.
     """
     if x.xso.type == OFFLOAD_PACKET:
-        xfrm_dev_state_update_stats(net, x)
+        xfrm_dev_state_update_stats(x)
     if not x.curlft.use_time:
         x.curlft.use_time = net.seconds()
     cur, lft = x.curlft, x.lft
@@ -43,7 +45,7 @@ def xfrm_state_check_expire(net: "XfrmNet", x: XfrmState) -> int:
 
 def xfrm_timer_handler(net: "XfrmNet", x: XfrmState) -> None:
     """One shot of an SA's timer (LIFE-20..24)."""
-    xfrm_dev_state_update_stats(net, x)
+    xfrm_dev_state_update_stats(x)
     if x.km.state == KmState.DEAD:
         return
     following = None if x.km.state == KmState.EXPIRED else _hard_limits(net, x)
@@ -126,13 +128,14 @@ def xfrm_policy_timer(net: "XfrmNet", xp: XfrmPolicy) -> None:
             continue
         remaining = limit + base - now
         if remaining <= 0 and hard:
+            expired = build_polexpire(xp, True, 0)  # names the device, which the delete takes away
             if net.xfrm_policy_delete(xp):
-                net.km_policy_expired(xp, True)
+                net.multicast(Group.EXPIRE, expired)
             return
         if remaining <= 0:
             warn, remaining = True, XFRM_KM_TIMEOUT_S
         following = _nearer(following, remaining)
     if warn:
-        net.km_policy_expired(xp, False)
+        net.multicast(Group.EXPIRE, build_polexpire(xp, False, 0))
     if following:
         net.arm(xp, net.now_ns + following * NS)

@@ -50,7 +50,3 @@ class Mib:
     def values(self) -> dict[str, int]:
         """A copy, in the kernel's order."""
         return dict(self._values)
-
-    def text(self) -> str:
-        """The file as the kernel prints it: name in 24 columns, a tab, the value."""
-        return "".join(f"{name:<24}\t{value}\n" for name, value in self._values.items())

@@ -16,9 +16,9 @@ import random
 from collections.abc import Callable
 
 from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
-from host_driver.sleep import AtomicViolation, Mutex, Scheduler, Sleep
+from host_driver.sleep import Mutex, Scheduler, Sleep
 from host_driver.xfrm import lifecycle
-from host_driver.xfrm.encode import build_expire, build_polexpire
+from host_driver.xfrm.encode import build_expire
 from host_driver.xfrm.input import xfrm_input
 from host_driver.xfrm.lifetime import (
     NS,
@@ -69,8 +69,6 @@ class XfrmNet:
         self.policy_default_generation = 0
         self.gc_list: list[XfrmState] = []
         self.gc_running = False
-        # Callbacks that tried to sleep where the core holds a lock (section 0.5).
-        self.violations: list[AtomicViolation] = []
         self._acqseq = 0
         self._timers: list[tuple[int, int, XfrmState | XfrmPolicy]] = []
         self._order = itertools.count()
@@ -128,11 +126,7 @@ class XfrmNet:
 
     def km_state_expired(self, x: XfrmState, hard: bool) -> None:
         """Tell key managers that an SA has reached a limit."""
-        self.multicast(Group.EXPIRE, build_expire(self, x, hard, 0))
-
-    def km_policy_expired(self, xp: XfrmPolicy, hard: bool) -> None:
-        """Tell key managers that a policy has reached a limit."""
-        self.multicast(Group.EXPIRE, build_polexpire(xp, hard, 0))
+        self.multicast(Group.EXPIRE, build_expire(x, hard, 0))
 
     # Timers: an object has at most one shot; an older one on the heap is void.
 

@@ -29,7 +29,6 @@ class XfrmPolicy:
     xfrm_vec: list[UserTmpl] = field(default_factory=list)
     family: int = 0
     xdo: DevOffload = field(default_factory=DevOffload)
-    genid: int = 0
     dead: bool = False
     refcnt: int = 1
     sec_ctx: bytes | None = None

@@ -6,7 +6,8 @@ states at the head; the others before the first of their kind, but at the very h
 holds packet-offload states only (SAD-03, a trap that the kernel still has).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TypeVar
 
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
 from proto.xfrm import AF_INET, AF_INET6, IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, IPSEC_PROTO_ANY
@@ -38,12 +39,56 @@ def mark_match(mark: int, x: XfrmState) -> bool:
     return mark & x.mark.m == x.mark.v
 
 
-def _insert(bucket: list[XfrmState], x: XfrmState) -> None:
-    at = 0
-    if x.xso.type != OFFLOAD_PACKET:
-        others = (i for i, y in enumerate(bucket) if y.xso.type != OFFLOAD_PACKET)
-        at = next(others, 0)
-    bucket.insert(at, x)
+class Bucket:
+    """States of one key in the kernel's order; insertion and removal take constant time.
+
+    The order is `_packet`, `_others`, `_behind`, each the newest first; `_behind` are the packet
+    states that were there alone when the first of the others came to the head (SAD-03).
+    """
+
+    __slots__ = ("_behind", "_others", "_packet")
+
+    def __init__(self) -> None:
+        self._packet: dict[XfrmState, None] = {}
+        self._others: dict[XfrmState, None] = {}
+        self._behind: dict[XfrmState, None] = {}
+
+    def __iter__(self) -> Iterator[XfrmState]:
+        for part in (self._packet, self._others, self._behind):
+            yield from reversed(part)
+
+    def __bool__(self) -> bool:
+        return bool(self._packet or self._others or self._behind)
+
+    def insert(self, x: XfrmState) -> None:
+        """Put a state where the kernel does."""
+        if x.xso.type == OFFLOAD_PACKET:
+            self._packet[x] = None
+            return
+        if not self._others:
+            self._behind.update(self._packet)
+            self._packet.clear()
+        self._others[x] = None
+
+    def discard(self, x: XfrmState) -> None:
+        """Take a state out, if it is there."""
+        for part in (self._packet, self._others, self._behind):
+            part.pop(x, None)
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def _insert(index: dict[Key, Bucket], key: Key, x: XfrmState) -> None:
+    index.setdefault(key, Bucket()).insert(x)
+
+
+def _discard(index: dict[Key, Bucket], key: Key, x: XfrmState) -> None:
+    bucket = index.get(key)
+    if bucket is not None:
+        bucket.discard(x)
+        if not bucket:
+            del index[key]
 
 
 class Sad:
@@ -51,9 +96,11 @@ class Sad:
 
     def __init__(self) -> None:
         self._all: dict[XfrmState, None] = {}
-        self._bydst: dict[DstKey, list[XfrmState]] = {}
-        self._byspi: dict[SpiKey, list[XfrmState]] = {}
-        self._byseq: dict[int, list[XfrmState]] = {}
+        self._bydst: dict[DstKey, Bucket] = {}
+        self._byspi: dict[SpiKey, Bucket] = {}
+        self._byseq: dict[int, Bucket] = {}
+        # States that came in as larval ones: they tell where a search for one is worth it.
+        self._acquiring: dict[DstKey, Bucket] = {}
         # Moves whenever a cached choice of an SA may have become wrong (STATE-30).
         self.generation = 0
         # How large the kernel's hash tables would be by now; they never shrink (UAPI-75).
@@ -74,16 +121,18 @@ class Sad:
         self._all[x] = None
         if len(self._all) >= self.buckets < BUCKETS_MAX:
             self.buckets *= 2
-        _insert(self._bydst.setdefault(dst_key(x), []), x)
+        _insert(self._bydst, dst_key(x), x)
+        if x.km.state == KmState.ACQ:
+            _insert(self._acquiring, dst_key(x), x)
         if x.km.seq:
-            _insert(self._byseq.setdefault(x.km.seq, []), x)
+            _insert(self._byseq, x.km.seq, x)
         self.insert_spi(x)
         self.generation += 1
 
     def insert_spi(self, x: XfrmState) -> None:
         """A state that is on the lists has got its SPI (ALLOCSPI)."""
         if x.id.spi:
-            _insert(self._byspi.setdefault(spi_key(x), []), x)
+            _insert(self._byspi, spi_key(x), x)
 
     def remove(self, x: XfrmState) -> None:
         """Take a state off all lists; doing it twice changes nothing (TRAP-36)."""
@@ -91,21 +140,20 @@ class Sad:
             return
         del self._all[x]
         _discard(self._bydst, dst_key(x), x)
+        _discard(self._acquiring, dst_key(x), x)
         _discard(self._byspi, spi_key(x), x)
         _discard(self._byseq, x.km.seq, x)
         self.generation += 1
 
-    def bump_genids(self, new: XfrmState) -> None:
-        """A state that competes with others appeared: they are chosen anew (STATE-30)."""
-        self.generation += 1
-        mark = new.mark.v & new.mark.m
-        for x in self._bydst.get(dst_key(new), ()):
-            if x.if_id == new.if_id and mark_match(mark, x):
-                x.genid += 1
-
     def bucket(self, daddr: bytes, saddr: bytes, reqid: int, family: int) -> Iterable[XfrmState]:
         """Candidates of xfrm_state_find, in the kernel's order (TX-10)."""
         return self._bydst.get((daddr, saddr, reqid, family), ())
+
+    def larval(self, daddr: bytes, saddr: bytes, reqid: int, family: int) -> Iterable[XfrmState]:
+        """The larval states among the candidates, in the same order (STATE-29)."""
+        key = (daddr, saddr, reqid, family)
+        bucket = self._bydst[key] if key in self._acquiring else ()
+        return (x for x in bucket if x.km.state == KmState.ACQ)
 
     def lookup(
         self, mark: int, daddr: bytes, spi: int, proto: int, family: int
@@ -144,11 +192,3 @@ class Sad:
             if x.km.state == KmState.ACQ and mark_match(mark, x):
                 return x
         return None
-
-
-def _discard(index: dict, key: object, x: XfrmState) -> None:  # type: ignore[type-arg]
-    bucket = index.get(key)
-    if bucket and x in bucket:
-        bucket.remove(x)
-        if not bucket:
-            del index[key]

@@ -146,11 +146,9 @@ class XfrmState:
     nat_keepalive_interval: int = 0
     sec_ctx: bytes | None = None
     pcpu_num: int | None = None
-    lastused: int = 0
     km: KeyManagement = field(default_factory=KeyManagement)
     dir: int = 0
     xso: DevOffload = field(default_factory=DevOffload)
-    genid: int = 0
     refcnt: int = 1
     # Of the timer: xflags SOFT_EXPIRE, the remaining time when it was armed, and the shot due.
     soft_expire: bool = False

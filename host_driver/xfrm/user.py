@@ -196,7 +196,8 @@ def _dump(net: "XfrmNet", request: Request) -> list[bytes]:
     """All objects, then DONE, which carries what went wrong; a dump is never acked (UAPI-04)."""
     nlh, error = request.nlh, 0
     try:
-        _parse(request, 0)
+        if nlh.type == Msg.GETSA:  # xfrm_dump_policy looks at no attribute
+            _parse(request, 0)
         request.replies += DUMPS[Msg(nlh.type)](net, request)
     except OffloadError as refusal:
         error = refusal.errno

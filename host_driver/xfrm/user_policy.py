@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from host_driver.sleep import Sleep
 from host_driver.xfrm.construct import mark_of
 from host_driver.xfrm.device import (
+    xfrm_dev_check_registered,
     xfrm_dev_policy_add,
     xfrm_dev_policy_delete,
     xfrm_dev_policy_free,
@@ -19,6 +20,7 @@ from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.spd import identity
 from host_driver.xfrm.verify import refuse, u32, verify_sec_ctx
 from proto.netlink import NLM_F_MULTI, attribute
+from proto.status import OffloadError
 from proto.xfrm import (
     AF_INET,
     AF_INET6,
@@ -151,11 +153,15 @@ def xfrm_add_policy(net: "XfrmNet", request: "Request") -> Sleep[None]:
     if Attr.OFFLOAD_DEV in request.attributes:
         offload = UserOffload.unpack(request.attributes[Attr.OFFLOAD_DEV])
         yield from xfrm_dev_policy_add(net, xp, offload, request.extack)
-    if nlh.type == Msg.NEWPOLICY and net.spd.existing(xp) is not None:
-        xfrm_dev_policy_delete(net, xp)  # POL-09
+    try:
+        xfrm_dev_check_registered(net, xp.xdo)
+        if nlh.type == Msg.NEWPOLICY and net.spd.existing(xp) is not None:
+            raise refuse("", errno.EEXIST)
+    except OffloadError:
+        xfrm_dev_policy_delete(xp)  # POL-09
         xp.dead = True
-        xfrm_dev_policy_free(net, xp)
-        raise refuse("", errno.EEXIST)
+        xfrm_dev_policy_free(xp)
+        raise
     xp.index = info.index
     replaced = net.spd.insert(xp)
     net.arm(xp, net.now_ns + NS)

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING
 
 from host_driver.sleep import Sleep
 from host_driver.xfrm.construct import mark_of, xfrm_state_construct
-from host_driver.xfrm.device import xfrm_dev_state_add, xfrm_dev_state_delete
+from host_driver.xfrm.device import (
+    xfrm_dev_check_registered,
+    xfrm_dev_state_add,
+    xfrm_dev_state_delete,
+)
 from host_driver.xfrm.encode import build, build_delsa, build_expire, build_state
 from host_driver.xfrm.flow import prefix
 from host_driver.xfrm.lifecycle import (
@@ -57,6 +61,7 @@ def xfrm_add_sa(net: "XfrmNet", request: "Request") -> Sleep[None]:
             offload = UserOffload.unpack(request.attributes[Attr.OFFLOAD_DEV])
             yield from xfrm_dev_state_add(net, x, offload, request.extack)
         offered = True
+        xfrm_dev_check_registered(net, x.xso)
         if nlh.type == Msg.NEWSA:
             xfrm_state_add(net, x)
         else:
@@ -64,12 +69,12 @@ def xfrm_add_sa(net: "XfrmNet", request: "Request") -> Sleep[None]:
     except OffloadError:
         x.km.state = KmState.DEAD
         if offered:
-            xfrm_dev_state_delete(net, x)  # STATE-21
+            xfrm_dev_state_delete(x)  # STATE-21
         net.xfrm_state_put(x)
         raise
     if x.km.state == KmState.VOID:
         x.km.state = KmState.VALID
-    net.multicast(Group.SA, build_state(net, x, nlh.type, nlh.seq, nlh.pid, 0))
+    net.multicast(Group.SA, build_state(x, nlh.type, nlh.seq, nlh.pid, 0))
     net.xfrm_state_put(x)
 
 
@@ -96,7 +101,7 @@ def xfrm_del_sa(net: "XfrmNet", request: "Request") -> None:
     x.refcnt += 1
     deleted = net.xfrm_state_delete(x)
     if deleted:
-        net.multicast(Group.SA, build_delsa(net, x, request.nlh.seq, request.nlh.pid))
+        net.multicast(Group.SA, build_delsa(x, request.nlh.seq, request.nlh.pid))
     net.xfrm_state_put(x)
     if not deleted:
         raise refuse("", errno.ESRCH)
@@ -106,7 +111,7 @@ def xfrm_get_sa(net: "XfrmNet", request: "Request") -> None:
     """GETSA of one SA (DUMP-01)."""
     nlh = request.nlh
     x = _lookup(net, request)
-    request.replies.append(build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
+    request.replies.append(build_state(x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
 
 
 def xfrm_dump_sa(net: "XfrmNet", request: "Request") -> list[bytes]:
@@ -119,7 +124,7 @@ def xfrm_dump_sa(net: "XfrmNet", request: "Request") -> list[bytes]:
         if filter.splen > 128 or filter.dplen > 128:
             raise refuse("")
     return [
-        build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, NLM_F_MULTI)
+        build_state(x, Msg.NEWSA, nlh.seq, nlh.pid, NLM_F_MULTI)
         for x in net.sad
         if proto_match(x.id.proto, proto) and (filter is None or _passes(x, filter))
     ]
@@ -166,7 +171,7 @@ def xfrm_alloc_userspi(net: "XfrmNet", request: "Request") -> None:
     xfrm_alloc_spi(net, x, low, high)
     if Attr.SA_DIR in request.attributes:
         x.dir = request.attributes[Attr.SA_DIR][0]
-    request.replies.append(build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
+    request.replies.append(build_state(x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
 
 
 def xfrm_add_sa_expire(net: "XfrmNet", request: "Request") -> None:
@@ -178,6 +183,6 @@ def xfrm_add_sa_expire(net: "XfrmNet", request: "Request") -> None:
         raise refuse("", errno.ENOENT)
     if x.km.state != KmState.VALID:
         raise refuse("")
-    net.multicast(Group.EXPIRE, build_expire(net, x, bool(expire.hard), request.nlh.pid))
+    net.multicast(Group.EXPIRE, build_expire(x, bool(expire.hard), request.nlh.pid))
     if expire.hard:
         net.xfrm_state_delete(x)

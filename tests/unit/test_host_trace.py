@@ -70,6 +70,17 @@ def test_missing_callbacks_stay_missing() -> None:
     assert not hasattr(ops, "xdo_dev_state_update_curlft")
 
 
+def test_a_callback_is_found_under_its_later_name() -> None:
+    class Later:
+        def xdo_dev_state_update_stats(self, x):
+            x.curlft.packets = 7
+
+    table, x = Table(Later()), state()
+    table.ops.xdo_dev_state_update_curlft(x)
+    assert x.curlft.packets == 7
+    assert table.last["call"] == "xdo_dev_state_update_curlft"
+
+
 def test_an_exception_while_sleeping_is_an_io_error() -> None:
     gate, sched, results, extack = Completion(), Scheduler(), [], Extack()
     table = Table(Foreign(gate))

@@ -6,6 +6,7 @@ Time is virtual and starts at a fixed second; the driver writes down its calls a
 
 import random
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
 from host_driver.sleep import Scheduler
+from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.net import XfrmNet
 from proto.netlink import attribute
 from proto.netlink import message as nl_message
@@ -98,13 +100,17 @@ class World:
         self.notified: list[tuple[Group, bytes]] = []
         self.sent: list[Skb] = []
         self.listeners = listeners
+        self.trace = Trace()
+        self.counters: Counter[str] = Counter()
         self.net = XfrmNet(self.devices, self.sched, random.Random(7), self.multicast)
         self.net.now_ns = 1_000_000 * NS
         self.add_device("lo", LO)
         self.nic = self.add_device("nic0", NIC, ops) if ops is not None else None
 
     def add_device(self, name: str, ifindex: int, ops: Any = None) -> NetDevice:
-        """A device that is up and keeps what it sends in `sent`."""
+        """A device that is up and keeps what it sends in `sent`; `ops` is a bare driver."""
+        if ops is not None:
+            ops = TracedOps(ops, self.trace, self.counters)
         dev = NetDevice(name, start_xmit=self.xmit, xfrmdev_ops=ops)
         if ops is not None:
             dev.features.add(HW_ESP)

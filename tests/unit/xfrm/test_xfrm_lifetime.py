@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
+from proto.netlink import attributes
+
 EXPIRE, POLEXPIRE, DELSA = 0x18, 0x1B, 0x11
+OFFLOAD_DEV, NIC = 28, 2
 
 
-def hard(world: Any, type: int = EXPIRE) -> list[int]:
-    """The `hard` byte of each expiry since the last call."""
-    at = 16 + (224 if type == EXPIRE else 168)
-    return [message[at] for message in world.take(type)]
+def hard(world: Any) -> list[int]:
+    """The `hard` byte of each EXPIRE since the last call."""
+    return [message[16 + 224] for message in world.take(EXPIRE)]
 
 
 def test_soft_then_hard_packets(world: Any, pktsim: Any) -> None:
@@ -89,11 +91,15 @@ def test_update_clears_dying(world: Any, requests: Any) -> None:
 def test_policy_timers(world: Any) -> None:
     world.add_policy(soft_add_expires_seconds=2, hard_add_expires_seconds=70)
     world.take()
-    expiries = []
+    expiries, devices = [], []
     for second in range(1, 100):
         world.advance(1)
-        expiries += [(second, what) for what in hard(world, POLEXPIRE)]
+        for message in world.take(POLEXPIRE):
+            expiries.append((second, message[184]))
+            found = attributes(message, 192).values.get(OFFLOAD_DEV, b"")
+            devices.append(int.from_bytes(found[:4], "little"))
     assert expiries == [(2, 0), (32, 0), (62, 0), (70, 1)]
+    assert devices == [NIC] * 4  # UAPI-62: the hard one, too, says on which device it was
     assert len(world.net.spd) == 0 and world.nic.refcnt == 0
 
 

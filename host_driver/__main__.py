@@ -12,7 +12,6 @@ import argparse
 import os
 import re
 import resource
-import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from host_driver.host import PROFILES, Host
 from proto.clock import RealClock
 from proto.frame import Channel, FrameError
 from proto.link.dma import Dma
-from proto.link.loop import die_with_parent, run
+from proto.link.loop import die_with_parent, lifeline, run
 from proto.link.zmq import Curve, Hub
 from proto.status import OffloadError
 
@@ -72,14 +71,6 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _lifeline() -> int | None:
-    """Standard input if a launcher holds its other end; a terminal or /dev/null is none."""
-    try:
-        return 0 if stat.S_ISFIFO(os.fstat(0).st_mode) else None
-    except OSError:
-        return None
-
-
 def _serve(options: argparse.Namespace) -> int:
     """Connect and run until the goodbye. Raises OffloadError, OSError, FrameError."""
     curve = None
@@ -98,7 +89,7 @@ def _serve(options: argparse.Namespace) -> int:
     with Hub(curve) as hub:
         endpoints = hub.connect_link(options.link)
         endpoints[Channel.CONTROL] = hub.connect(options.control, wipe=True)
-        return run(host, endpoints, RealClock(), _lifeline())
+        return run(host, endpoints, RealClock(), lifeline())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -309,6 +309,7 @@ class Host:
             now_ns=self.now_ns,
             spawn=self.spawn,
             xfrm_state_check_expire=self.net.xfrm_state_check_expire,
+            xfrm_state_expire=self.net.xfrm_state_expire,
             netif_rx=self._netif_rx,
             counters=self.counters,
         )

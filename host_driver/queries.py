@@ -115,12 +115,12 @@ class Queries:
 
     def _counters(self, query: control.Counters) -> Sleep[Answer]:
         """The card's counters, and the driver's as `driver_*`."""
-        reply = yield from self._host.mailbox.execute(QueryCounters())
+        reply = yield from wait(self._host.mailbox.post(QueryCounters()))
         ours = {f"driver_{name}": count for name, count in sorted(self._host.counters.items())}
         return Answer(0, values=reply.values | ours)
 
     def _census(self, query: control.Census) -> Sleep[Answer]:
-        reply = yield from self._host.mailbox.execute(QueryCensus())
+        reply = yield from wait(self._host.mailbox.post(QueryCensus()))
         return Answer(0, values=reply.values)
 
     def _trace(self, query: control.Trace) -> Answer:
@@ -187,7 +187,7 @@ class Queries:
                 while self._busy():
                     yield from wait(host.pulse())
                 before = self._moved()
-                fence = (yield from host.mailbox.execute(Fence())).values
+                fence = (yield from wait(host.mailbox.post(Fence()))).values
                 while _behind(host.rx.index, fence["rx"]) or _behind(
                     host.events.index, fence["events"]
                 ):

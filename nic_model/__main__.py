@@ -13,7 +13,6 @@ import os
 import random
 import resource
 import secrets
-import stat
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from proto.clock import RealClock
 from proto.frame import Channel, FrameError, Kind, pack
 from proto.hello import Hello
 from proto.link.dma import Dma
-from proto.link.loop import die_with_parent, run
+from proto.link.loop import die_with_parent, lifeline, run
 from proto.link.zmq import Curve, Endpoint, Hub
 from proto.status import OffloadError
 
@@ -67,7 +66,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--wire", help="address of the wire, which this card dials")
     parser.add_argument("--dma", default="inline", help="DMA file made by the launcher, or inline")
     parser.add_argument("--mac", type=_mac, default=bytes(MAC_BYTES), help="for the MAC filter")
-    parser.add_argument("--seed", type=int, help="seed of the IV masks (default: from the system)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="seed of the IV masks, for tests only: one seed and key repeat IVs (default: none)",
+    )
     parser.add_argument("--curve-secret", type=Path, help="our CURVE key file, needed for tcp://")
     parser.add_argument("--curve-peer", type=Path, help="public CURVE key file of the host")
     parser.add_argument("--warm", action="store_true", help="compile all kernels and exit")
@@ -115,15 +118,7 @@ def _serve(flags: argparse.Namespace) -> int:
         )
         endpoints[Channel.WIRE].send(pack(Kind.HELLO, msgspec.msgpack.encode(hello)))
         _say(f"{flags.name}: ready")
-        return run(card, endpoints, RealClock(), _lifeline())
-
-
-def _lifeline() -> int | None:
-    """Standard input if a launcher holds its other end; a terminal or /dev/null is none."""
-    try:
-        return 0 if stat.S_ISFIFO(os.fstat(0).st_mode) else None
-    except OSError:
-        return None
+        return run(card, endpoints, RealClock(), lifeline())
 
 
 def main(argv: list[str]) -> int:

@@ -35,9 +35,14 @@ class FaultSpec(msgspec.Struct, kw_only=True, frozen=True):
     seed: int = 0
 
 
+def concerns(spec: FaultSpec, site: str) -> bool:
+    """Whether a fault is meant for this site: its own, or one below it."""
+    return site == spec.site or site.startswith(spec.site + ".")
+
+
 def check(spec: FaultSpec) -> None:
     """Refuse a fault that could never fire. Raises OffloadError(EINVAL)."""
-    if not any(site.startswith(spec.site) for site in SITES) or not spec.site:
+    if not any(concerns(spec, site) for site in SITES):
         raise OffloadError(
             errno.EINVAL, f"fault site {spec.site!r} is unknown, known are {', '.join(SITES)}"
         )
@@ -47,6 +52,10 @@ def check(spec: FaultSpec) -> None:
         )
     if not 0.0 <= spec.probability <= 1.0:
         raise OffloadError(errno.EINVAL, f"fault probability {spec.probability} is outside 0..1")
+    for name, low in (("times", 1), ("skip", 0), ("value", 0)):
+        number = getattr(spec, name)
+        if number is not None and number < low:
+            raise OffloadError(errno.EINVAL, f"fault {name} {number} is below {low}")
 
 
 def _plain(value: object) -> str:
@@ -64,7 +73,7 @@ class _Armed:
 
     def decide(self, site: str, facts: Mapping[str, object]) -> bool:
         spec = self.spec
-        if not site.startswith(spec.site):
+        if not concerns(spec, site):
             return False
         if any(_plain(facts.get(key)) != _plain(want) for key, want in spec.match.items()):
             return False

@@ -5,8 +5,8 @@
 
 All little-endian. `index` is the producer's running number of the first of `count` items
 (descriptors, frames or events), so a gap is a lost message; `length` is the size of the body.
-`check` is a CRC over header and body where commands, replies and events travel, else 0: a flipped
-bit there must not turn a refusal into a success. Packets have an ICV, or nobody to protect them.
+`check` is a CRC over header and body between host and card, else 0: a flipped bit must not turn a
+refusal into a success or one ring position into another. A message that fails it counts as lost.
 """
 
 import struct
@@ -40,7 +40,7 @@ class Kind(IntEnum):
     COUNTERS = 36  # rings, card to host: SA_COUNTERS records
     WIRE = 48  # wire, both ways: frames (proto.wire)
     WIRE_DONE = 49  # wire, both ways: credits for `count` frames
-    CONTROL = 64  # control, lab and host: proto.control messages
+    CONTROL = 64  # control, lab and host: host_driver.control messages
 
 
 @unique
@@ -63,7 +63,8 @@ class Message(NamedTuple):
     body: bytes | memoryview
 
 
-CHECKED = frozenset({Kind.COMMAND, Kind.REPLY, Kind.EVENTS})
+# Between host and card, as a PCIe link has it; the wire carries what it is given.
+CHECKED = frozenset(kind for kind in Kind if Kind.COMMAND <= kind <= Kind.COUNTERS)
 
 
 class FrameError(ValueError):

@@ -33,6 +33,7 @@ class DriverContext:
     """The host's services. All times are nanoseconds since the Unix epoch.
 
     `xfrm_state_check_expire(x)` takes the SA's lock itself and returns 0 or -EINVAL (LIFE-10..18);
+    `xfrm_state_expire(x)` is for an SA whose sequence numbers are used up (REPLAY-05);
     `netif_rx(skb)` hands a packet to the stack; `spawn(task)` starts a sleeping function, also from
     where sleeping is not allowed. `counters` shows up in the host's counters as `driver_*`.
     """
@@ -44,6 +45,7 @@ class DriverContext:
     now_ns: Callable[[], int]
     spawn: Callable[[Sleep[Any]], None]
     xfrm_state_check_expire: Callable[["XfrmState"], int]
+    xfrm_state_expire: Callable[["XfrmState"], None]
     netif_rx: Callable[[Skb], None]
     counters: Counter[str] = field(default_factory=Counter)
 

@@ -44,10 +44,11 @@ class Edge:
     def command(self, message: bytearray, command: AnyCommand) -> None:
         """A COMMAND to the card. Each copy is a buffer of its own, because readers zero them."""
         data: Any = message
-        copies = self._faults.apply("mailbox.command", data, opcode_fact(command))
-        for number, copy in enumerate(copies):
-            buffer: Any = bytearray(copy) if number else copy
-            self._output.append((Channel.MAILBOX, buffer))
+        copies: list[Any] = self._faults.apply("mailbox.command", data, opcode_fact(command))
+        if copies != [data]:
+            copies = [bytearray(copy) for copy in copies]
+            message[:] = bytes(len(message))
+        self._output += [(Channel.MAILBOX, copy) for copy in copies]
 
     def ring(self, message: bytes) -> None:
         """A TX or RX_DONE message to the card."""

@@ -204,5 +204,6 @@ class Mailbox:
 
     def _refuse(self, pending: _Pending) -> None:
         self._counters["mailbox_stalled"] += 1
+        _wipe_key(pending.command)
         text = f"{opcode(pending.command)}: all {MAILBOX_SLOTS} mailbox slots wait for the card"
         pending.answered.complete(OffloadError(errno.EAGAIN, text))

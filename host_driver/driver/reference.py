@@ -206,7 +206,7 @@ class ReferenceDriver:
 def create_policy_rule(xp: "XfrmPolicy") -> CreatePolicyRule:
     """The command of a validated policy: allow with template, bypass, or block.
 
-    A transport template's addresses do not count: the flow's do (TX-10).
+    A transport template's addresses do not count and are not sent: the flow's do (TX-10).
     """
     template = xp.xfrm_vec[0] if xp.xfrm_vec else None
     protect = template is not None and xp.action == ALLOW

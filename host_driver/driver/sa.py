@@ -11,6 +11,7 @@ from host_driver.sleep import Completion
 from proto.commands import (
     IN,
     INFINITE,
+    OUT,
     AnyCommand,
     CreateKey,
     CreateSa,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from host_driver.xfrm.state import XfrmState
 
 LEGACY_WINDOW_MAX = 32  # struct xfrm_replay_state has one word
+SEQ32_LAST, SEQ64_LAST = (1 << 32) - 1, (1 << 64) - 1
 SALT_BYTES = 4  # RFC 4106 section 4: the last 4 bytes of the key material
 
 
@@ -90,6 +92,14 @@ class Sa:
         """What the core keeps apart: direction, destination, SPI, family (STATE-28)."""
         x = self.x
         return x.xso.dir, x.id.daddr, x.id.spi, x.props.family
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last outbound sequence number was used (RFC 4303 3.3.3)."""
+        props = self.x.props
+        if self.x.xso.dir != OUT or props.extra_flags & SA_XFLAG_OSEQ_MAY_WRAP:
+            return False
+        return self.totals.seq >= (SEQ64_LAST if props.flags & STATE_ESN else SEQ32_LAST)
 
     @property
     def limited(self) -> bool:

@@ -10,6 +10,7 @@ import errno
 from typing import TYPE_CHECKING, NoReturn
 
 from host_driver.driver.sa import SALT_BYTES, replay_window
+from host_driver.xfrm.flow import WITH_PORTS, WITH_TYPES
 from proto.caps import Caps
 from proto.commands import IN
 from proto.status import OffloadError
@@ -24,6 +25,7 @@ from proto.xfrm import (
     POLICY_TYPE_MAIN,
     STATE_ESN,
 )
+from proto.xfrm_structs import XfrmSelector
 
 if TYPE_CHECKING:
     from host_driver.xfrm.policy import XfrmPolicy
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 RFC4106 = "rfc4106(gcm(aes))"
 OFFLOAD_PACKET = 2
+PORT_PROTOCOLS = tuple(sorted(WITH_PORTS | WITH_TYPES))  # whose headers the card reads
 MODES = ("transport", "tunnel", "ro", "in_trigger", "beet", "iptfs")
 
 
@@ -70,7 +73,7 @@ def check_state(x: "XfrmState", caps: Caps) -> None:
         _check_window(what, x, caps)
     if not x.lft.hard_packet_limit or not x.lft.hard_byte_limit:
         _refuse(f"{what}: a hard limit of 0 lets no packet pass, card takes 1 or more")
-    _check_unmatched(what, x.mark.v or x.mark.m, x.if_id, x.sel.ifindex)
+    _check_unmatched(what, x.mark.v or x.mark.m, x.if_id, x.sel)
 
 
 def _check_algorithms(what: str, x: "XfrmState") -> None:
@@ -125,11 +128,18 @@ def _check_window(what: str, x: "XfrmState", caps: Caps) -> None:
         )
 
 
-def _check_unmatched(what: str, mark: int, if_id: int, ifindex: int) -> None:
+def _check_unmatched(what: str, mark: int, if_id: int, sel: XfrmSelector) -> None:
     """Things that the core may match by and the card cannot see."""
-    for name, value in (("mark", mark), ("if_id", if_id), ("selector device", ifindex)):
+    for name, value in (("mark", mark), ("if_id", if_id), ("selector device", sel.ifindex)):
         if value:
             _refuse(f"{what}: {name} {value:#x} cannot be matched by the card")
+    # A GRE key or a Mobility Header type stands for ports as well. The card would never match it
+    # and let its packets pass in clear.
+    if (sel.sport_mask or sel.dport_mask) and sel.proto not in PORT_PROTOCOLS:
+        _refuse(
+            f"{what}: selector ports of protocol {sel.proto or 'any'} cannot be matched by the "
+            f"card, which reads those of protocols {_list(PORT_PROTOCOLS)}"
+        )
 
 
 def check_policy(xp: "XfrmPolicy", caps: Caps) -> None:
@@ -156,4 +166,4 @@ def check_policy(xp: "XfrmPolicy", caps: Caps) -> None:
             _refuse(f"{what}: level use is not offered, card takes level required")
         if template.family not in (0, xp.family):
             _refuse(f"{what}: template family {template.family} is not the policy's {xp.family}")
-    _check_unmatched(what, xp.mark.v or xp.mark.m, xp.if_id, xp.selector.ifindex)
+    _check_unmatched(what, xp.mark.v or xp.mark.m, xp.if_id, xp.selector)

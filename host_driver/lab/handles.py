@@ -159,11 +159,12 @@ class FaultsHandle:
         """
         spec = self._spec(host, fields)
         undo: list[Callable[[], object]] = []
-        if any(site.startswith(spec.site) for site in faults.SITES if site != "wire"):
+        faults.check(spec)
+        if any(faults.concerns(spec, site) for site in faults.SITES if site != "wire"):
             for number in self._hosts if host is None else (host,):
                 self._world.ask(number, control.AddFault(spec))
                 undo.append(self._remover(number, spec.name))
-        if "wire".startswith(spec.site):
+        if faults.concerns(spec, "wire"):
             with self._world.wire() as wire:
                 wire.faults.add(_wire_spec(spec, host))
             undo.append(self._wire_remover(spec.name))

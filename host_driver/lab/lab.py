@@ -2,6 +2,7 @@
 """Lab: one or two hosts, a card each, one wire; simulated under a seed, or as real processes."""
 
 import errno
+import itertools
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,8 @@ from host_driver.lab.handles import FaultsHandle, HostHandle, WireHandle
 from host_driver.lab.settings import Settings
 from proto.limits import SETTLE_TIMEOUT_MS
 from proto.status import OffloadError
+
+SETTLE_ROUNDS, SETTLE_PAUSE_S = 16, 0.1
 
 
 class Lab:
@@ -107,7 +110,9 @@ class Lab:
         world.run_idle()
         limit_ns = world.now_ns() + SETTLE_TIMEOUT_MS * 1_000_000
         before: object = None
-        while True:
+        for rounds in itertools.count():
+            if rounds > SETTLE_ROUNDS:
+                world.advance(SETTLE_PAUSE_S)  # what moves now waits for something
             moved: list[dict[str, int]] = [
                 world.ask(host.number, control.Quiesce()).values for host in self.hosts
             ]

@@ -6,6 +6,7 @@ order that the seed draws; time moves only when no party has anything to do now.
 and the same actions give the same frames, notifications and traces, byte for byte.
 """
 
+import errno
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from proto.frame import Channel
 from proto.limits import CONTROL_TIMEOUT_MS
 from proto.link.dma import Dma
 from proto.link.sim import SimEndpoint
+from proto.status import OffloadError
 
 _NS_PER_MS = 1_000_000
 
@@ -131,6 +133,8 @@ class SimWorld:
 
     def ask(self, host: int, query: AnyQuery) -> Answer:
         """Run the world until the answer is there; time moves where only waiting is left."""
+        if not self._controls:
+            raise OffloadError(errno.ESHUTDOWN, "this lab is closed")
         self._asked += 1
         control = self._controls[host]
         control.send(encode_ask(self._asked, query))
@@ -163,7 +167,12 @@ class SimWorld:
         return self._simulator.clock.now_ns()
 
     def close(self) -> None:
-        """Nothing outside this process was made."""
+        """Let go of cards and hosts now: their tables are large, and they refer to each other."""
+        for node in self._simulator.nodes:
+            if node.party is not self._wire:
+                vars(node.party).clear()
+        self._simulator.nodes = ()
+        self._controls.clear()
 
 
 def _make_pair(settings: Settings, number: int, rng: random.Random) -> tuple[Node, Node]:

@@ -3,7 +3,7 @@
 
 Decoding is strict: what does not parse to its end has no flow. The ports of a fragment are 0, as
 in the kernel. ICMP and Mobility Header types stand in for the source port, ICMP codes for the
-destination port.
+destination port, the halves of a GRE key for both.
 """
 
 import struct
@@ -12,10 +12,11 @@ from typing import NamedTuple
 from proto.xfrm import AF_INET, AF_INET6
 from proto.xfrm_structs import XfrmSelector
 
-TCP, UDP, ICMP, ICMPV6, MOBILITY = 6, 17, 1, 58, 135
-WITH_PORTS = frozenset((TCP, UDP, 33, 132, 136))
-HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, NO_NEXT, DEST_OPTIONS = 0, 43, 44, 51, 59, 60
-IPV6_EXTENSIONS = frozenset((HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, NO_NEXT, DEST_OPTIONS))
+TCP, UDP, ICMP, GRE, ICMPV6, MOBILITY = 6, 17, 1, 47, 58, 135
+WITH_PORTS, WITH_TYPES = frozenset((TCP, UDP, 33, 132, 136)), frozenset((ICMP, ICMPV6))
+GRE_CHECKSUM, GRE_ROUTING, GRE_KEY, GRE_VERSION = 0x8000, 0x4000, 0x2000, 0x0007
+HOP_BY_HOP, ROUTING, FRAGMENT, DEST_OPTIONS = 0, 43, 44, 60
+IPV6_EXTENSIONS = frozenset((HOP_BY_HOP, ROUTING, FRAGMENT, DEST_OPTIONS))  # AH is an upper layer
 
 _IPV4 = struct.Struct(">BxH2xHxB2x4s4s")
 _IPV6 = struct.Struct(">B3xHBx16s16s")
@@ -87,7 +88,7 @@ def _upper6(packet: bytes) -> Upper | None:
     if end > len(packet):
         return None
     fragment = False
-    while proto in IPV6_EXTENSIONS and proto != NO_NEXT and not fragment:
+    while proto in IPV6_EXTENSIONS and not fragment:
         if offset + 8 > end:
             return None
         following, length = packet[offset], packet[offset + 1]
@@ -95,7 +96,7 @@ def _upper6(packet: bytes) -> Upper | None:
             fragment = bool(_PORTS.unpack_from(packet, offset)[1] & 0xFFF9)
             offset += 8
         else:
-            offset += (length + 2) * 4 if proto == AUTH else (length + 1) * 8
+            offset += (length + 1) * 8
         if offset > end:
             return None
         proto = following
@@ -106,11 +107,29 @@ def _ports(packet: bytes, proto: int, offset: int, end: int) -> tuple[int, int] 
     """What stands for the ports behind `offset`; None when the packet ends before them."""
     if proto in WITH_PORTS:
         return None if offset + 4 > end else _PORTS.unpack_from(packet, offset)
-    if proto in (ICMP, ICMPV6):
+    if proto in WITH_TYPES:
         return None if offset + 2 > end else (packet[offset], packet[offset + 1])
     if proto == MOBILITY:
         return None if offset + 3 > end else (packet[offset + 2], 0)
-    return 0, 0
+    return _gre_key(packet, offset, end) if proto == GRE else (0, 0)
+
+
+def _gre_key(packet: bytes, offset: int, end: int) -> tuple[int, int] | None:
+    """The two halves of the key (RFC 2890), 0 without one; of PPTP's only the call (RFC 2637 4.1).
+
+    As in __skb_flow_dissect_gre, there is none behind source routes and in unknown versions.
+    """
+    if offset + 4 > end:
+        return None
+    flags = _PORTS.unpack_from(packet, offset)[0]
+    version = flags & GRE_VERSION
+    if not flags & GRE_KEY or flags & GRE_ROUTING or version > 1:
+        return 0, 0
+    at = offset + (8 if flags & GRE_CHECKSUM else 4)
+    if at + 4 > end:
+        return None
+    high, low = _PORTS.unpack_from(packet, at)
+    return (0, low) if version else (high, low)
 
 
 def prefix(address: bytes, length: int) -> bytes:

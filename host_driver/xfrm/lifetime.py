@@ -32,15 +32,20 @@ def xfrm_state_check_expire(net: "XfrmNet", x: XfrmState) -> int:
         x.curlft.use_time = net.seconds()
     cur, lft = x.curlft, x.lft
     if cur.bytes >= lft.hard_byte_limit or cur.packets >= lft.hard_packet_limit:
-        if x.km.state != KmState.DEAD:
-            x.km.state = KmState.EXPIRED
-            net.arm(x, net.now_ns)
+        xfrm_state_expire(net, x)
         return -errno.EINVAL
     soft = cur.bytes >= lft.soft_byte_limit or cur.packets >= lft.soft_packet_limit
     if soft and not x.km.dying and x.km.state != KmState.DEAD:
         x.km.dying = True
         net.km_state_expired(x, False)
     return 0
+
+
+def xfrm_state_expire(net: "XfrmNet", x: XfrmState) -> None:
+    """Hard expiry: its timer, due at once, deletes the SA and tells the user (LIFE-12, LIFE-24)."""
+    if x.km.state != KmState.DEAD:
+        x.km.state = KmState.EXPIRED
+        net.arm(x, net.now_ns)
 
 
 def xfrm_timer_handler(net: "XfrmNet", x: XfrmState) -> None:

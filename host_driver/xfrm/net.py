@@ -24,6 +24,7 @@ from host_driver.xfrm.lifetime import (
     NS,
     xfrm_policy_timer,
     xfrm_state_check_expire,
+    xfrm_state_expire,
     xfrm_timer_handler,
 )
 from host_driver.xfrm.mib import Mib
@@ -102,6 +103,10 @@ class XfrmNet:
     def xfrm_state_check_expire(self, x: XfrmState) -> int:
         """Compare an SA's totals with its limits: 0, or -EINVAL when it expired (LIFE-10..18)."""
         return xfrm_state_check_expire(self, x)
+
+    def xfrm_state_expire(self, x: XfrmState) -> None:
+        """Expire an SA hard, whatever its limits: its device can send no more (REPLAY-05)."""
+        xfrm_state_expire(self, x)
 
     def xfrm_state_put(self, x: XfrmState) -> None:
         """Give a reference of an SA back."""

@@ -9,6 +9,7 @@ is ignored: Ctrl-C reaches the launcher, and the launcher decides.
 import ctypes
 import os
 import signal
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -44,8 +45,16 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def lifeline() -> int | None:
+    """Standard input if a launcher holds its other end; a terminal or /dev/null is none."""
+    try:
+        return 0 if stat.S_ISFIFO(os.fstat(0).st_mode) else None
+    except OSError:
+        return None
+
+
 def run(
-    party: Party, endpoints: Mapping[Channel, Endpoint], clock: Clock, lifeline: int | None = 0
+    party: Party, endpoints: Mapping[Channel, Endpoint], clock: Clock, lifeline_fd: int | None = 0
 ) -> int:
     """Serve until the end and return the exit status. Call it from the main thread.
 
@@ -53,7 +62,7 @@ def run(
     must not keep views into them.
     """
     with _stop_signal() as stop:
-        handles = [stop] if lifeline is None else [stop, lifeline]
+        handles = [stop] if lifeline_fd is None else [stop, lifeline_fd]
         poller = Poller(endpoints.values(), handles)
         channels = {id(endpoint): channel for channel, endpoint in endpoints.items()}
         inputs: list[tuple[Channel, bytes]] = []
@@ -66,7 +75,7 @@ def run(
                     wipe(message)
 
             ready = poller.wait(timeout_ms(party.deadline_ns(), clock.now_ns()))
-            if stop in ready or (lifeline in ready and _is_closed(lifeline)):
+            if stop in ready or (lifeline_fd in ready and _is_closed(lifeline_fd)):
                 return 0
             inputs = [
                 (channels[id(endpoint)], message)
@@ -94,8 +103,8 @@ def _is_terminate(message: bytes) -> bool:
         return False  # the party counts it
 
 
-def _is_closed(lifeline: int | None) -> bool:
-    return lifeline is not None and not os.read(lifeline, 4096)
+def _is_closed(handle: int | None) -> bool:
+    return handle is not None and not os.read(handle, 4096)
 
 
 @contextmanager

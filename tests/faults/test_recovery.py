@@ -3,6 +3,7 @@
 
 import pytest
 from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from host_driver.lab import Lab
 from proto import netlink
@@ -157,3 +158,37 @@ def test_a_transport_templates_addresses_do_not_count(lab):
     assert host.send([PACKET]) == [0]
     lab.settle()
     assert [frame.data[23] for frame in lab.wire.frames()] == [50]
+
+
+def test_used_up_sequence_numbers_expire_the_sa(lab):
+    """REPLAY-05: the card stops, and the user hears of it as of a hard limit."""
+    (host,) = lab.hosts
+    assert host.ip(sa(more="replay-oseq 0xfffffffd")).rc == host.ip(policy()).rc == 0
+    lab.faults.add(site="events", kind="drop")
+    host.send([PACKET] * 5)
+    lab.settle()
+    assert len(lab.wire.frames()) == 2
+    assert expires(host) == [1]
+    assert host.ip("xfrm state list").stdout == ""
+
+
+@pytest.mark.parametrize("site", ["ring.tx", "ring.tx_done", "ring.rx", "ring.counters"])
+@pytest.mark.parametrize("bit", [32, 40, 63, 80, 150, 200])
+def test_a_flipped_bit_on_a_ring_loses_no_more_than_its_message(lab, site, bit):
+    (host,) = lab.hosts
+    assert host.ip(sa()).rc == host.ip(policy()).rc == 0
+    lab.faults.add(site=site, kind="corrupt", times=1, value=bit)
+    other = bytes(Ether() / IP(src="10.0.0.9", dst="10.0.0.1") / UDP() / b"clear")
+    for _ in range(3):
+        host.send([PACKET])
+        lab.wire.inject(host=0, frames=[other])
+        lab.advance(10)
+        lab.settle()
+    assert len(lab.wire.frames()) == 3 + 3
+    assert len(host.receive()) == (2 if site == "ring.rx" else 3)
+    assert "3(packets)" in host.ip("-s xfrm state").stdout
+
+
+def test_settle_survives_a_lost_fence(lab):
+    lab.faults.add(site="mailbox.reply", kind="drop", times=2, match={"opcode": "FENCE"})
+    lab.settle()

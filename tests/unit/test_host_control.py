@@ -233,7 +233,7 @@ def test_faults_come_and_go(bench) -> None:
     assert bench.ask(control.RemoveFault(name)).errno == errno.ENOENT
     bench.now_ns += COMMAND_TIMEOUT_MS * 1_000_000
     bench.step()
-    assert bench.answers[3].errno == errno.ETIMEDOUT
+    assert bench.answers[3].errno == 0  # a tool's question is asked again until it is answered
 
 
 @pytest.mark.parametrize("kind", ["drop", "truncate", "corrupt"])

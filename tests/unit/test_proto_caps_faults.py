@@ -68,6 +68,7 @@ def test_a_site_names_all_below_it_and_match_compares_loosely():
         match={"opcode": "CREATE_SA"},
     )
     assert results == [[]] * 10
+    assert _apply(at="ring.tx_done", site="ring.tx")[0].fired() == {"ring.tx-drop-1": 0}
     _, results = _apply(facts={"type": "HARD_LIMIT"}, match={"type": "SOFT_LIMIT"})
     assert all(len(result) == 1 for result in results)
 
@@ -96,6 +97,11 @@ def test_the_same_seed_makes_the_same_decisions():
     [
         ({"site": "moon"}, "known are"),
         ({"site": ""}, "known are"),
+        ({"site": "wir"}, "known are"),
+        ({"site": "ring.tx_"}, "known are"),
+        ({"times": 0}, "times"),
+        ({"skip": -1}, "skip"),
+        ({"kind": "truncate", "value": -1}, "value"),
         ({"kind": "melt"}, "known are"),
         ({"probability": 1.5}, "0..1"),
     ],

@@ -98,6 +98,7 @@ class Bench:
         self.expire_calls: list[XfrmState] = []
         self.expire_hook = lambda x: None
         self.dev = NetDevice("nic0", start_xmit=lambda skb: 0)
+        self.expired: list[XfrmState] = []
         self.context = DriverContext(
             dev=self.dev,
             mailbox=self.mailbox,
@@ -106,6 +107,7 @@ class Bench:
             now_ns=lambda: self.now_ns,
             spawn=self.sched.spawn,
             xfrm_state_check_expire=self._check_expire,
+            xfrm_state_expire=self._expire,
             netif_rx=lambda skb: None,
             counters=self.counters,
         )
@@ -114,6 +116,9 @@ class Bench:
 
     def _transmit(self, message: bytearray, command: c.AnyCommand) -> None:
         self.card.inbox.append(bytes(message))
+
+    def _expire(self, x: XfrmState) -> None:
+        self.expired.append(x)
 
     def _check_expire(self, x: XfrmState) -> int:
         self.expire_calls.append(x)

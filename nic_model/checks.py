@@ -8,6 +8,7 @@ object. BAD_PARAMETER: no card could do it; NOT_SUPPORTED: this card cannot.
 from collections.abc import Iterable
 from typing import NoReturn
 
+from nic_model.packet import WITH_PORTS, WITH_TYPES
 from proto.caps import Caps
 from proto.commands import (
     ALLOW,
@@ -29,6 +30,7 @@ AES_BITS = (128, 192, 256)
 SALT_BYTES = 4  # RFC 4106 section 4
 GCM_ICV_BYTES = (8, 12, 16)  # RFC 4106 section 6
 U8, U16, U32 = (1 << 8) - 1, (1 << 16) - 1, (1 << 32) - 1
+PORT_PROTOCOLS = (*WITH_PORTS, *WITH_TYPES)
 ADDRESS_BITS = {AF_UNSPEC: 0, AF_INET: 32, AF_INET6: 128}
 
 
@@ -103,6 +105,12 @@ def check_selector(what: str, selector: Selector, families: tuple[int, ...]) -> 
         value = getattr(selector, name)
         if not 0 <= value <= high:
             _bad(Syndrome.SELECTOR, f"{what}: selector {name} {value} is outside 0..{high}")
+    if (selector.sport_mask or selector.dport_mask) and selector.proto not in PORT_PROTOCOLS:
+        _bad(  # it would never match, and its packets would pass in clear
+            Syndrome.SELECTOR,
+            f"{what}: selector ports of protocol {selector.proto or 'any'}, the card reads those "
+            f"of protocols {_list(PORT_PROTOCOLS)}",
+        )
 
 
 def check_sa(command: CreateSa, caps: Caps) -> None:
@@ -212,8 +220,6 @@ def check_policy(command: CreatePolicyRule, caps: Caps) -> None:
         _bad(Syndrome.FIELD, f"{what}: action {command.action} is neither {ALLOW} nor {BLOCK}")
     _within(what, "reqid", command.reqid, 0, U32)
     _within(what, "spi", command.spi, 0, U32)
-    _address(what, "tmpl_saddr", command.tmpl_saddr)
-    _address(what, "tmpl_daddr", command.tmpl_daddr)
 
 
 def check_port(command: SetPort, mac: bytes) -> None:

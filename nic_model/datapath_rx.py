@@ -22,12 +22,12 @@ from nic_model.packet import (
     parse,
 )  # fmt: skip
 from nic_model.tables import (
-    HANDLE_ROW_BITS,
     IPSEC_RX_BYTES,
     IPSEC_RX_PACKETS,
     RX,
     RX_BYTES,
     RX_PACKETS,
+    handle_in_kernel,
 )  # fmt: skip
 from proto.commands import BLOCK, IN
 from proto.layouts import RxFlag
@@ -43,7 +43,6 @@ _INTEGRITY, _TRAILER, _DUMMY = int(Drop.INTEGRITY), int(Drop.TRAILER), int(Drop.
 _SELECTOR, _NO_BUFFER, _MAC_FILTER = int(Drop.SELECTOR), int(Drop.NO_BUFFER), int(Drop.MAC_FILTER)
 
 _MULTICAST = 1 << 40  # the group bit of a MAC address
-_GENERATION_MASK = 0xFF
 
 
 # One frame of the burst:
@@ -51,7 +50,7 @@ _GENERATION_MASK = 0xFF
 #  2. parse                                                    (MALFORMED)
 #  3. ESP for an SA of ours: open it (_open has its own reasons), then selector and IN policy with
 #     the SA (SELECTOR POLICY_BLOCK TEMPLATE); clear: IN policy (CLEAR_TEXT POLICY_BLOCK FRAGMENT);
-#     ESP without an SA, and everything that is not IP: to the host as it is (RX-12)
+#     native ESP without an SA, and everything that is not IP: to the host as it is (RX-12)
 #  4. into the next receive slot, with its descriptor          (NO_BUFFER)
 @njit
 def rx_burst(
@@ -123,7 +122,7 @@ def _describe(t, descriptor, slot, length, row):
     descriptor["generation"] = 0
     if row:
         generation = np.int64(t.sa[row].generation)
-        descriptor["handle"] = row | (generation & _GENERATION_MASK) << HANDLE_ROW_BITS
+        descriptor["handle"] = handle_in_kernel(row, generation)
         descriptor["generation"] = generation
 
 
@@ -139,11 +138,11 @@ def _judge(t, p, length):
     esp = _find_esp(t, p)
     if esp < 0:
         return esp
-    if esp == 0:
-        return -_check_policy(t, p, 0)
-    row = _find_sa(t, p, esp)
-    if row <= 0:
+    row = _find_sa(t, p, esp) if esp else 0
+    if row < 0:
         return row
+    if row == 0:  # what no SA claims from a UDP port is a clear packet like any other
+        return 0 if esp == p.upper else -_check_policy(t, p, 0)
 
     refused = _open(t, p, row, esp)
     if refused == 0 and not lookup.selector_fits(t.sa[row], p):
@@ -270,10 +269,4 @@ def _check_policy(t, p, row):
 @njit
 def _template_fits(pol, sa):
     """Whether the SA is one that the policy's template names; what is 0 there names all."""
-    if (pol.reqid and pol.reqid != sa.reqid) or (pol.spi and pol.spi != sa.spi):
-        return False
-    any_src = pol.tmpl_src_hi | pol.tmpl_src_lo == 0
-    any_dst = pol.tmpl_dst_hi | pol.tmpl_dst_lo == 0
-    return (any_src or (pol.tmpl_src_hi == sa.src_hi and pol.tmpl_src_lo == sa.src_lo)) and (
-        any_dst or (pol.tmpl_dst_hi == sa.dst_hi and pol.tmpl_dst_lo == sa.dst_lo)
-    )
+    return (pol.reqid == 0 or pol.reqid == sa.reqid) and (pol.spi == 0 or pol.spi == sa.spi)

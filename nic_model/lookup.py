@@ -78,17 +78,17 @@ def selector_fits(sa, p):
 
 
 @njit
-def _scan_tx(t, p, reqid, spi, src_hi, src_lo, dst_hi, dst_lo):
+def _scan_tx(t, p, reqid, spi, src_hi, src_lo):
     """The best SA of one chain (TX-13: not dying before dying, then newest), or -Drop."""
     dying, verdict = 0, -NO_SA
-    row = t.tx_bucket[_tx_bucket(t, reqid, p.family, src_hi, src_lo, dst_hi, dst_lo)]
+    row = t.tx_bucket[_tx_bucket(t, reqid, p.family, src_hi, src_lo, p.dst_hi, p.dst_lo)]
     while row:
         sa = t.sa[row]
         if (
             sa.reqid == reqid
             and sa.family == p.family
-            and sa.dst_hi == dst_hi
-            and sa.dst_lo == dst_lo
+            and sa.dst_hi == p.dst_hi
+            and sa.dst_lo == p.dst_lo
             and sa.src_hi == src_hi
             and sa.src_lo == src_lo
             and (spi == 0 or sa.spi == spi)
@@ -108,18 +108,13 @@ def _scan_tx(t, p, reqid, spi, src_hi, src_lo, dst_hi, dst_lo):
 def find_tx(t, p, policy):
     """The SA that a protect policy asks for: its row, -NO_SA, or -HARD_LIMIT if all have stopped.
 
-    Addresses are the template's where it fixes them, else the packet's; SAs with a wildcard source
-    come second (TX-10, TX-12).
+    Addresses are the packet's, as a transport template's do not count (TX-10); SAs with a wildcard
+    source come second (TX-12).
     """
     pol = t.policy[policy]
-    src_hi, src_lo, dst_hi, dst_lo = p.src_hi, p.src_lo, p.dst_hi, p.dst_lo
-    if pol.tmpl_src_hi | pol.tmpl_src_lo:
-        src_hi, src_lo = pol.tmpl_src_hi, pol.tmpl_src_lo
-    if pol.tmpl_dst_hi | pol.tmpl_dst_lo:
-        dst_hi, dst_lo = pol.tmpl_dst_hi, pol.tmpl_dst_lo
-    row = _scan_tx(t, p, pol.reqid, pol.spi, src_hi, src_lo, dst_hi, dst_lo)
+    row = _scan_tx(t, p, pol.reqid, pol.spi, p.src_hi, p.src_lo)
     if row == -NO_SA:
-        row = _scan_tx(t, p, pol.reqid, pol.spi, ANY, ANY, dst_hi, dst_lo)
+        row = _scan_tx(t, p, pol.reqid, pol.spi, ANY, ANY)
     return row
 
 

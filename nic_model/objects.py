@@ -60,11 +60,6 @@ class Rule(NamedTuple):
     policy: int
 
 
-def handle_of(row: int, generation: int) -> int:
-    """The handle as both the firmware and the data path build it."""
-    return row | (generation & 0xFF) << HANDLE_ROW_BITS
-
-
 class Rows(Generic[T]):
     """The rows 1..size of one kind of object. Row 0 stays unused, so that 0 means none."""
 
@@ -108,7 +103,7 @@ class Rows(Generic[T]):
     def handle(self, row: int) -> Handle:
         """Handle and generation of a live row."""
         generation = self.generation(row)
-        return Handle(handle_of(row, generation), generation)
+        return Handle(tables.handle_of(row, generation), generation)
 
     def find(self, handle: int) -> int:
         """The row of a handle. Raises Refused(BAD_OBJECT) for a stale or unknown one."""

@@ -19,6 +19,7 @@ IP_AT = ETHERNET_BYTES
 
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60
 ICMP, TCP, UDP, DCCP, ESP, ICMPV6, NO_NEXT, SCTP, UDPLITE = 1, 6, 17, 33, 50, 58, 59, 132, 136
+WITH_PORTS, WITH_TYPES = (TCP, UDP, SCTP, DCCP, UDPLITE), (ICMP, ICMPV6)
 UDP_BYTES = 8
 
 # PACKET.fragment: none; the first; a later one, without ports; one of unknown upper protocol.
@@ -194,16 +195,19 @@ def _is_extension(nh):
 
 @njit
 def _parse_upper(buf, p):
-    """Ports, or type and code, as the kernel's flow decode has them (xfrm_flowi_sport, _dport)."""
+    """Ports, or type and code, as the kernel's flow decode has them (xfrm_flowi_sport, _dport).
+
+    What else the kernel puts there (GRE keys, Mobility Header types) no selector here may ask for.
+    """
     p.sport = p.dport = 0
     if p.fragment > FIRST:
         return PASS
     at, room, proto = p.upper, p.end - p.upper, p.proto
-    if proto in (TCP, UDP, SCTP, DCCP, UDPLITE):
+    if proto in WITH_PORTS:
         if room < 4:
             return PASS if p.fragment else MALFORMED
         p.sport, p.dport = load16(buf, at), load16(buf, at + 2)
-    elif proto in (ICMP, ICMPV6):
+    elif proto in WITH_TYPES:
         if room < 2:
             return PASS if p.fragment else MALFORMED
         p.sport, p.dport = buf[at], buf[at + 1]

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from nic_model import tables
 from nic_model.datapath import rx_burst, tx_burst
-from nic_model.objects import handle_of
 from nic_model.port import Port
 from nic_model.tables import Tables
 from proto.events import Event
@@ -186,7 +185,7 @@ class Queues:
         """Name the SAs at once: a later command of this step may destroy them."""
         for row, kind in tables.drain_events(self._t):
             generation = int(self._t.sa[row]["generation"])
-            self.events.append(Event(kind, handle_of(row, generation), generation))
+            self.events.append(Event(kind, tables.handle_of(row, generation), generation))
 
     def flush(self) -> Output:
         """What is to be sent: frames, then counters, then completions and received packets."""

@@ -18,7 +18,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 
 from nic_model import lookup
-from nic_model.tables import Tables, halves, selector_fields
+from nic_model.tables import Tables, selector_fields
 from proto.commands import ALLOW, IN, CreatePolicyRule
 
 _MASKS = (
@@ -119,9 +119,6 @@ class Steering:
         pol = self._t.policy[row]
         for name in _VALUES:
             pol[name] = fields[name]
-        family = cmd.selector.family
-        pol["tmpl_src_hi"], pol["tmpl_src_lo"] = halves(cmd.tmpl_saddr, family)
-        pol["tmpl_dst_hi"], pol["tmpl_dst_lo"] = halves(cmd.tmpl_daddr, family)
         for name in ("priority", "action", "protect", "reqid", "spi"):
             pol[name] = getattr(cmd, name)
         pol["age"] = self._age

@@ -7,13 +7,14 @@ first, so that masks by prefix length look alike in both families. An SA is writ
 (`write_sa`) and reached by packets only after `Steering.add_sa`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nic_model import aso
 from nic_model.esp import KEY_BYTES
+from nic_model.jit import inline
 from proto.caps import Caps
 from proto.commands import CreateSa, SaState, Selector, SetLimits
 from proto.layouts import SA_COUNTERS, SA_SOFT, SA_STOPPED
@@ -23,7 +24,7 @@ from proto.xfrm import AF_INET
 
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
 EVENTS_MAX = 4096  # between two drains; more are counted as lost (events are hints)
-HANDLE_ROW_BITS = 24  # an SA's handle is its row with the low byte of its generation above it
+HANDLE_ROW_BITS = 24  # of a handle; see handle_of
 
 _SELECTOR = [
     ("sel_src_hi", "<u8"), ("sel_src_lo", "<u8"), ("sel_dst_hi", "<u8"), ("sel_dst_lo", "<u8"),
@@ -56,8 +57,6 @@ SA = np.dtype(
 POLICY = np.dtype(
     [
         ("sel_src_hi", "<u8"), ("sel_src_lo", "<u8"), ("sel_dst_hi", "<u8"), ("sel_dst_lo", "<u8"),
-        ("tmpl_src_hi", "<u8"), ("tmpl_src_lo", "<u8"),
-        ("tmpl_dst_hi", "<u8"), ("tmpl_dst_lo", "<u8"),
         ("priority", "<i8"), ("age", "<i8"),
         ("tuple", "<i4"), ("next", "<i4"), ("sel_sport", "<i4"), ("sel_dport", "<i4"),
         ("sel_proto", "<i4"), ("action", "<i4"), ("protect", "<i4"), ("pad", "<i4"),
@@ -104,6 +103,17 @@ TOTALS = (
     IPSEC_TX_PACKETS, IPSEC_TX_BYTES, IPSEC_RX_PACKETS, IPSEC_RX_BYTES, EVENTS_LOST,
 ) = range(len(TOTALS))  # fmt: skip
 TX, RX = 0, 1
+
+
+_Number = TypeVar("_Number", int, npt.NDArray[np.int64])
+
+
+def handle_of(row: _Number, generation: _Number) -> _Number:
+    """The handle of a row: the row with the low byte of its generation above it."""
+    return row | (generation & 0xFF) << HANDLE_ROW_BITS
+
+
+handle_in_kernel = inline(handle_of)  # the same for kernels, in int64
 
 
 class Tables(NamedTuple):
@@ -316,10 +326,10 @@ def drain_touched(t: Tables) -> npt.NDArray[np.int64]:
 
 
 def counter_records(t: Tables, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
-    """SA_COUNTERS records of `rows`; `handle` is built as in HANDLE_ROW_BITS."""
+    """SA_COUNTERS records of `rows`."""
     records = np.zeros(len(rows), SA_COUNTERS)
     sas = t.sa[rows]
-    records["handle"] = rows | (sas["generation"].astype(np.int64) & 0xFF) << HANDLE_ROW_BITS
+    records["handle"] = handle_of(rows, sas["generation"].astype(np.int64))
     for name in ("generation", "packets", "bytes", "replay_window", "replay", "integrity_failed"):
         records[name] = sas[name]
     records["seq"] = np.where(sas["esn"] != 0, sas["seq"], sas["seq"] & np.uint64(MAX_U32))

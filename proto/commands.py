@@ -129,8 +129,8 @@ class CreateSaRule(Command):
 class CreatePolicyRule(Command, kw_only=True):
     """-> Reply.handle: one entry of the policy table. Lower `priority` wins, then the newest.
 
-    `protect` False with ALLOW is a bypass; with `protect`, TX looks for an SA of `reqid` and, where
-    not zero, of `tmpl_saddr`, `tmpl_daddr` and `spi`.
+    `protect` False with ALLOW is a bypass; with `protect`, TX looks for an SA of `reqid`, of the
+    packet's addresses and, where not zero, of `spi`.
     """
 
     direction: int
@@ -140,8 +140,6 @@ class CreatePolicyRule(Command, kw_only=True):
     protect: bool
     reqid: int = 0
     spi: int = 0
-    tmpl_saddr: bytes = bytes(16)
-    tmpl_daddr: bytes = bytes(16)
 
 
 class DestroyRule(Command):

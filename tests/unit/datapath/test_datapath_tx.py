@@ -239,8 +239,6 @@ def test_choice_of_sa(bench: Any) -> None:
     assert spi() == 0x10
 
     bench.steering.remove_policy(policy)
-    bench.policy(tmpl_daddr=bench.address("10.1.0.9"))
-    assert spi() == 0x60
     bench.policy(spi=0x50, reqid=2)
     assert spi() == 0x50
     bench.policy(spi=0x51, reqid=2)

@@ -45,7 +45,7 @@ def test_add_makes_key_sa_rule_and_free_leaves_nothing(bench, make_state) -> Non
 
 def test_the_command_carries_what_the_state_says(bench, make_state) -> None:
     x = make_state(
-        sel=XfrmSelector(family=2, sport=5, sport_mask=0xFFFF),
+        sel=XfrmSelector(family=2, proto=17, sport=5, sport_mask=0xFFFF),
         lft=LifetimeCfg(hard_packet_limit=100, soft_packet_limit=80, hard_byte_limit=XFRM_INF),
         curlft=LifetimeCur(packets=30),
         encap=EncapTmpl(2, 4500, 4501),

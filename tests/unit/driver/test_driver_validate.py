@@ -139,6 +139,32 @@ def test_policies_are_refused_with_reasons(make_policy, changes, words) -> None:
     assert caught.value.text.startswith("policy out priority 10: ")
 
 
+READ = "cannot be matched by the card, which reads those of protocols 1, 6, 17, 33, 58, 132, 136"
+PORT_READ = [1, 6, 17, 33, 58, 132, 136]  # ICMP TCP UDP DCCP ICMPv6 SCTP UDP-Lite
+
+
+@pytest.mark.parametrize("mask", ["sport_mask", "dport_mask"])
+@pytest.mark.parametrize(("proto", "name"), [(0, "any"), (47, "47"), (50, "50"), (135, "135")])
+def test_what_the_card_does_not_read_as_ports(make_state, make_policy, proto, name, mask) -> None:
+    """A GRE key or a Mobility Header type that never matches would let packets pass in clear."""
+    sel = XfrmSelector(family=2, proto=proto, **{mask: 1})
+    text = f"selector ports of protocol {name} {READ}"
+    assert refusal(make_state(sel=sel), FULL) == (errno.EINVAL, f"SA 0x1000: {text}")
+    with pytest.raises(OffloadError) as caught:
+        check_policy(make_policy(selector=sel), FULL)
+    assert caught.value.errno == errno.EINVAL
+    assert caught.value.text == f"policy out priority 10: {text}"
+
+
+@pytest.mark.parametrize("proto", PORT_READ)
+def test_what_the_card_reads_as_ports(make_state, make_policy, proto) -> None:
+    sel = XfrmSelector(family=2, proto=proto, sport_mask=0xFFFF, dport_mask=0xFFFF)
+    check_state(make_state(sel=sel), FULL)
+    check_policy(make_policy(selector=sel), FULL)
+    gre = XfrmSelector(family=2, proto=47)
+    check_policy(make_policy(selector=gre), FULL)
+
+
 def test_a_card_without_priorities_takes_only_zero(make_policy) -> None:
     plain = msgspec.structs.replace(FULL, priority=False)
     with pytest.raises(OffloadError, match="priority 10 is not offered, card takes 0"):

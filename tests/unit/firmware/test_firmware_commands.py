@@ -12,6 +12,9 @@ from proto.xfrm import AF_INET, AF_INET6
 EMPTY = {"keys": 0, "sas": 0, "rules_sa": 0, "rules_policy": 0}
 BAD, NO, FULL = Status.BAD_PARAMETER, Status.NOT_SUPPORTED, Status.NO_RESOURCES
 V4_33 = c.Selector(family=AF_INET, prefixlen_s=33)
+GRE_KEY = c.Selector(family=AF_INET, proto=47, dport=5, dport_mask=0xFFFF)
+MOBILITY_TYPE = c.Selector(family=AF_INET, proto=135, sport_mask=0xFF)
+ANY_PORT = c.Selector(family=AF_INET, dport=5, dport_mask=0xFFFF)
 V6_129 = c.Selector(family=AF_INET6, prefixlen_d=129)
 
 
@@ -191,6 +194,8 @@ def test_key_lengths_follow_the_profile(new_card):
         (c.OUT, {"selector": c.Selector(proto=256)}, BAD, Syndrome.SELECTOR, "proto 256"),
         (c.OUT, {"selector": c.Selector(sport=-1)}, BAD, Syndrome.SELECTOR, "sport -1"),
         (c.OUT, {"selector": c.Selector(dport_mask=65536)}, BAD, Syndrome.SELECTOR, "dport_mask"),
+        (c.IN, {"selector": GRE_KEY}, BAD, Syndrome.SELECTOR, "ports of protocol 47"),
+        (c.OUT, {"selector": MOBILITY_TYPE}, BAD, Syndrome.SELECTOR, "ports of protocol 135"),
     ],
 )
 def test_sa_that_no_card_takes(card, direction, fields, status, syndrome, word):
@@ -287,7 +292,9 @@ def test_new_limits_lift_a_stop(card):
         ({"action": 2}, Syndrome.FIELD, "action 2"),
         ({"reqid": 1 << 32}, Syndrome.FIELD, "reqid"),
         ({"spi": -1}, Syndrome.FIELD, "spi -1"),
-        ({"tmpl_saddr": b"\1"}, Syndrome.FAMILY, "tmpl_saddr has 1 bytes"),
+        ({"selector": GRE_KEY}, Syndrome.SELECTOR, "ports of protocol 47"),
+        ({"selector": MOBILITY_TYPE}, Syndrome.SELECTOR, "ports of protocol 135"),
+        ({"selector": ANY_PORT}, Syndrome.SELECTOR, "ports of protocol any"),
     ],
 )
 def test_policy_that_no_card_takes(card, fields, syndrome, word):

@@ -164,8 +164,6 @@ POLICIES = st.fixed_dictionaries(
         "protect": st.booleans(),
         "reqid": INTEGERS,
         "spi": INTEGERS,
-        "tmpl_saddr": ADDRESSES,
-        "tmpl_daddr": ADDRESSES,
     },
 )
 

@@ -11,7 +11,7 @@ from scapy.packet import Raw
 
 from proto import commands as c
 from proto.events import EventType
-from proto.frame import Channel, Kind, pack
+from proto.frame import Channel, Kind, pack, unpack
 from proto.layouts import SA_STOPPED, RxFlag, TxFlag
 from proto.limits import BURST, RING_SIZE, WIRE_CREDITS
 from proto.xfrm import AF_INET
@@ -280,9 +280,10 @@ def test_a_doubled_doorbell_changes_nothing(card, read):
 
 def test_a_descriptor_outside_its_slot_is_dropped(card, read):
     channel, message = card.tx_message([clear(AF_INET)] * 2)
-    moved = bytearray(message)
-    moved[18] ^= 1  # the first offset, behind the header: 65536 bytes further
-    messages = card.step((channel, moved))
+    index, count, descriptors = unpack(message)[1:]
+    moved = bytearray(descriptors)
+    moved[2] ^= 1  # the first offset: 65536 bytes further
+    messages = card.step((channel, pack(Kind.TX, moved, index, count)))
     assert len(read.frames(messages)) == 1
     assert read.credits(Kind.TX_DONE, messages) == 2
     assert card.counters["tx_drop_descriptor"] == 1

@@ -3,10 +3,12 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from nic_model.checks import Refused
-from nic_model.objects import Objects, Rows, handle_of
+from nic_model.objects import Objects, Rows
+from nic_model.tables import handle_in_kernel, handle_of
 from proto.caps import parse_card
 from proto.status import Status
 
@@ -35,6 +37,14 @@ def test_the_same_handle_value_has_another_generation():
         assert rows.find(new.handle) == row
         rows.remove(row)
     assert len({handle for handle, _ in seen}) == 256
+
+
+@pytest.mark.parametrize("generation", [1, 0xFF, 0x1AB, 0xFFFF_FFFF])
+def test_firmware_counters_and_kernels_build_one_handle(generation):
+    expected = int.from_bytes([generation & 0xFF, 0x12, 0x34, 0x56], "big")
+    row = 0x12_3456
+    assert handle_of(row, generation) == handle_in_kernel(row, generation) == expected
+    assert handle_of(np.array([row]), np.array([generation])) == expected
 
 
 def test_generation_zero_never_names_an_object():

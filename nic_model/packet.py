@@ -62,9 +62,14 @@ def store32(buf, at, value):
 
 @njit
 def copy(target, to, source, at, n):
-    """n bytes from source[at:] to target[to:], upwards (the areas may overlap when to < at)."""
-    for i in range(n):
-        target[to + i] = source[at + i]
+    """n bytes from source[at:] to target[to:], upwards (the areas may overlap when to < at).
+
+    Indices are unsigned, because numba would look at each signed one for a count from the end, and
+    that keeps the loop from becoming vector moves.
+    """
+    first, begin = np.uint64(to), np.uint64(at)
+    for i in range(np.uint64(n)):
+        target[first + i] = source[begin + i]
 
 
 @njit

@@ -79,6 +79,22 @@ def test_a_hundred_thousand(bits):
         assert len(lab.wire.frames()) == 100_000
 
 
+@pytest.mark.parametrize("fault", EVENT_FAULTS.values(), ids=EVENT_FAULTS)
+def test_the_same_among_processes(fault):
+    with Lab(target="process", hosts=1, card="full:counter_bits=8", seed=1) as lab:
+        host = offloaded(lab, "limit packet-soft 2000 limit packet-hard 3000")
+        if fault:
+            lab.faults.add(**fault)
+        told = []
+        for count in (2500, 2500):
+            host.send([PACKET] * count)
+            lab.settle()
+            told += expires(host)
+        assert told == [0, 1]
+        assert len(lab.wire.frames()) == 3000
+        assert host.ip("xfrm state list").stdout == ""
+
+
 def test_one_look_past_both_limits_tells_only_the_hard_one():
     """LIFE-14: hard is tested before soft."""
     with Lab(target="sim", hosts=1, card="full:counter_bits=8", seed=1) as lab:

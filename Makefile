@@ -15,7 +15,7 @@ help:
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the performance programs, JSON on stdout"
-	@echo "make clean   remove the virtual environment and all caches of this folder"
+	@echo "make clean   remove the virtual environment and the tools' caches"
 
 demo: $(VENV)/.installed
 	@echo "==> compiling the card's kernels (once per version, then cached)"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from nic_model.cache import mark_warm
 from proto.caps import Caps, parse_card
 from proto.clock import RealClock
 from proto.frame import Channel, FrameError, Kind, pack
@@ -129,6 +130,7 @@ def main(argv: list[str]) -> int:
     die_with_parent()
     try:
         warm(flags.name)
+        mark_warm()
         status = 0 if flags.warm else _serve(flags)
     except (OffloadError, FrameError, OSError) as error:
         _say(f"{flags.name}: {error}")

@@ -12,6 +12,7 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+WARM = "warm"  # a marker file
 _PACKAGES = ("nic_model", "proto")  # kernels freeze the constants of both
 
 
@@ -37,6 +38,11 @@ def cache_directory() -> Path:
         given = str(Path(home) / "xfrmnic")
     # A child process inherits the finished name.
     return Path(given) if Path(given).name == name else Path(given) / name
+
+
+def mark_warm() -> None:
+    """Note that everything is compiled and in the cache; whoever finds `WARM` need not wait."""
+    (cache_directory() / WARM).touch()
 
 
 def use_cache_directory() -> None:

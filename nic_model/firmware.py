@@ -25,7 +25,7 @@ from proto import commands as c
 from proto.caps import Caps
 from proto.events import Event, EventType
 from proto.frame import INDEX_MASK, Channel, FrameError, Kind, Message, pack, unpack
-from proto.limits import EVENT_QUEUE, MAILBOX_SLOTS
+from proto.limits import MAILBOX_SLOTS
 from proto.link.dma import Dma
 from proto.link.ring import RingError
 
@@ -131,7 +131,7 @@ class Firmware:
         raised, self.queues.events = self.queues.events, []
         if not raised:
             return
-        room = min(self.caps.event_queue, EVENT_QUEUE - 1)
+        room = self.caps.event_queue
         events, surplus = raised[:room], len(raised) - room
         self.counters["events_raised"] += len(events)
         if surplus > 0:

@@ -145,7 +145,7 @@ class Tables(NamedTuple):
     touched_list: npt.NDArray[np.int64]  # [sa_max + 1]
     touched_count: npt.NDArray[np.int64]  # [1]
     packet: npt.NDArray[np.void]  # PACKET[1], scratch
-    frame: npt.NDArray[np.uint8]  # scratch: the received frame in work, private to the card
+    frame: npt.NDArray[np.uint8]  # scratch: the frame in work, private to the card
     aad: npt.NDArray[np.uint8]  # [16], scratch
     tag: npt.NDArray[np.uint8]  # [16], scratch
 

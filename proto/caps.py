@@ -6,8 +6,11 @@ from typing import Any
 
 import msgspec
 
-from proto.limits import REPLAY_WINDOW_MAX
+from proto.limits import EVENT_QUEUE, REPLAY_WINDOW_MAX
 from proto.status import OffloadError
+
+AES_BITS = (128, 192, 256)
+GCM_ICV_BYTES = (8, 12, 16)  # RFC 4106 section 6
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,7 +18,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
 
     Sizes count objects; `key_bits` are AES bits without salt; `icv_bytes` and `replay_windows`
     (packets) list what is accepted, and an empty `replay_windows` means any size up to
-    `replay_window_max`.
+    `replay_window_max`. `event_queue` bounds the events of one step.
     """
 
     name: str
@@ -31,7 +34,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     key_max: int = 65_536
     sa_max: int = 65_536
     rule_max: int = 131_072
-    event_queue: int = 1024
+    event_queue: int = EVENT_QUEUE - 1
 
 
 PROFILES: dict[str, Caps] = {
@@ -84,7 +87,16 @@ def parse_card(text: str) -> Caps:
         caps = msgspec.structs.replace(caps, **{name: _override(caps, name, value)})
     if not 4 <= caps.counter_bits <= 32:
         raise OffloadError(errno.EINVAL, f"counter_bits {caps.counter_bits} is outside 4..32")
-    for name in ("key_max", "sa_max", "rule_max", "event_queue"):
+    for name, possible in (("key_bits", AES_BITS), ("icv_bytes", GCM_ICV_BYTES)):
+        if not getattr(caps, name) or not set(getattr(caps, name)) <= set(possible):
+            raise OffloadError(
+                errno.EINVAL, f"{name} {getattr(caps, name)} are not among {possible}"
+            )
+    if not 1 <= caps.event_queue < EVENT_QUEUE:
+        raise OffloadError(
+            errno.EINVAL, f"event_queue {caps.event_queue} is outside 1..{EVENT_QUEUE - 1}"
+        )
+    for name in ("key_max", "sa_max", "rule_max"):
         if not 1 <= getattr(caps, name) < 1 << 24:
             raise OffloadError(errno.EINVAL, f"{name} {getattr(caps, name)} is outside 1..2^24-1")
     if not 0 <= caps.replay_window_max <= REPLAY_WINDOW_MAX:

@@ -13,7 +13,7 @@ class EventType(IntEnum):
     SOFT_LIMIT = 1
     HARD_LIMIT = 2
     SEQUENCE = 3  # outbound sequence numbers are used up
-    OVERRUN = 4  # the event queue was full: events were lost, read everything
+    OVERRUN = 4  # events, or in the host counter records, were lost: read everything
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):

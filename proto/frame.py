@@ -4,7 +4,8 @@
     magic u16 | version u8 | kind u8 | index u32 | count u16 | check u16 | length u32
 
 All little-endian. `index` is the producer's running number of the first of `count` items
-(descriptors, frames or events), so a gap is a lost message; `length` is the size of the body.
+(descriptors, frames, events, counter records), so a gap is a lost message; `length` is that of the
+body.
 `check` is a CRC over header and body between host and card, else 0: a flipped bit must not turn a
 refusal into a success or one ring position into another. A message that fails it counts as lost.
 """
@@ -26,10 +27,10 @@ CHECK_FIELD = 5
 
 @unique
 class Kind(IntEnum):
-    """What a message carries. Each kind travels on one channel only."""
+    """What a message carries. Each but HELLO and TERMINATE travels on one channel only."""
 
-    HELLO = 1  # any channel, MessagePack Hello
-    TERMINATE = 2  # mailbox: clean goodbye
+    HELLO = 1  # wire (card) or control (host): proto.hello
+    TERMINATE = 2  # wire or control: clean goodbye
     COMMAND = 16  # mailbox, host to card: commands.Request
     REPLY = 17  # mailbox, card to host: commands.Reply
     EVENTS = 18  # events, card to host: list of events.Event

@@ -32,7 +32,7 @@ DESCRIPTOR = np.dtype(
 )
 
 # Running totals of one SA; `packets` and `bytes` are absolute and monotonic (LIFE-36).
-# `flags` bit 0: soft event raised, bit 1: stopped.
+# `flags` bit 0: dying, bit 1: stopped.
 SA_COUNTERS = np.dtype(
     [
         ("handle", "<u4"),

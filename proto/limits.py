@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every bound of the product, named once. Units stand last in the name."""
+"""The bounds that host, card and lab share, named once. Units stand last in the name."""
 
 PROTOCOL_VERSION = 1
 

@@ -88,8 +88,8 @@ class Drop(IntEnum):
 
     NONE = 0
     MALFORMED = 1  # frame, IP or extension header does not parse
-    TOO_LONG = 2  # does not fit a buffer or the link after encapsulation
-    FRAGMENT = 3  # seed series: fragments are dropped in both directions
+    TOO_LONG = 2  # does not fit a buffer or the link, encapsulated where it is
+    FRAGMENT = 3  # a protect or block policy could cover it, or ESP in pieces
     POLICY_BLOCK = 4
     NO_SA = 5  # protect policy, no usable SA of its reqid
     HARD_LIMIT = 6
@@ -98,7 +98,7 @@ class Drop(IntEnum):
     ESP_HEADER = 9  # shorter than ESP header, IV, trailer and ICV
     REPLAY = 10  # duplicate, or left of the window
     INTEGRITY = 11  # ICV is wrong
-    TRAILER = 12  # pad length or next header is wrong
+    TRAILER = 12  # pad length is beyond the payload
     SELECTOR = 13  # decrypted packet does not fit the SA's selector
     TEMPLATE = 14  # decrypted by an SA that the IN policy does not name
     NO_BUFFER = 15  # host posted no receive buffer

@@ -27,7 +27,10 @@ def run_program(path: Path) -> Any:
 @click.argument("names", nargs=-1)
 @json_option
 def bench(names: tuple[str, ...], as_json: bool) -> None:
-    """Run the performance programs NAMES, or all of them. They come with the source only."""
+    """Run the performance programs NAMES, or all: esp, pipeline, ring.
+
+    They come with the source only; `measure` tells of the machine.
+    """
     programs = {path.stem: path for path in sorted(PERF.glob("*.py")) if path.stem != "__init__"}
     if not programs:
         raise BadEnvironment(f"no performance programs in {PERF}; run from a source checkout")

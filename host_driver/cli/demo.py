@@ -32,7 +32,13 @@ Next:
     show_default=True,
     help="Folder for the capture.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Seed.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=7,
+    show_default=True,
+    help="Seed of all but IVs.",
+)
 @json_option
 @refusals
 def demo(keys: bool, out: Path, seed: int, as_json: bool) -> None:

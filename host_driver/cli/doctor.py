@@ -107,13 +107,14 @@ def card() -> Iterator[Finding]:
 def run_directory() -> Iterator[Finding]:
     """Owner, mode and length of the place where labs live."""
     from host_driver.lab import rundir
+    from host_driver.lab.service import LAB_DIRECTORY
 
     try:
         base = rundir.base_directory()
     except OffloadError as error:
         yield Finding("run directory", False, error.text, f"set {rundir.VARIABLE} to a short path")
         return
-    longest = len(os.fsencode(base / "lab-12345678" / rundir.LONGEST_NAME))
+    longest = len(os.fsencode(base / "lab-default" / LAB_DIRECTORY / rundir.LONGEST_NAME))
     yield Finding(
         "run directory", longest <= SOCKET_PATH_MAX_BYTES,
         f"{base}: longest socket path {longest} bytes, a socket takes {SOCKET_PATH_MAX_BYTES}",

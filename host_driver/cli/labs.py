@@ -59,9 +59,23 @@ def _about(status: dict[str, Any]) -> str:
 
 @click.command(epilog=example("xfrmnic up --hosts 2 --card cx6dx"))
 @click.option("--hosts", type=click.IntRange(1, 2), default=2, show_default=True, help="Hosts.")
-@click.option("--card", default="full", show_default=True, callback=_card, help="Card profile.")
-@click.option("--name", default="default", show_default=True, callback=_name, help="Its name.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed.")
+@click.option(
+    "--card",
+    default="full",
+    show_default=True,
+    callback=_card,
+    help="Card profile, NAME=VALUE overrides behind a colon.",
+)
+@click.option(
+    "--name", default="default", show_default=True, callback=_name, help="Name of the lab."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of all but IVs.",
+)
 @json_option
 @refusals
 def up(hosts: int, card: str, name: str, seed: int, as_json: bool) -> None:

@@ -76,21 +76,23 @@ def send(file: Path | None, name: str | None, host: int, text: str | None, as_js
 
 @click.command(epilog=example("xfrmnic capture --keys out.pcapng"))
 @lab_option
-@click.option("--keys", is_flag=True, help="Also write OUT.esp_sa, Wireshark's keys (mode 0600).")
+@click.option("--keys", is_flag=True, help="Also write Wireshark's keys, suffix .esp_sa.")
 @json_option
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @refusals
 def capture(out: Path, name: str | None, keys: bool, as_json: bool) -> None:
     """Write to OUT (pcapng) what the wire and the hosts saw since the lab began.
 
-    With --keys the keys of all present SAs go beside it, in clear: for
-    Wireshark's ESP preferences, file esp_sa.
+    With --keys the keys of all present SAs go beside it, in clear, into a
+    new file of mode 0600: for Wireshark's ESP preferences, file esp_sa.
     """
     from host_driver.lab import service
     from host_driver.lab.client import find
 
     path = out.absolute()
     keys_path = str(path.with_suffix(".esp_sa")) if keys else None
+    if keys_path and Path(keys_path).exists():
+        raise BadEnvironment(f"key file {keys_path} exists already")
     with find(name) as client:
         written = client.ask(service.WriteCapture(str(path), keys_path))
     lines = [f"{written['packets']} packets: {path}"]

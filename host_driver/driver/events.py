@@ -3,7 +3,7 @@
 
     event     -> read the SA from the card -> totals -> look
     counters  ->                              totals -> look
-    tick      -> read every SA with limits -> totals -> look
+    tick      -> read SAs with limits, in turn -> totals -> look
 
 `look` asks the core whether the SA expires; where it does and the card still passes packets, the
 card is told to stop (LIFE-18). All of it is idempotent: doubled, late and lost events change

@@ -7,6 +7,7 @@
 
 import argparse
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -62,7 +63,9 @@ def run(arguments: argparse.Namespace, directory: rundir.RunDir) -> None:
 
 
 def main() -> int:
-    """Exit status: 0 after `down` or SIGTERM, 3 if the lab cannot run here, 4 if a process died."""
+    """Exit status: 0 after `down` or SIGTERM, 3 if the lab cannot run here, 4 if a process died at
+    the start (a later death is told by `status`)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold keys
     signal.signal(signal.SIGTERM, _end)
     arguments = _arguments()
     try:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from host_driver.lab import rundir, service
 from host_driver.lab.asking import PeerDied
-from host_driver.lab.child import environment
+from host_driver.lab.child import WIPING_ALLOCATOR, environment
 from proto.limits import (
     CONTROL_TIMEOUT_MS,
     HELLO_TIMEOUT_MS,
@@ -91,7 +91,7 @@ def start(name: str, arguments: list[str]) -> dict[str, Any]:
         [sys.executable, "-m", "host_driver.lab", "--name", name, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=sys.__stderr__,
-        env=environment(),
+        env=environment() | WIPING_ALLOCATOR,
         umask=0o077,
         start_new_session=True,
     )

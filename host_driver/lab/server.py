@@ -141,8 +141,8 @@ class Server:
         self.lab.settle()
         written: dict[str, Any] = {"packets": self.lab.capture(Path(request.path)), "keys": None}
         if request.keys_path is not None:
-            keys = {key.spi: key for host in self.lab.hosts for key in esp_keys(host)}
-            write_esp_keys(Path(request.keys_path), keys.values())
+            keys = dict.fromkeys(key for host in self.lab.hosts for key in esp_keys(host))
+            write_esp_keys(Path(request.keys_path), keys)
             written["keys"] = len(keys)
         return written
 

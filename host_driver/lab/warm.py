@@ -14,25 +14,23 @@ import sys
 from host_driver.lab.child import environment
 from proto.status import OffloadError
 
-MARKER = "warm"
-
 
 def warm_kernels() -> None:
     """Run `python -m nic_model --warm` where that was not done yet; its progress goes to stderr.
 
     Raises OffloadError(EIO) if the kernels do not compile.
     """
-    from nic_model.cache import cache_directory
+    from nic_model.cache import WARM, cache_directory
 
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return
     directory = cache_directory()
-    if (directory / MARKER).exists():
+    if (directory / WARM).exists():
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / f"{MARKER}.lock").open("w") as lock:
+    with (directory / f"{WARM}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (directory / MARKER).exists():
+        if (directory / WARM).exists():
             return
         command = [sys.executable, "-m", "nic_model", "--warm"]
         status = subprocess.run(
@@ -42,4 +40,3 @@ def warm_kernels() -> None:
             raise OffloadError(
                 errno.EIO, f"compiling the card's kernels failed: {' '.join(command)} -> {status}"
             )
-        (directory / MARKER).touch()

@@ -11,7 +11,7 @@ class Endpoint(Protocol):
         """Queue one message; never blocks, credits bound what may be queued."""
 
     def receive(self) -> list[bytes]:
-        """Every message that waits, possibly none."""
+        """Messages that wait, in order; possibly none, possibly not all of them yet."""
 
     def close(self) -> None:
         """Drop the channel without lingering."""

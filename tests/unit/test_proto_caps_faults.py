@@ -39,6 +39,9 @@ def test_overrides_change_one_card():
         ("full:esn=maybe", "esn"),
         ("full:counter_bits=33", "4..32"),
         ("full:replay_window_max=5000", "4096"),
+        ("full:key_bits=64", "256"),
+        ("full:icv_bytes=4/16", "12"),
+        ("full:event_queue=4096", "1023"),
     ],
 )
 def test_a_bad_card_says_what_is_wrong(text, says):

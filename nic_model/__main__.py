@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from nic_model.cache import mark_warm
+from nic_model.cache import compiles, mark_warm
 from proto.caps import Caps, parse_card
 from proto.clock import RealClock
 from proto.frame import Channel, FrameError, Kind, pack
@@ -130,7 +130,8 @@ def main(argv: list[str]) -> int:
     die_with_parent()
     try:
         warm(flags.name)
-        mark_warm()
+        if flags.warm and compiles():
+            mark_warm()
         status = 0 if flags.warm else _serve(flags)
     except (OffloadError, FrameError, OSError) as error:
         _say(f"{flags.name}: {error}")

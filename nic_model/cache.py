@@ -40,9 +40,16 @@ def cache_directory() -> Path:
     return Path(given) if Path(given).name == name else Path(given) / name
 
 
+def compiles() -> bool:
+    """Whether kernels are compiled at all: NUMBA_DISABLE_JIT runs them as plain Python."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
 def mark_warm() -> None:
     """Note that everything is compiled and in the cache; whoever finds `WARM` need not wait."""
-    (cache_directory() / WARM).touch()
+    directory = cache_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / WARM).touch()
 
 
 def use_cache_directory() -> None:

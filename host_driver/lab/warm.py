@@ -7,7 +7,6 @@ warm-up went through. A lock lets labs that start together wait for one compilat
 
 import errno
 import fcntl
-import os
 import subprocess
 import sys
 
@@ -20,9 +19,9 @@ def warm_kernels() -> None:
 
     Raises OffloadError(EIO) if the kernels do not compile.
     """
-    from nic_model.cache import WARM, cache_directory
+    from nic_model.cache import WARM, cache_directory, compiles
 
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+    if not compiles():
         return
     directory = cache_directory()
     if (directory / WARM).exists():

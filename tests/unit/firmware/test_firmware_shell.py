@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The card's process shell: its flags, and what it compiles before it says HELLO."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -62,3 +66,15 @@ def test_nothing_is_compiled_after_warming(new_card, read):
             card.rx(read.frames(sent))
             assert len(read.of(Kind.TX_DONE, sent)) == 1
     assert [list(kernel.signatures) for kernel in (tx_burst, rx_burst)] == before
+
+
+def test_a_card_that_compiles_nothing_says_nothing_of_warm(tmp_path):
+    """NUMBA_DISABLE_JIT runs the kernels as Python: the empty cache must not look warm."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nic_model", "--warm"],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("warm"))

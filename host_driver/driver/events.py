@@ -120,10 +120,12 @@ class EventHandler:
     def _look(self, sa: Sa) -> None:
         """Let the core decide (LIFE-10..18). Only a valid SA can expire (F-LIM-20)."""
         x = sa.x
-        if sa.exhausted and not sa.deleted and x.km.state == KmState.VALID:
+        if sa.deleted:
+            return
+        if sa.exhausted and x.km.state == KmState.VALID:
             self._context.xfrm_state_expire(x)
         first_use = bool(sa.totals.packets) and not x.curlft.use_time
-        if sa.deleted or not (sa.limited or first_use):
+        if not (sa.limited or first_use):
             return
         if x.km.state == KmState.VALID:
             self._context.xfrm_state_check_expire(x)

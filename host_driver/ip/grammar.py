@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from host_driver.ip import names
-from host_driver.ip.words import IpError, Words, invalid, missing, number, prefix
+from host_driver.ip.words import IpError, Prefix, Words, invalid, missing, number, prefix
 from proto import netlink
 from proto.xfrm import IPPROTO_DSTOPTS, IPPROTO_ROUTING, Attr
 from proto.xfrm_structs import LifetimeCfg, UserTmpl, XfrmId, XfrmMark
@@ -57,18 +57,35 @@ class Id:
     given: set[str] = field(default_factory=set)
 
 
+class Ends:
+    """Reads the values behind "src" and "dst", which must be of one family. Raises IpError."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+        self._families: dict[str, int] = {}
+
+    def take(self, word: str) -> Prefix:
+        """The value behind `word`."""
+        end = prefix(self._words.take(), self._words.family)
+        if end.family == 0:
+            text = f'value after "{word}" has an unrecognized address family'
+            raise invalid(text, self._words.last())
+        self._families[word] = end.family
+        return end
+
+    def check(self) -> None:
+        """When all is read: one family for both."""
+        if len(set(self._families.values())) > 1:
+            raise invalid(MIXED_FAMILIES, self._words.last())
+
+
 def parse_id(words: Words, loose: bool = False) -> Id:
     """Read an ID. Unless `loose` the protocol must be there; raises IpError."""
-    found = Id()
-    families: dict[str, int] = {}
+    found, ends = Id(), Ends(words)
     while words.more():
         word = words.take()
         if word in ("src", "dst"):
-            end = prefix(words.take(), words.family)
-            if end.family == 0:
-                text = f'value after "{word}" has an unrecognized address family'
-                raise invalid(text, words.last())
-            families[word] = end.family
+            end = ends.take(word)
             found.family = end.family
             if word == "src":
                 found.saddr, found.src_bits = end.data, end.bits
@@ -82,8 +99,7 @@ def parse_id(words: Words, loose: bool = False) -> Id:
             words.back()
             break
         found.given.add(word)
-    if len(set(families.values())) > 1:
-        raise invalid(MIXED_FAMILIES, words.last())
+    ends.check()
     if found.id.spi and found.id.proto in _WITHOUT_SPI:
         name = names.name(names.XFRM_PROTO, found.id.proto)
         raise IpError(1, f'"spi" is invalid with XFRM-PROTO value "{name}"\n')

@@ -4,8 +4,8 @@
 from dataclasses import dataclass, field
 
 from host_driver.ip import names
-from host_driver.ip.grammar import MIXED_FAMILIES
-from host_driver.ip.words import IpError, Words, invalid, number, prefix, quad_or_number
+from host_driver.ip.grammar import Ends
+from host_driver.ip.words import IpError, Words, invalid, number, quad_or_number
 from proto.xfrm_structs import XfrmSelector
 
 _ALL_PORTS = 0xFFFF
@@ -23,17 +23,12 @@ class Selector:
 
 def parse_selector(words: Words, sel: XfrmSelector) -> Selector:
     """Read a selector into `sel`; addresses and device in any order, the UPSPEC words together."""
-    found = Selector(sel)
-    families: dict[str, int] = {}
+    found, ends = Selector(sel), Ends(words)
     seen_upspec = False
     while words.more():
         word = words.take()
         if word in ("src", "dst"):
-            end = prefix(words.take(), words.family)
-            if end.family == 0:
-                text = f'value after "{word}" has an unrecognized address family'
-                raise invalid(text, words.last())
-            families[word] = end.family
+            end = ends.take(word)
             sel.family = end.family
             if word == "src":
                 sel.saddr, sel.prefixlen_s = end.data, end.bits
@@ -48,8 +43,7 @@ def parse_selector(words: Words, sel: XfrmSelector) -> Selector:
                 break
             seen_upspec = True
             _parse_upspec(words, found)
-    if len(set(families.values())) > 1:
-        raise invalid(MIXED_FAMILIES, words.last())
+    ends.check()
     return found
 
 

@@ -141,12 +141,7 @@ class ProcessWorld:
             arguments += ["--curve-secret", str(card_secret), "--curve-peer", str(host_public)]
         else:
             Dma.create(path / f"dma{number}")
-            arguments += [
-                "--link",
-                f"ipc://{path}/card{number}",
-                "--dma",
-                str(path / f"dma{number}"),
-            ]
+            arguments += self._local_link(number)
         return arguments
 
     def _host_arguments(self, number: int, card: Hello) -> list[str]:
@@ -162,13 +157,13 @@ class ProcessWorld:
             arguments += ["--link", link, "--curve-secret", str(path / f"host{number}.secret")]
             arguments += ["--curve-peer", str(path / f"card{number}.public")]
         else:
-            arguments += [
-                "--link",
-                f"ipc://{path}/card{number}",
-                "--dma",
-                str(path / f"dma{number}"),
-            ]
+            arguments += self._local_link(number)
         return arguments
+
+    def _local_link(self, number: int) -> list[str]:
+        """Where card and host of one machine meet: sockets and DMA file in the run directory."""
+        path = self.run_dir
+        return ["--link", f"ipc://{path}/card{number}", "--dma", str(path / f"dma{number}")]
 
     def _hello(self, endpoint: Endpoint, name: str) -> Hello:
         """The HELLO of one child. Raises OffloadError(ETIMEDOUT, EPROTO), PeerDied."""

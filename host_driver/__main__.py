@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from host_driver.driver.load import load_driver
-from host_driver.host import PROFILES, Host
+from host_driver.host import Host
+from host_driver.xfrm.profile import LATEST, PROFILES
 from proto.clock import RealClock
 from proto.frame import Channel, FrameError
 from proto.link.dma import Dma
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--peer-mac", required=True, type=_mac, help="MAC address of the other card")
     add("--seed", type=int, default=0, help="seed of all randomness (default: %(default)s)")
     add("--driver", help="driver class as package.module:Class (default: the reference driver)")
-    add("--profile", default=PROFILES[0], choices=PROFILES, help="kernel behaviour")
+    add("--profile", default=LATEST.name, choices=list(PROFILES), help="kernel behaviour")
     add("--curve-secret", type=Path, help="file of our CURVE secret key (tcp:// links)")
     add("--curve-peer", type=Path, help="file of the card's CURVE public key")
     return parser

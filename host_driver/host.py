@@ -7,7 +7,6 @@ The host composes core (`xfrm`), devices, driver and rings; it decides nothing i
 QUERY_CAPS, TEARDOWN, SET_PORT, driver, nic0 up, HELLO to the lab.
 """
 
-import errno
 import os
 import random
 from collections import Counter
@@ -29,6 +28,7 @@ from host_driver.queries import Queries
 from host_driver.sleep import Completion, Scheduler, Sleep, completions_of, wait
 from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.net import XfrmNet
+from host_driver.xfrm.profile import LATEST, profile_by_name
 from proto.caps import Caps
 from proto.commands import Fence, QueryCaps, SetPort, Teardown
 from proto.events import Event, EventType
@@ -41,7 +41,6 @@ from proto.link.dma import Dma
 from proto.link.ring import Consumer, RingError
 from proto.status import OffloadError
 
-PROFILES = ("latest",)
 TICK_NS = RECONCILE_INTERVAL_MS * 1_000_000
 
 
@@ -60,14 +59,9 @@ class Host:
         dma: Dma,
         seed: int,
         driver: str | None = None,
-        profile: str = "latest",
+        profile: str = LATEST.name,
     ) -> None:
-        if profile not in PROFILES:
-            raise OffloadError(
-                errno.EINVAL, f"kernel profile {profile!r} is unknown, known are {PROFILES[0]}"
-            )
         self.name = name
-        self.profile = profile
         self.driver_name = driver or "reference"
         self.driver_error = ""
         self._driver_class = load_driver(driver)
@@ -85,7 +79,11 @@ class Host:
         self.sched = Scheduler()
         self.devices = Devices()
         self.net = XfrmNet(
-            self.devices, self.sched, random.Random(seed), self.notifications.multicast
+            self.devices,
+            self.sched,
+            random.Random(seed),
+            self.notifications.multicast,
+            profile=profile_by_name(profile),
         )
         self.devices.on_event = self.net.netdev_event
 

@@ -162,7 +162,7 @@ class Queries:
             "pid": os.getpid(),
             "version": VERSION,
             "protocol": PROTOCOL_VERSION,
-            "profile": host.profile,
+            "profile": host.net.profile.name,
             "driver": host.driver_name,
             "error": host.driver_error,
             "caps": msgspec.to_builtins(host.caps),

@@ -30,6 +30,17 @@ def _card(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     return value
 
 
+def _profile(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Like a card, a kernel that is not known is a mistake of usage."""
+    from host_driver.xfrm.profile import profile_by_name
+    from proto.status import OffloadError
+
+    try:
+        return profile_by_name(value).name
+    except OffloadError as error:
+        raise click.BadParameter(error.text) from None
+
+
 def _name(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     import re
 
@@ -67,6 +78,13 @@ def _about(status: dict[str, Any]) -> str:
     help="Card profile, NAME=VALUE overrides behind a colon.",
 )
 @click.option(
+    "--profile",
+    default="latest",
+    show_default=True,
+    callback=_profile,
+    help="Kernel that the hosts behave like: latest, v6.2.",
+)
+@click.option(
     "--name", default="default", show_default=True, callback=_name, help="Name of the lab."
 )
 @click.option(
@@ -78,14 +96,14 @@ def _about(status: dict[str, Any]) -> str:
 )
 @json_option
 @refusals
-def up(hosts: int, card: str, name: str, seed: int, as_json: bool) -> None:
+def up(hosts: int, card: str, profile: str, name: str, seed: int, as_json: bool) -> None:
     """Start a lab in the background; it is ready when this returns.
 
     CARD is a profile (full, cx6dx, tiny, crypto-only) with overrides: full:counter_bits=8,sa_max=16
     """
     from host_driver.lab.client import start
 
-    arguments = ["--hosts", str(hosts), "--card", card, "--seed", str(seed)]
+    arguments = ["--hosts", str(hosts), "--card", card, "--profile", profile, "--seed", str(seed)]
     status = start(name, arguments)
     show(status, _about(status), as_json)
 

@@ -26,6 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", required=True)
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--card", default="full")
+    parser.add_argument("--profile", default="latest")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace, directory: rundir.RunDir) -> None:
             target="process",
             hosts=arguments.hosts,
             card=arguments.card,
+            profile=arguments.profile,
             seed=arguments.seed,
             run_dir=path / service.LAB_DIRECTORY,
         ) as lab,

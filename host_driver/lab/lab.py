@@ -24,8 +24,9 @@ class Lab:
             a, b = lab.hosts
 
     `target`: "sim" (virtual time, one seed) or "process" (ZeroMQ, real time). `card`: a profile
-    with overrides (`proto.caps.parse_card`). `driver`: "package.module:Class" in the reference
-    driver's place. `link`: "ipc", or "tcp" for inline packets (with CURVE among processes).
+    with overrides (`proto.caps.parse_card`). `profile`: the kernel that the hosts behave like,
+    "latest" or "v6.2". `driver`: "package.module:Class" in the reference driver's place.
+    `link`: "ipc", or "tcp" for inline packets (with CURVE among processes).
     `run_dir`: where processes keep their sockets; made, used and removed (None: a fresh one).
 
     Raises OffloadError for arguments that are not offered, and for a lab that does not come up.

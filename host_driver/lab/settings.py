@@ -5,12 +5,12 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
+from host_driver.xfrm.profile import LATEST, profile_by_name
 from proto.caps import parse_card
 from proto.status import OffloadError
 
 TARGETS = ("sim", "process")
 LINKS = ("ipc", "tcp")
-PROFILES = ("latest",)
 HOSTS_MAX = 2
 
 
@@ -21,7 +21,7 @@ class Settings:
     target: str = "sim"
     hosts: int = 1
     card: str = "full"
-    profile: str = "latest"
+    profile: str = LATEST.name
     seed: int = 0
     driver: str | None = None
     link: str = "ipc"
@@ -30,7 +30,7 @@ class Settings:
     def __post_init__(self) -> None:
         _one_of("target", self.target, TARGETS)
         _one_of("link", self.link, LINKS)
-        _one_of("kernel profile", self.profile, PROFILES)
+        profile_by_name(self.profile)
         if self.hosts not in range(1, HOSTS_MAX + 1):
             raise OffloadError(
                 errno.EINVAL, f"a lab of {self.hosts!r} hosts is not offered, 1 or {HOSTS_MAX} are"

@@ -146,8 +146,10 @@ def xfrm_dev_state_free(x: XfrmState) -> Sleep[None]:
     xfrm_dev_release(x.xso)
 
 
-def xfrm_dev_state_update_stats(x: XfrmState) -> None:
-    """Let the driver write its totals into `x.curlft` and `x.stats` (OPS-20)."""
+def xfrm_dev_state_update_stats(net: "XfrmNet", x: XfrmState) -> None:
+    """Let the driver write its totals into `x.curlft` and `x.stats` (OPS-20, DUMP-04)."""
+    if x.xso.type != OFFLOAD_PACKET and not net.profile.update_for_crypto:
+        return
     _call(x.xso.dev, "xdo_dev_state_update_curlft", x)
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replies and notifications, byte for byte as the kernel lays them out (UAPI-60..68).
 
-Messages that describe an SA first let its driver bring the counters up to date (DUMP-03).
+Late kernels first let the driver of an SA bring its counters up to date (DUMP-03).
 """
+
+from typing import TYPE_CHECKING
 
 from host_driver.xfrm.device import xfrm_dev_state_update_stats
 from host_driver.xfrm.policy import XfrmPolicy
@@ -34,6 +36,9 @@ from proto.xfrm_structs import (
     XfrmSelector,
 )
 
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
+
 
 def build(type: int, payload: bytes, seq: int = 0, pid: int = 0, flags: int = 0) -> bytes:
     """A message as the kernel ends it: its length counts the padding."""
@@ -48,9 +53,10 @@ def _u8(type: int, value: int) -> bytes:
     return attribute(type, bytes((value,)))
 
 
-def copy_to_user_state(x: XfrmState) -> UserSaInfo:
-    """The fixed part that describes an SA; asks the driver for its counters first."""
-    xfrm_dev_state_update_stats(x)
+def copy_to_user_state(net: "XfrmNet", x: XfrmState) -> UserSaInfo:
+    """The fixed part that describes an SA; asks the driver for its counters first (DUMP-02..04)."""
+    if net.profile.update_at_serialization:
+        xfrm_dev_state_update_stats(net, x)
     return UserSaInfo(
         sel=x.sel,
         id=x.id,
@@ -142,23 +148,23 @@ def _direction(x: XfrmState) -> bytes:
     return pcpu + (_u8(Attr.SA_DIR, x.dir) if x.dir else b"")
 
 
-def build_state(x: XfrmState, type: int, seq: int, pid: int, flags: int) -> bytes:
+def build_state(net: "XfrmNet", x: XfrmState, type: int, seq: int, pid: int, flags: int) -> bytes:
     """NEWSA or UPDSA: reply, dump entry or notification."""
-    info = copy_to_user_state(x)
+    info = copy_to_user_state(net, x)
     return build(type, info.pack() + state_attributes(x), seq, pid, flags)
 
 
-def build_delsa(x: XfrmState, seq: int, pid: int) -> bytes:
+def build_delsa(net: "XfrmNet", x: XfrmState, seq: int, pid: int) -> bytes:
     """The DELSA notification: id, whole SA, attributes (UAPI-64)."""
     id = UserSaId(x.id.daddr, x.id.spi, x.props.family, x.id.proto)
-    info = copy_to_user_state(x)
+    info = copy_to_user_state(net, x)
     whole = attribute(Attr.SA, info.pack())
     return build(Msg.DELSA, id.pack() + whole + state_attributes(x), seq, pid)
 
 
-def build_expire(x: XfrmState, hard: bool, pid: int) -> bytes:
+def build_expire(net: "XfrmNet", x: XfrmState, hard: bool, pid: int) -> bytes:
     """EXPIRE: never keys, replay data or the device (UAPI-63)."""
-    expire = UserExpire(copy_to_user_state(x), int(hard))
+    expire = UserExpire(copy_to_user_state(net, x), int(hard))
     if_id = _u32(Attr.IF_ID, x.if_id) if x.if_id else b""
     return build(Msg.EXPIRE, expire.pack() + _mark(x.mark) + if_id + _direction(x), 0, pid)
 

@@ -27,7 +27,7 @@ def xfrm_state_check_expire(net: "XfrmNet", x: XfrmState) -> int:
     at once, deletes it. A soft limit is reported once, and not at all when one look passes both.
     """
     if x.xso.type == OFFLOAD_PACKET:
-        xfrm_dev_state_update_stats(x)
+        xfrm_dev_state_update_stats(net, x)
     if not x.curlft.use_time:
         x.curlft.use_time = net.seconds()
     cur, lft = x.curlft, x.lft
@@ -50,7 +50,7 @@ def xfrm_state_expire(net: "XfrmNet", x: XfrmState) -> None:
 
 def xfrm_timer_handler(net: "XfrmNet", x: XfrmState) -> None:
     """One shot of an SA's timer (LIFE-20..24)."""
-    xfrm_dev_state_update_stats(x)
+    xfrm_dev_state_update_stats(net, x)
     if x.km.state == KmState.DEAD:
         return
     following = None if x.km.state == KmState.EXPIRED else _hard_limits(net, x)

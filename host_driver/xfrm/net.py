@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`struct net`'s xfrm: the XFRM core of one host as a plain object, as late kernels behave.
+"""`struct net`'s xfrm: the XFRM core of one host as a plain object.
 
 Requests come in as NETLINK_XFRM bytes, packets through `output` and `input`; the drivers are called
 through the devices' `xfrmdev_ops`. Time is `now_ns`, set by the host before each step; sleeping
@@ -30,6 +30,7 @@ from host_driver.xfrm.lifetime import (
 from host_driver.xfrm.mib import Mib
 from host_driver.xfrm.output import FlowCache, xfrm_output
 from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.profile import LATEST, Profile
 from host_driver.xfrm.sad import Sad
 from host_driver.xfrm.spd import Spd
 from host_driver.xfrm.state import XfrmState
@@ -44,6 +45,7 @@ class XfrmNet:
     """The core. `multicast` delivers a message to a group and returns how many listen to it.
 
     `listening` tells without a message whether a group has listeners (TX-16); by default it has.
+    `profile` says which kernel it is.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class XfrmNet:
         rng: random.Random,
         multicast: Callable[[Group, bytes], int],
         listening: Callable[[Group], bool] = lambda group: True,
+        profile: Profile = LATEST,
     ) -> None:
+        self.profile = profile
         self.devices = devices
         self.sched = sched
         self.rng = rng
@@ -131,7 +135,7 @@ class XfrmNet:
 
     def km_state_expired(self, x: XfrmState, hard: bool) -> None:
         """Tell key managers that an SA has reached a limit."""
-        self.multicast(Group.EXPIRE, build_expire(x, hard, 0))
+        self.multicast(Group.EXPIRE, build_expire(self, x, hard, 0))
 
     # Timers: an object has at most one shot; an older one on the heap is void.
 

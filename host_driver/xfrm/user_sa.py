@@ -74,7 +74,7 @@ def xfrm_add_sa(net: "XfrmNet", request: "Request") -> Sleep[None]:
         raise
     if x.km.state == KmState.VOID:
         x.km.state = KmState.VALID
-    net.multicast(Group.SA, build_state(x, nlh.type, nlh.seq, nlh.pid, 0))
+    net.multicast(Group.SA, build_state(net, x, nlh.type, nlh.seq, nlh.pid, 0))
     net.xfrm_state_put(x)
 
 
@@ -101,7 +101,7 @@ def xfrm_del_sa(net: "XfrmNet", request: "Request") -> None:
     x.refcnt += 1
     deleted = net.xfrm_state_delete(x)
     if deleted:
-        net.multicast(Group.SA, build_delsa(x, request.nlh.seq, request.nlh.pid))
+        net.multicast(Group.SA, build_delsa(net, x, request.nlh.seq, request.nlh.pid))
     net.xfrm_state_put(x)
     if not deleted:
         raise refuse("", errno.ESRCH)
@@ -111,7 +111,7 @@ def xfrm_get_sa(net: "XfrmNet", request: "Request") -> None:
     """GETSA of one SA (DUMP-01)."""
     nlh = request.nlh
     x = _lookup(net, request)
-    request.replies.append(build_state(x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
+    request.replies.append(build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
 
 
 def xfrm_dump_sa(net: "XfrmNet", request: "Request") -> list[bytes]:
@@ -124,7 +124,7 @@ def xfrm_dump_sa(net: "XfrmNet", request: "Request") -> list[bytes]:
         if filter.splen > 128 or filter.dplen > 128:
             raise refuse("")
     return [
-        build_state(x, Msg.NEWSA, nlh.seq, nlh.pid, NLM_F_MULTI)
+        build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, NLM_F_MULTI)
         for x in net.sad
         if proto_match(x.id.proto, proto) and (filter is None or _passes(x, filter))
     ]
@@ -171,7 +171,7 @@ def xfrm_alloc_userspi(net: "XfrmNet", request: "Request") -> None:
     xfrm_alloc_spi(net, x, low, high)
     if Attr.SA_DIR in request.attributes:
         x.dir = request.attributes[Attr.SA_DIR][0]
-    request.replies.append(build_state(x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
+    request.replies.append(build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
 
 
 def xfrm_add_sa_expire(net: "XfrmNet", request: "Request") -> None:
@@ -183,6 +183,6 @@ def xfrm_add_sa_expire(net: "XfrmNet", request: "Request") -> None:
         raise refuse("", errno.ENOENT)
     if x.km.state != KmState.VALID:
         raise refuse("")
-    net.multicast(Group.EXPIRE, build_expire(x, bool(expire.hard), request.nlh.pid))
+    net.multicast(Group.EXPIRE, build_expire(net, x, bool(expire.hard), request.nlh.pid))
     if expire.hard:
         net.xfrm_state_delete(x)

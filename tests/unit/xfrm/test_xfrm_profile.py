@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel profiles: a named set of switches, chosen by name everywhere, and known to nothing else."""
+"""Kernel profiles: named sets of switches, chosen by name, and known to nothing else."""
 
 import errno
 import re
@@ -21,9 +21,9 @@ def test_profiles_are_found_by_name_and_unknown_ones_name_the_known():
     assert profile_by_name("v6.2") is V6_2
     with pytest.raises(
         OffloadError, match=r"'6\.2' is unknown, known are latest, v6\.2"
-    ) as refusal:
+    ) as no:
         profile_by_name("6.2")
-    assert refusal.value.errno == errno.EINVAL
+    assert no.value.errno == errno.EINVAL
 
 
 def test_a_profile_is_frozen():

@@ -79,6 +79,12 @@ class SetLink(Query):
     unregister: bool = False
 
 
+class SetClockForward(Query):
+    """The core's clock goes forward by whole seconds, as all its timers see it."""
+
+    seconds: int
+
+
 class Info(Query):
     """-> Answer.value: devices (name, ifindex, mac, mtu, up), caps, versions, pid."""
 
@@ -101,7 +107,7 @@ class Quiesce(Query):
 
 AnyQuery = (
     Netlink | Notifications | Send | Receive | Mib | Counters | Census | Trace | AddFault
-    | RemoveFault | ResetFaults | SetLink | Info | Capture | Quiesce
+    | RemoveFault | ResetFaults | SetLink | SetClockForward | Info | Capture | Quiesce
 )  # fmt: skip
 
 

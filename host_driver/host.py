@@ -68,6 +68,7 @@ class Host:
         self._driver: Any = None
         self.caps: Caps | None = None
         self._now_ns = 0
+        self.clock_ahead_ns = 0  # of the core, whose timers run in seconds and minutes
         self._tick_ns = 0
 
         self.counters: Counter[str] = Counter()
@@ -113,7 +114,8 @@ class Host:
 
     def step(self, now_ns: int, inputs: Sequence[tuple[Channel, bytes]]) -> Output:
         """Take messages, give messages. Never raises for bad input: that is counted."""
-        self._now_ns = self.net.now_ns = self.mailbox.now_ns = now_ns
+        self._now_ns = self.mailbox.now_ns = now_ns
+        self.net.now_ns = now_ns + self.clock_ahead_ns
         for channel, raw in inputs:
             self._take(channel, raw)
         self.mailbox.expire(now_ns)
@@ -131,11 +133,15 @@ class Host:
         deadlines = [
             self.sched.deadline_ns(),
             self.mailbox.deadline_ns(),
-            self.net.next_timer_ns(),
+            self._timer_ns(),
             self.tx.deadline_ns(),
             self._tick_ns if self._needs_reconcile() else None,
         ]
         return min((ns for ns in deadlines if ns is not None), default=None)
+
+    def _timer_ns(self) -> int | None:
+        due_ns = self.net.next_timer_ns()
+        return None if due_ns is None else due_ns - self.clock_ahead_ns
 
     def now_ns(self) -> int:
         """The time of the present step."""

@@ -17,6 +17,7 @@ from host_driver.control import Answer, AnyQuery
 from host_driver.netdev import HW_ESP, NetDevice
 from host_driver.sleep import Sleep, may_sleep, wait
 from proto import VERSION
+from proto.clock import NS
 from proto.commands import Fence, QueryCensus, QueryCounters, SetPort
 from proto.frame import INDEX_MASK, Kind, Message, pack
 from proto.limits import MESSAGE_MAX_BYTES, PROTOCOL_VERSION
@@ -52,6 +53,7 @@ class Queries:
             control.RemoveFault: self._remove_fault,
             control.ResetFaults: self._reset_faults,
             control.SetLink: self._set_link,
+            control.SetClockForward: self._set_clock_forward,
             control.Info: self._info,
             control.Capture: self._capture,
             control.Quiesce: self._quiesce,
@@ -155,6 +157,12 @@ class Queries:
             host.devices.unregister(dev)
         return Answer(0)
 
+    def _set_clock_forward(self, query: control.SetClockForward) -> Answer:
+        if query.seconds < 0:
+            raise OffloadError(errno.EINVAL, f"a clock does not go back, by {query.seconds} s")
+        self._host.clock_ahead_ns += query.seconds * NS
+        return Answer(0)
+
     def _info(self, query: control.Info) -> Answer:
         host = self._host
         value = {
@@ -226,6 +234,7 @@ def _device(dev: NetDevice) -> dict[str, Any]:
         "mtu": dev.mtu,
         "up": dev.up,
         "features": sorted(dev.features),
+        "refcnt": dev.refcnt,
     }
 
 

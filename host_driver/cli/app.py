@@ -16,6 +16,7 @@ from proto import VERSION
 VERBS: dict[str, tuple[str, str]] = {
     "bench": ("bench", "Run the performance programs."),
     "capture": ("traffic", "Write what a lab's wire and hosts saw as pcapng."),
+    "conform": ("conform", "Check a driver and its core against the kernel's contract."),
     "demo": ("demo", "Two hosts, two cards, one wire: the whole story, checked."),
     "doctor": ("doctor", "Check Python, packages, CPU, kernel cache and run directory."),
     "down": ("labs", "End a background lab."),

@@ -84,6 +84,10 @@ class HostHandle:
         """`ip link set` and `ethtool -K`; None leaves a setting as it is."""
         self._ask(control.SetLink(dev, up, mtu, esp_hw_offload, unregister))
 
+    def set_clock_forward(self, seconds: int) -> None:
+        """Let the core's timers see `seconds` pass at once, also among processes."""
+        self._ask(control.SetClockForward(seconds))
+
     def _ask(self, query: control.AnyQuery) -> control.Answer:
         return self._world.ask(self.number, query)
 

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conformance suite: does a driver, and the core that calls it, keep the kernel's contract?
+
+    rules/*.toml    the contract: one table per rule, with its source in the kernel
+    catalogue.py    rules as objects, chosen by id
+    cases/          pytest files; `@rule("STATE-28")` says which rules a case judges
+    bench.py        what a case works with: hosts of a lab, or of the running kernel
+    subject.py      one host as a case sees it: requests, packets, calls of the driver
+    messages.py     netlink requests that `ip xfrm` cannot say, and answers read
+    probe.py        a driver that does what an SA or policy tells it to: refuse, count, sleep
+    kernel.py       target `kernel`: AF_NETLINK in a network namespace of its own
+    suite.py        the pytest plugin: options, fixtures, outcomes
+    report.py       outcomes by rule -> terminal, JSON;  page.py -> one HTML page
+    run.py          a whole run: from arguments to a Report
+
+The rules are written once and the cases run on three targets: `sim`, `process` and `kernel`.
+"""
+
+from host_driver.conformance.catalogue import Rule, catalogue
+from host_driver.conformance.marks import rule
+
+__all__ = ["Rule", "catalogue", "rule"]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run of the suite: from arguments to a Report, with pytest underneath."""
+
+import contextlib
+import errno
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from importlib.resources import as_file
+from pathlib import Path
+
+import pytest
+
+from host_driver.conformance.bench import TARGETS, Options
+from host_driver.conformance.catalogue import select
+from host_driver.conformance.report import CaseResult, Report, gather
+from host_driver.conformance.suite import CASES, Suite
+from proto import VERSION
+from proto.status import OffloadError
+
+QUIET = ("-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:warnings", "-p", "no:logging")
+
+
+def run(
+    options: Options,
+    rules: Iterable[str] = (),
+    *,
+    collect_only: bool = False,
+    junit: Path | None = None,
+    on_case: Callable[[CaseResult], None] = lambda case: None,
+) -> Report:
+    """Run the cases of these rules (none: all) and gather what they came to.
+
+    `collect_only`: run nothing, tell which rules have cases. `junit`: also write JUnit XML there.
+    `on_case` hears of every case as it ends. Raises OffloadError(EINVAL) for arguments that are
+    not offered, and with ENOTRECOVERABLE where the suite itself is broken.
+    """
+    if options.target not in TARGETS:
+        known = ", ".join(TARGETS)
+        raise OffloadError(errno.EINVAL, f"target {options.target!r} is unknown, known are {known}")
+    wanted = select(rules)
+    suite = Suite(options, wanted, on_case)
+    with as_file(CASES) as folder:
+        arguments = [
+            str(folder), "-c", os.devnull, "--rootdir", str(folder), "--import-mode=importlib",
+            "--strict-markers", *QUIET,
+        ]  # fmt: skip
+        arguments += ["--collect-only"] if collect_only else []
+        arguments += [f"--junitxml={junit}"] if junit else []
+        with _without_foreign_plugins():
+            status = pytest.main(arguments, plugins=[suite])
+    fine = (
+        pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED
+    )  # fmt: skip
+    if status not in fine:
+        raise OffloadError(errno.ENOTRECOVERABLE, f"pytest ended with status {int(status)}")
+    return gather(_about(options), wanted, suite.results)
+
+
+@contextlib.contextmanager
+def _without_foreign_plugins() -> Iterator[None]:
+    """What else is installed for pytest shall not change what a run does."""
+    name = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _about(options: Options) -> dict[str, str | int | None]:
+    return {
+        "target": options.target,
+        "profile": options.profile,
+        "driver": options.driver or "reference",
+        "card": options.card,
+        "seed": options.seed,
+        "dev": options.dev,
+        "version": VERSION,
+        "kernel": platform.release(),
+    }

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One host as a case sees it: what was since the case began, in the contract's own shorthand.
+
+A state_add   D state_delete   F state_free   U update_curlft   K offload_ok   E advance_esn
+pA policy_add   pD policy_delete   pF policy_free         `(l)` behind A, D, F: a larval SA
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from host_driver.conformance import messages
+from host_driver.conformance.messages import Note, Reply
+from host_driver.ip import Result
+
+if TYPE_CHECKING:
+    from host_driver.conformance.bench import RawHost
+
+LETTERS = {
+    "xdo_dev_state_add": "A",
+    "xdo_dev_state_delete": "D",
+    "xdo_dev_state_free": "F",
+    "xdo_dev_state_update_curlft": "U",
+    "xdo_dev_offload_ok": "K",
+    "xdo_dev_state_advance_esn": "E",
+    "xdo_dev_policy_add": "pA",
+    "xdo_dev_policy_delete": "pD",
+    "xdo_dev_policy_free": "pF",
+}
+
+
+class Subject:
+    """`raw` is a host of a lab, or of the running kernel; `settle` returns when nothing moves."""
+
+    def __init__(self, raw: "RawHost", settle: Callable[[], None], wait: Callable[[float], None]):
+        self.raw = raw
+        self.dev: str = raw.nic.name
+        self.ifindex: int = raw.nic.ifindex
+        self.mac: bytes = raw.nic.mac
+        self.settle = settle
+        self.wait = wait
+        self._calls_before = 0
+        self._mib_before: dict[str, int] = {}
+        self._counters_before: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Forget everything that was before this case."""
+        self.raw.notifications()
+        self.raw.receive()
+        with contextlib.suppress(pytest.skip.Exception):  # a target that does not show them
+            self._calls_before = len(self.raw.trace())
+        self._mib_before = self.raw.mib()
+        self._counters_before = self.raw.nic.counters()
+
+    # --- requests ---
+
+    def ip(self, text: str) -> Result:
+        """An `ip` command; `xfrm ...`. What it refuses is a result, too."""
+        return self.raw.ip(text)
+
+    def ok(self, text: str) -> str:
+        """An `ip` command that must succeed; its output."""
+        result = self.raw.ip(text)
+        assert result.rc == 0, f"`ip {text}` ended with {result.rc}: {result.stderr}"
+        return result.stdout
+
+    def request(self, datagram: bytes) -> Reply:
+        """A raw request (`messages`); errno, text and messages of the answer."""
+        return messages.reply(self.raw.netlink(datagram))
+
+    def notes(self) -> list[Note]:
+        """Multicast messages since the last call, once nothing moves."""
+        self.settle()
+        return messages.notes(self.raw.notifications())
+
+    def note_names(self) -> list[str]:
+        """Their types alone: `["NEWSA", "EXPIRE"]`."""
+        return [note.name for note in self.notes()]
+
+    # --- the driver ---
+
+    def calls(self) -> list[dict[str, Any]]:
+        """The driver's calls since the case began (`host_driver.trace`), once nothing moves."""
+        self.settle()
+        return self.raw.trace()[self._calls_before :]
+
+    def order(self, *without: str) -> str:
+        """The calls in shorthand, as "A D F"; `without` leaves letters out, as "U"."""
+        shown = []
+        for call in self.calls():
+            letter = LETTERS[call["call"]]
+            if letter not in without:
+                larval = letter in ("A", "D", "F") and call.get("acquire")
+                shown.append(letter + ("(l)" if larval else ""))
+        return " ".join(shown)
+
+    def violations(self) -> list[str]:
+        """Rules that the driver broke in a call, as the host's fence saw it."""
+        return [call["rule"] for call in self.calls() if "rule" in call]
+
+    # --- packets ---
+
+    def send(self, packets: Sequence[bytes]) -> list[int]:
+        """The stack sends IP packets; an errno each, once nothing moves."""
+        errnos = self.raw.send(packets)
+        self.settle()
+        return errnos
+
+    def receive(self) -> list[bytes]:
+        """IP packets delivered to the stack, once nothing moves."""
+        self.settle()
+        return self.raw.receive()
+
+    def mib(self) -> dict[str, int]:
+        """The counters of /proc/net/xfrm_stat that moved since the case began, and by how much."""
+        return _moved(self._mib_before, self.raw.mib())
+
+    def counters(self) -> dict[str, int]:
+        """The counters of card and driver that moved since the case began."""
+        self.settle()
+        return _moved(self._counters_before, self.raw.nic.counters())
+
+    def census(self) -> dict[str, int]:
+        """Live objects on the card that are there, by kind."""
+        self.settle()
+        return {kind: count for kind, count in self.raw.nic.census().items() if count}
+
+    # --- the device ---
+
+    def link(self, **change: Any) -> None:
+        """`ip link set` and `ethtool -K` on the device: up, mtu, esp_hw_offload, unregister."""
+        self.raw.set_link(self.dev, **change)
+        self.settle()
+
+    def refcnt(self) -> int:
+        """References to the device that SAs and policies hold (INV-04)."""
+        self.settle()
+        return next(int(dev["refcnt"]) for dev in self.raw.devices() if dev["name"] == self.dev)
+
+
+def _moved(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
+    return {name: n - before.get(name, 0) for name, n in now.items() if n != before.get(name, 0)}

@@ -149,7 +149,10 @@ class KernelHost:
         """Packets are not sent."""
         _skip("target kernel carries no packets")
 
-    def set_link(self, dev: str, **change: Any) -> None:
+    def set_link(
+        self, dev: str, *, up: bool | None = None, mtu: int | None = None,
+        esp_hw_offload: bool | None = None, unregister: bool = False,
+    ) -> None:  # fmt: skip
         """Links of the running kernel are left alone."""
         _skip("target kernel leaves devices alone")
 

@@ -15,6 +15,8 @@ from host_driver.conformance.bench import TARGETS, Options
 from host_driver.conformance.catalogue import select
 from host_driver.conformance.report import CaseResult, Report, gather
 from host_driver.conformance.suite import CASES, Suite
+from host_driver.driver.load import load_driver
+from host_driver.lab.settings import Settings
 from proto import VERSION
 from proto.status import OffloadError
 
@@ -35,9 +37,7 @@ def run(
     `on_case` hears of every case as it ends. Raises OffloadError(EINVAL) for arguments that are
     not offered, and with ENOTRECOVERABLE where the suite itself is broken.
     """
-    if options.target not in TARGETS:
-        known = ", ".join(TARGETS)
-        raise OffloadError(errno.EINVAL, f"target {options.target!r} is unknown, known are {known}")
+    _check(options)
     wanted = select(rules)
     suite = Suite(options, wanted, on_case)
     with as_file(CASES) as folder:
@@ -69,6 +69,15 @@ def _without_foreign_plugins() -> Iterator[None]:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
+
+
+def _check(options: Options) -> None:
+    """Refuse what no case could run with, before the first one does."""
+    if options.target not in TARGETS:
+        known = ", ".join(TARGETS)
+        raise OffloadError(errno.EINVAL, f"target {options.target!r} is unknown, known are {known}")
+    Settings(profile=options.profile, driver=options.driver, card=options.card, seed=options.seed)
+    load_driver(options.driver)
 
 
 def _about(options: Options) -> dict[str, str | int | None]:

@@ -84,6 +84,7 @@ class Host:
             self.sched,
             random.Random(seed),
             self.notifications.multicast,
+            self.notifications.listening,
             profile=profile_by_name(profile),
         )
         self.devices.on_event = self.net.netdev_event

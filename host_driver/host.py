@@ -25,6 +25,7 @@ from host_driver.driver.sa import SaTable
 from host_driver.inbox import ClearSide, Notifications, PacketSocket
 from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
 from host_driver.queries import Queries
+from host_driver.running import Running
 from host_driver.sleep import Completion, Scheduler, Sleep, completions_of, wait
 from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.net import XfrmNet
@@ -77,16 +78,21 @@ class Host:
         self.received = PacketSocket(self.counters)
         self.notifications = Notifications(self.counters)
         self.clear_side = ClearSide()
+        self.running = Running()
         self.sched = Scheduler()
         self.devices = Devices()
         self.net = XfrmNet(
-            self.devices, self.sched, random.Random(seed), self.notifications.multicast,
-            self.notifications.listening, profile_by_name(profile),
-        )  # fmt: skip
+            self.devices,
+            self.sched,
+            random.Random(seed),
+            self.notifications.multicast,
+            profile=profile_by_name(profile),
+            running=self.running,
+        )
         self.devices.on_event = self.net.netdev_event
 
         self.edge = Edge(self.faults, self.counters)
-        self.mailbox = Mailbox(self.edge.command, self.counters)
+        self.mailbox = Mailbox(self.edge.command, self.counters, self.running.might_sleep)
         self.sas = SaTable()
         self.events = Consumer(EVENT_QUEUE)
         self._records = Consumer(1 << 31)  # totals are absolute: any gap can be caught up with
@@ -99,14 +105,7 @@ class Host:
         self._space = Completion()
         self._pulse = Completion()
         self.queries = Queries(self)
-        self._handlers: dict[tuple[Channel, Kind], Callable[[Message, bytes], None]] = {
-            (Channel.MAILBOX, Kind.REPLY): self._reply,
-            (Channel.EVENTS, Kind.EVENTS): self._events,
-            (Channel.RINGS, Kind.TX_DONE): self._tx_done,
-            (Channel.RINGS, Kind.RX): self._receive,
-            (Channel.RINGS, Kind.COUNTERS): self._sa_counters,
-            (Channel.CONTROL, Kind.CONTROL): self.queries.asked,
-        }
+        self._handlers = self._make_handlers()
         self.spawn(self._probe())
 
     def step(self, now_ns: int, inputs: Sequence[tuple[Channel, bytes]]) -> Output:
@@ -157,6 +156,16 @@ class Host:
         return self._pulse
 
     # Messages in.
+
+    def _make_handlers(self) -> dict[tuple[Channel, Kind], Callable[[Message, bytes], None]]:
+        return {
+            (Channel.MAILBOX, Kind.REPLY): self._reply,
+            (Channel.EVENTS, Kind.EVENTS): self._events,
+            (Channel.RINGS, Kind.TX_DONE): self._tx_done,
+            (Channel.RINGS, Kind.RX): self._receive,
+            (Channel.RINGS, Kind.COUNTERS): self._sa_counters,
+            (Channel.CONTROL, Kind.CONTROL): self.queries.asked,
+        }
 
     def _take(self, channel: Channel, raw: bytes) -> None:
         try:
@@ -288,7 +297,7 @@ class Host:
         self.devices.register(self.nic)
         try:
             self._driver = self._driver_class(self._context(self.caps))
-            self.nic.xfrmdev_ops = TracedOps(self._driver, self.trace, self.counters)
+            self.nic.xfrmdev_ops = TracedOps(self._driver, self.trace, self.counters, self.running)
             self.devices.set_features(self.nic, {HW_ESP})
         except KeyboardInterrupt:
             raise

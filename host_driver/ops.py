@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """XfrmDevOps: the callback table by which a driver takes IPsec off the core's hands (section 3).
 
-Names are those of the series (v9); `LATER` has what newer kernels call them, and a driver may use
-either name. Arguments are the newest ones. A callback returns 0 or a negative errno, as in the
-kernel. Those marked "may sleep" may instead be generators (`host_driver.sleep`); the others run
-under a lock of the core.
+`FORMS` is the one table of what each callback was and is called, and with which arguments. The core
+speaks of callbacks by the names of the series (v9) and gives the newest arguments; a driver may
+have any form, told by its name and its number of positional parameters, whatever the kernel profile
+is. A callback returns 0 or a negative errno, as in the kernel. Those marked "may sleep" may instead
+be generators (`host_driver.sleep`); the others run under a lock of the core.
 
 A driver class gets one `DriverContext` and implements what it can: `xdo_dev_state_add` and
-`xdo_dev_state_delete` are required (OPS-01), everything else may be missing.
+`xdo_dev_state_delete` are required (OPS-01), everything else may be missing (OPS-03).
 """
 
-from typing import TYPE_CHECKING, Protocol
+import errno
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from host_driver.sleep import Sleep
+from proto.status import OffloadError
 
 if TYPE_CHECKING:
     from host_driver.netdev import NetDevice
@@ -21,18 +26,95 @@ if TYPE_CHECKING:
 
 REQUIRED = ("xdo_dev_state_add", "xdo_dev_state_delete")
 
-# canonical name -> (first kernel with the present form, its name, its arguments); section 3.1.
-LATER: dict[str, tuple[str, str, str]] = {
-    "xdo_dev_state_add": ("v6.16", "xdo_dev_state_add", "dev, x, extack"),
-    "xdo_dev_state_delete": ("v6.16", "xdo_dev_state_delete", "dev, x"),
-    "xdo_dev_state_free": ("v6.16", "xdo_dev_state_free", "dev, x"),
-    "xdo_dev_offload_ok": ("v4.11", "xdo_dev_offload_ok", "skb, x"),
-    "xdo_dev_state_advance_esn": ("v4.16", "xdo_dev_state_advance_esn", "x"),
-    "xdo_dev_state_update_curlft": ("v6.9", "xdo_dev_state_update_stats", "x"),
-    "xdo_dev_policy_add": ("v6.3", "xdo_dev_policy_add", "xp, extack"),
-    "xdo_dev_policy_delete": ("v6.2", "xdo_dev_policy_delete", "xp"),
-    "xdo_dev_policy_free": ("v6.2", "xdo_dev_policy_free", "xp"),
+
+class Form(NamedTuple):
+    """One form of a callback: the first kernel that has it, its name, its arguments in order."""
+
+    since: str
+    name: str
+    arguments: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(self.arguments)}) of {self.since}"
+
+
+# canonical name -> its forms, oldest first; the last one is what the core gives (section 3.1).
+FORMS: dict[str, tuple[Form, ...]] = {
+    "xdo_dev_state_add": (
+        Form("v4.11", "xdo_dev_state_add", ("x",)),
+        Form("v6.3", "xdo_dev_state_add", ("x", "extack")),
+        Form("v6.16", "xdo_dev_state_add", ("dev", "x", "extack")),
+    ),
+    "xdo_dev_state_delete": (
+        Form("v4.11", "xdo_dev_state_delete", ("x",)),
+        Form("v6.16", "xdo_dev_state_delete", ("dev", "x")),
+    ),
+    "xdo_dev_state_free": (
+        Form("v4.11", "xdo_dev_state_free", ("x",)),
+        Form("v6.16", "xdo_dev_state_free", ("dev", "x")),
+    ),
+    "xdo_dev_offload_ok": (Form("v4.11", "xdo_dev_offload_ok", ("skb", "x")),),
+    "xdo_dev_state_advance_esn": (Form("v4.16", "xdo_dev_state_advance_esn", ("x",)),),
+    "xdo_dev_state_update_curlft": (
+        Form("v6.2", "xdo_dev_state_update_curlft", ("x",)),
+        Form("v6.9", "xdo_dev_state_update_stats", ("x",)),
+    ),
+    "xdo_dev_policy_add": (
+        Form("v6.2", "xdo_dev_policy_add", ("xp",)),
+        Form("v6.3", "xdo_dev_policy_add", ("xp", "extack")),
+    ),
+    "xdo_dev_policy_delete": (Form("v6.2", "xdo_dev_policy_delete", ("xp",)),),
+    "xdo_dev_policy_free": (Form("v6.2", "xdo_dev_policy_free", ("xp",)),),
 }
+
+
+def form_of(driver: object, canonical: str) -> Form | None:
+    """The form in which a driver has a callback, the newest of several; None when it has none.
+
+    Raises OffloadError(EINVAL) for parameters that no form has, and what the driver itself raises
+    when it is looked at.
+    """
+    forms = FORMS[canonical][::-1]
+    found = [form for form in forms if callable(getattr(driver, form.name, None))]
+    for form in found:
+        if _takes(getattr(driver, form.name), len(form.arguments)):
+            return form
+    if not found:
+        return None
+    raise OffloadError(
+        errno.EINVAL,
+        f"{found[0].name}{_parameters(getattr(driver, found[0].name))} is no known form of this "
+        f"callback, known are {', '.join(map(str, forms[::-1]))}",
+    )
+
+
+def refuse_unknown(driver: object) -> None:
+    """Raises OffloadError(EINVAL) for an `xdo_` method that no kernel calls: a name misspelt."""
+    known = {form.name for forms in FORMS.values() for form in forms}
+    for name in dir(driver):
+        if name.startswith("xdo_") and name not in known:
+            raise OffloadError(
+                errno.EINVAL, f"{name} is no known callback, known are {', '.join(sorted(known))}"
+            )
+
+
+def _takes(callback: Callable[..., Any], count: int) -> bool:
+    """Whether so many positional arguments fit; what cannot be inspected takes the newest form."""
+    try:
+        signature = inspect.signature(callback)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def _parameters(callback: Callable[..., Any]) -> str:
+    """The parameters of a callback by name, without defaults, which may be anything."""
+    return f"({', '.join(inspect.signature(callback).parameters)})"
+
 
 TEXT_LONGEST = 1024
 
@@ -89,6 +171,9 @@ class XfrmDevOps(Protocol):
 
     def xdo_dev_offload_ok(self, skb: object, x: "XfrmState") -> bool:
         """Whether this packet may go to the device. Never sleeps (OPS-24)."""
+
+    def xdo_dev_state_advance_esn(self, x: "XfrmState") -> None:
+        """The high half of a crypto-offload SA's numbers has moved. Never sleeps (OPS-23)."""
 
     def xdo_dev_state_update_curlft(self, x: "XfrmState") -> None:
         """Write current totals into `x.curlft` and `x.stats`. Never sleeps (OPS-20)."""

@@ -43,10 +43,10 @@ class Misuse(RuntimeError):
 
 
 class AtomicViolation(Misuse):
-    """A callback tried to sleep where the core holds a lock. `rule` is the contract's rule id."""
+    """A callback did what its context forbids. `rule` is the contract's rule id."""
 
-    def __init__(self, what: str, rule: str) -> None:
-        super().__init__(f"{what} tried to sleep in atomic context ({rule})")
+    def __init__(self, text: str, rule: str) -> None:
+        super().__init__(f"{text} ({rule})")
         self.rule = rule
 
 
@@ -98,26 +98,34 @@ def atomic(value: Any, what: str, rule: str) -> Any:
     except StopIteration as stop:
         return stop.value
     value.close()
-    raise AtomicViolation(what, rule)
+    raise AtomicViolation(f"{what} tried to sleep in atomic context", rule)
 
 
 class Mutex:
-    """A lock for tasks, first come first served (the kernel's xfrm_cfg_mutex, UAPI-07)."""
+    """A lock for tasks, first come first served (the kernel's xfrm_cfg_mutex, UAPI-07).
 
-    def __init__(self) -> None:
+    A task that takes it twice would wait for itself: that raises AtomicViolation.
+    """
+
+    def __init__(self, sched: "Scheduler") -> None:
+        self._sched = sched
         self._held = False
+        self._owner: object = None
         self._waiters: deque[Completion] = deque()
 
     def lock(self) -> Sleep[None]:
         """Sleep until the lock is ours."""
         if self._held:
+            if self._owner is self._sched.current:
+                raise AtomicViolation("the holder of xfrm_cfg_mutex took it again", "UAPI-07")
             turn = Completion()
             self._waiters.append(turn)
             yield from wait(turn)
-        self._held = True
+        self._held, self._owner = True, self._sched.current
 
     def unlock(self) -> None:
         """Hand the lock to the next waiter."""
+        self._owner = None
         if self._waiters:
             self._waiters.popleft().complete()
         else:
@@ -125,9 +133,10 @@ class Mutex:
 
 
 class Scheduler:
-    """Runs tasks until each of them sleeps or is done."""
+    """Runs tasks until each of them sleeps or is done; `current` is the one that runs now."""
 
     def __init__(self) -> None:
+        self.current: Sleep[Any] | None = None
         self._ready: deque[Sleep[Any]] = deque()
         self._asleep: list[tuple[Completion, Sleep[Any]]] = []
 
@@ -149,9 +158,10 @@ class Scheduler:
             if not self._ready:
                 return
             while self._ready:
-                task = self._ready.popleft()
+                self.current = task = self._ready.popleft()
                 with contextlib.suppress(StopIteration):
                     self._asleep.append((next(task), task))
+            self.current = None
 
     def deadline_ns(self) -> int | None:
         """The next moment at which a sleeper gives up, or None."""

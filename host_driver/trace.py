@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The record of every xdo_* call that the core makes, and the fence around foreign drivers.
 
-`TracedOps` stands where the driver's callback table would: same callbacks, missing ones missing. A
-call becomes one entry, oldest first:
+`TracedOps` stands where the driver's callback table would: same callbacks, missing ones missing,
+each called in the driver's own form (`ops.FORMS`). A call becomes one entry, oldest first:
 
-    {"call": "xdo_dev_state_add", "dev": "nic0", "spi": "0x1000", "dir": "out", "type": "packet",
+    {"seq": 7, "call": "xdo_dev_state_add", "context": "user", "object": 3, "spi": "0x1000",
+     "dir": "out", "type": "packet", "dev": "nic0", "state": "void", "reqid": 1, "keys": 20,
      "result": 0}
 
-`result` is None while the call sleeps. The core may rely on what comes out of here: an add gives 0
-or a negative errno, totals are whole numbers, nothing is raised. What a driver does against that
-becomes -EIO and a text, never the end of the host; a callback that sleeps where it must not is
-stopped there, and `rule` says which rule it broke. An entry never holds a key.
+`context` is the core's (`host_driver.running`); `seq` counts all calls, `object` the SAs and
+policies in the order in which drivers first saw them; `keys` is how many bytes of key material the
+SA has at the call (0 at free, DEL-05), an entry never holds a key. `result` is None while the call
+sleeps.
+
+The core may rely on what comes out of here: an add gives 0 or a negative errno, totals are whole
+numbers, nothing is raised. What a driver does against that becomes -EIO and a text, never the end
+of the host; a callback that does what its context forbids is stopped there, and `rule` says which
+rule it broke (counter `atomic_violations`).
 """
 
 import contextlib
@@ -20,8 +26,10 @@ import operator
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from host_driver.ops import LATER, Extack
+from host_driver.ops import FORMS, Extack, Form, form_of, refuse_unknown
+from host_driver.running import Running
 from host_driver.sleep import AtomicViolation, Misuse, Sleep, atomic, completions_of
 from host_driver.xfrm.state import (
     OFFLOAD_CRYPTO,
@@ -58,12 +66,22 @@ class Trace:
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=TRACE_ENTRIES)
+        self._objects: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+        self._objects_seen = 0
         self.added = 0
 
     def add(self, entry: Entry) -> None:
         """Record a call as it begins; its result is filled in later."""
         self.added += 1
+        entry["seq"] = self.added
         self._entries.append(entry)
+
+    def object(self, one: object) -> int:
+        """The number of an SA or policy; the first one that is asked for is 1."""
+        if one not in self._objects:
+            self._objects_seen += 1
+            self._objects[one] = self._objects_seen
+        return self._objects[one]
 
     def entries(self) -> list[Entry]:
         """All entries, oldest first; copies, so that what still sleeps does not change them."""
@@ -73,37 +91,46 @@ class Trace:
 class TracedOps:
     """A driver's callback table with every call recorded and every misuse caught.
 
-    A callback may stand under its present or its later name (`LATER`); here it has the present one.
+    Callbacks have their canonical names here, and take the arguments of their newest form. Raises
+    OffloadError(EINVAL) for a driver with a callback of no known name or form.
     """
 
-    def __init__(self, driver: object, trace: Trace, counters: Counter[str]) -> None:
+    def __init__(
+        self, driver: object, trace: Trace, counters: Counter[str], running: Running | None = None
+    ) -> None:
         self._driver = driver
         self._trace = trace
         self._counters = counters
-        for name, (_, later, _) in LATER.items():
-            found = next(filter(self._has, dict.fromkeys((name, later))), None)
-            if found is not None:
-                setattr(self, name, self._traced(name, found))
+        self._running = running or Running()
+        self._look(refuse_unknown, driver)
+        for name in FORMS:
+            form = self._look(form_of, driver, name)
+            if form is not None:
+                setattr(self, name, self._traced(name, form))
 
-    def _has(self, attribute: str) -> bool:
-        """Whether the driver has this callback; one that cannot even be looked at is counted."""
+    def _look(self, look: Callable[..., Any], *arguments: Any) -> Any:
+        """Look at the driver; what cannot even be looked at is counted and missing."""
         try:
-            return callable(getattr(self._driver, attribute, None))
-        except KeyboardInterrupt:
+            return look(*arguments)
+        except (KeyboardInterrupt, OffloadError):
             raise
         except BaseException:  # noqa: BLE001  # a foreign driver raises what it likes
             self._counters["exceptions"] += 1
-            return False
+            return None
 
-    def _traced(self, name: str, attribute: str) -> Callable[..., Any]:
+    def _traced(self, name: str, form: Form) -> Callable[..., Any]:
+        newest = FORMS[name][-1].arguments
+        taken = [newest.index(argument) for argument in form.arguments]
+
         def call(*arguments: Any) -> Any:
-            entry = _entry(name, arguments)
+            entry = self._entry(name, arguments)
             self._trace.add(entry)
             extack = next((one for one in arguments if isinstance(one, Extack)), None)
-            rule = _atomic_rule(name, arguments)
+            rule = self._atomic_rule(name)
             try:
-                with _totals_kept(name, arguments):
-                    value = getattr(self._driver, attribute)(*arguments)
+                with _totals_kept(name, arguments), self._running.calling(name, rule):
+                    callback = getattr(self._driver, form.name)
+                    value = callback(*(arguments[i] for i in taken))
                     if rule is not None:
                         value = atomic(value, name, rule)
                 if inspect.isgenerator(value):
@@ -125,6 +152,29 @@ class TracedOps:
         except BaseException as error:  # noqa: BLE001  # a foreign driver raises what it likes
             result = self._failed(entry, error, extack)
         return _finish(entry, result, extack)
+
+    def _atomic_rule(self, name: str) -> str | None:
+        """The rule under which this call must not sleep; a larval SA is added for a packet."""
+        if name == "xdo_dev_state_add" and self._running.context == "data":
+            return "OPS-11"
+        if name == "xdo_dev_state_free" and self._running.context == "data":
+            return "OPS-17"
+        return NEVER_SLEEP.get(name)
+
+    def _entry(self, name: str, arguments: tuple[Any, ...]) -> Entry:
+        """What identifies the object of a call, and where the call comes from."""
+        entry: Entry = {"call": name, "context": self._running.context}
+        for argument in arguments:
+            if hasattr(argument, "xso"):
+                entry |= {"object": self._trace.object(argument), "spi": f"{argument.id.spi:#x}"}
+                entry |= _offload(argument.xso)
+                entry |= {"state": argument.km.state.name.lower(), "reqid": argument.props.reqid}
+                entry |= {"keys": argument.key_bytes()}
+            elif hasattr(argument, "xdo"):
+                entry |= {"object": self._trace.object(argument)}
+                entry |= {"index": argument.index, "priority": argument.priority}
+                entry |= _offload(argument.xdo)
+        return entry | {"result": None}
 
     def _failed(self, entry: Entry, error: BaseException, extack: Extack | None) -> Any:
         """The result of a call that ended with an exception.
@@ -197,26 +247,6 @@ def _finish(entry: Entry, result: Any, extack: Extack | None) -> Any:
     if extack is not None and extack.msg:
         entry["extack"] = extack.msg
     return result
-
-
-def _atomic_rule(name: str, arguments: tuple[Any, ...]) -> str | None:
-    """The rule under which this call must not sleep; a larval SA is added in atomic context."""
-    if name == "xdo_dev_state_add" and arguments[1].xso.flags & OFFLOAD_FLAG_ACQ:
-        return "OPS-11"
-    return NEVER_SLEEP.get(name)
-
-
-def _entry(name: str, arguments: tuple[Any, ...]) -> Entry:
-    """What identifies the object of a call."""
-    entry: Entry = {"call": name}
-    for argument in arguments:
-        if hasattr(argument, "xso"):
-            entry |= {"spi": f"{argument.id.spi:#x}", **_offload(argument.xso)}
-            entry |= {"state": argument.km.state.name.lower(), "reqid": argument.props.reqid}
-        elif hasattr(argument, "xdo"):
-            entry |= {"index": argument.index, "priority": argument.priority}
-            entry |= _offload(argument.xdo)
-    return entry | {"result": None}
 
 
 def _offload(record: Any) -> Entry:

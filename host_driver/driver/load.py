@@ -7,14 +7,14 @@ import inspect
 from typing import Any, NoReturn
 
 from host_driver.driver.reference import ReferenceDriver
-from host_driver.ops import REQUIRED
+from host_driver.ops import FORMS, REQUIRED, form_of, refuse_unknown
 from proto.status import OffloadError
 
 
 def load_driver(name: str | None) -> type[Any]:
     """The class; None is the reference driver. Raises OffloadError(EINVAL) that says what is wrong.
 
-    The required callbacks are checked here, before a card is touched (OPS-01).
+    Callbacks and their forms are checked here, before a card is touched (OPS-01).
     """
     if name is None:
         return ReferenceDriver
@@ -31,6 +31,16 @@ def load_driver(name: str | None) -> type[Any]:
     missing = [callback for callback in REQUIRED if not callable(getattr(driver, callback, None))]
     if missing:
         _refuse(name, f"lacks {', '.join(missing)}")
+    try:
+        unborn = object.__new__(driver)
+    except TypeError:  # not made in the usual way: the fence will look at what comes out of it
+        return driver
+    try:
+        refuse_unknown(unborn)
+        for callback in FORMS:
+            form_of(unborn, callback)
+    except OffloadError as error:
+        _refuse(name, f"has a callback that cannot be called: {error.text}")
     return driver
 
 

@@ -81,11 +81,16 @@ def failure(command: AnyCommand, reply: Reply) -> OffloadError | None:
 class Mailbox:
     """`transmit(message, command)` puts framed bytes on the MAILBOX channel, and only there is a
     message with a key; whoever sends it may zero it. The key of a command is zeroed when answered.
+    `might_sleep(what)` raises where the caller is in no context to sleep.
     """
 
     def __init__(
-        self, transmit: Callable[[bytearray, AnyCommand], None], counters: Counter[str]
+        self,
+        transmit: Callable[[bytearray, AnyCommand], None],
+        counters: Counter[str],
+        might_sleep: Callable[[str], None] = lambda what: None,
     ) -> None:
+        self._might_sleep = might_sleep
         self._encoder = msgspec.msgpack.Encoder()
         self.now_ns = 0
         self._transmit = transmit
@@ -99,6 +104,7 @@ class Mailbox:
 
         Raises CommandTimeout, or OffloadError with the errno and text of the refusal.
         """
+        self._might_sleep("Mailbox.execute")
         pending = self._submit(command, patient=False)
         answer = yield from wait(pending.answered)
         if isinstance(answer, OffloadError):

@@ -51,7 +51,8 @@ class ReferenceDriver:
         self, dev: "NetDevice", x: "XfrmState", extack: Extack
     ) -> int | Sleep[int]:
         """Take an SA; 0 or a negative errno with a text in `extack`."""
-        if x.xso.flags & OFFLOAD_FLAG_ACQ:
+        algorithms = (x.aead, x.ealg, x.aalg, x.calg)
+        if x.xso.flags & OFFLOAD_FLAG_ACQ or algorithms.count(None) == len(algorithms):  # TRAP-03
             x.xso.offload_handle = self._new_handle()
             return 0
         return self._add(x, extack)

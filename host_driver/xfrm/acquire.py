@@ -4,8 +4,13 @@
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
-from host_driver.ops import Extack
-from host_driver.xfrm.device import xfrm_dev_release, xfrm_dev_state_delete
+from host_driver.sleep import atomic
+from host_driver.xfrm.device import (
+    xfrm_dev_release,
+    xfrm_dev_state_add_larval,
+    xfrm_dev_state_delete,
+    xfrm_dev_state_free,
+)
 from host_driver.xfrm.encode import build_acquire
 from host_driver.xfrm.flow import Flow, flow_selector, selector_match
 from host_driver.xfrm.lifecycle import xfrm_state_insert
@@ -13,9 +18,7 @@ from host_driver.xfrm.lifetime import NS
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.sad import mark_match
 from host_driver.xfrm.state import (
-    OFFLOAD_FLAG_ACQ,
     OFFLOAD_PACKET,
-    DevOffload,
     KmState,
     XfrmState,
 )
@@ -131,17 +134,18 @@ def _acquire(
     x.props.mode, x.props.reqid, x.props.family = tmpl.mode, tmpl.reqid, tmpl.family
     x.mark.v, x.mark.m, x.if_id = xp.mark.v, xp.mark.m, xp.if_id
     if xp.xdo.type == OFFLOAD_PACKET:
-        error = _offer_larval(x, xp)
+        error = xfrm_dev_state_add_larval(net, x, xp.xdo)
         if error:
             x.km.state = KmState.DEAD
             net.xfrm_state_put(x)
             return Found(None, error)
 
     x.km.seq = net.next_acqseq()
-    x.dir = SA_DIR_OUT
+    if net.profile.sa_dir_known:
+        x.dir = SA_DIR_OUT
     if not net.multicast(Group.ACQUIRE, build_acquire(x, tmpl, xp)):
         x.km.state = KmState.DEAD
-        xfrm_dev_state_delete(x)
+        _forget_larval(net, x)
         net.xfrm_state_put(x)
         return Found(None, errno.ESRCH)
     x.km.state = KmState.ACQ
@@ -152,13 +156,11 @@ def _acquire(
     return Found(None, errno.EAGAIN)
 
 
-def _offer_larval(x: XfrmState, xp: XfrmPolicy) -> int:
-    """The driver's add for a keyless placeholder; it must not sleep (ACQ-02..04). 0 or an errno."""
-    dev = xp.xdo.dev
-    assert dev is not None
-    dev.hold()
-    x.xso = DevOffload(dev, 0, xp.xdo.dir, OFFLOAD_PACKET, OFFLOAD_FLAG_ACQ)
-    error: int = -dev.xfrmdev_ops.xdo_dev_state_add(dev, x, Extack())
-    if error:
+def _forget_larval(net: "XfrmNet", x: XfrmState) -> None:
+    """No key manager wants it: the driver hears delete, and free at once (ACQ-08)."""
+    xfrm_dev_state_delete(net, x)
+    if net.profile.failed_acquire_frees:
+        atomic(xfrm_dev_state_free(net, x, "data"), "xdo_dev_state_free", "OPS-17")
+    elif x.xso.dev is not None:  # TRAP-10: forgotten before the collector could free it
+        net.dev_gc_list.pop(x, None)
         xfrm_dev_release(x.xso)
-    return error

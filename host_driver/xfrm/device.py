@@ -19,7 +19,9 @@ from host_driver.xfrm.state import (
     OFFLOAD_DIR_FWD,
     OFFLOAD_DIR_IN,
     OFFLOAD_DIR_OUT,
+    OFFLOAD_FLAG_ACQ,
     OFFLOAD_PACKET,
+    OFFLOAD_UNSPECIFIED,
     DevOffload,
     KmState,
     XfrmState,
@@ -54,20 +56,13 @@ def _call(dev: NetDevice | None, name: str, *args: Any) -> Any:
 def xfrm_dev_state_add(
     net: "XfrmNet", x: XfrmState, offload: UserOffload, extack: Extack
 ) -> Sleep[None]:
-    """Offer a finished SA to the device (STATE-26). Raises OffloadError and then holds no device.
+    """Offer a finished SA to the device (STATE-16..26). Raises OffloadError and then holds no
+    device.
 
     One that asked for crypto offload stays in software where the device cannot (STATE-19, 20, 24).
     """
     inbound, packet = offload.flags & OFFLOAD_INBOUND, offload.flags & OFFLOAD_FLAG_PACKET
-    if offload.flags & ~(OFFLOAD_IPV6 | OFFLOAD_INBOUND | OFFLOAD_FLAG_PACKET):
-        raise OffloadError(errno.EINVAL, "Unrecognized flags in offload request")
-    if x.dir and (x.dir == SA_DIR_OUT) == bool(inbound):
-        raise OffloadError(errno.EINVAL, "Mismatched SA and offload direction")
-    if inbound and x.if_id:
-        raise OffloadError(errno.EINVAL, "XFRM if_id is not supported in RX path")
-    if x.tfcpad:
-        raise OffloadError(errno.EINVAL, "TFC padding can't be offloaded")
-
+    _verify_offload(net, x, offload.flags)
     dev = net.devices.by_index(offload.ifindex)
     if dev is None:  # STATE-19: a route decides
         towards = x.props.saddr if inbound else x.id.daddr
@@ -77,14 +72,13 @@ def xfrm_dev_state_add(
             raise OffloadError(errno.EINVAL, "")
         return
     advance = hasattr(dev.xfrmdev_ops, "xdo_dev_state_advance_esn")
-    if not packet and x.props.flags & STATE_ESN and not advance:
+    needs_advance = not packet or not net.profile.esn_callback_for_crypto_only
+    if x.props.flags & STATE_ESN and needs_advance and not advance:  # STATE-22
         raise OffloadError(errno.EINVAL, "Device doesn't support offload with ESN")
-    if x.id.proto != IPPROTO_ESP:
-        raise OffloadError(errno.EINVAL, "Type doesn't support offload")
+    _verify_type_offload(net, x)
 
-    dev.hold()
     direction = OFFLOAD_DIR_IN if inbound else OFFLOAD_DIR_OUT
-    x.xso = DevOffload(dev, 0, direction, OFFLOAD_PACKET if packet else OFFLOAD_CRYPTO)
+    x.xso = _held(net, dev, direction, OFFLOAD_PACKET if packet else OFFLOAD_CRYPTO)
     error = yield from may_sleep(dev.xfrmdev_ops.xdo_dev_state_add(dev, x, extack))
     if not error:
         return
@@ -93,6 +87,52 @@ def xfrm_dev_state_add(
         return
     extack.set_weak("Device failed to offload this state")
     raise OffloadError(-error, "")
+
+
+def _verify_offload(net: "XfrmNet", x: XfrmState, flags: int) -> None:
+    """What is refused before any device is looked at, in the order of the profile."""
+    profile, inbound = net.profile, flags & OFFLOAD_INBOUND
+    if not profile.type_offload_checked_last:  # STATE-16
+        _verify_type_offload(net, x)
+    if x.encap and not profile.encap_offloadable:  # STATE-17
+        raise OffloadError(errno.EINVAL, "Encapsulated or padded state can't be offloaded")
+    if flags & ~(OFFLOAD_IPV6 | OFFLOAD_INBOUND | OFFLOAD_FLAG_PACKET):
+        raise OffloadError(errno.EINVAL, "Unrecognized flags in offload request")
+    if x.dir and (x.dir == SA_DIR_OUT) == bool(inbound):
+        raise OffloadError(errno.EINVAL, "Mismatched SA and offload direction")
+    if inbound and x.if_id and profile.inbound_if_id_refused:
+        raise OffloadError(errno.EINVAL, "XFRM if_id is not supported in RX path")
+    if x.tfcpad:
+        raise OffloadError(errno.EINVAL, "TFC padding can't be offloaded")
+
+
+def _verify_type_offload(net: "XfrmNet", x: XfrmState) -> None:
+    """ADD-01: ESP has an offload handler for each family, the other protocols have none."""
+    if (x.id.proto, x.props.family) not in net.type_offload:
+        raise OffloadError(errno.EINVAL, "Type doesn't support offload")
+
+
+def _held(net: "XfrmNet", dev: NetDevice, direction: int, type: int) -> DevOffload:
+    """The record of a device, which is held as long as the record names it (STATE-23, POL-05)."""
+    dev.hold()
+    real_dev = None if net.profile.real_dev_left_alone else dev
+    return DevOffload(dev, 0, direction, type, real_dev=real_dev)
+
+
+def xfrm_dev_state_add_larval(net: "XfrmNet", x: XfrmState, record: DevOffload) -> int:
+    """The driver's add for a keyless placeholder, to the device of the policy's `record`; it must
+    not sleep (ACQ-02..04). 0 or an errno."""
+    dev = record.dev
+    assert dev is not None
+    x.xso = _held(net, dev, record.dir, OFFLOAD_PACKET)
+    if not net.profile.larval_holds_device:  # TRAP-11: what gives it back later takes one too many
+        dev.put()
+    if net.profile.larval_flagged:
+        x.xso.flags = OFFLOAD_FLAG_ACQ
+    error: int = -dev.xfrmdev_ops.xdo_dev_state_add(dev, x, Extack())
+    if error:
+        xfrm_dev_release(x.xso)
+    return error
 
 
 def xfrm_dev_policy_add(
@@ -106,10 +146,9 @@ def xfrm_dev_policy_add(
         raise OffloadError(errno.EINVAL, "")
     if not hasattr(dev.xfrmdev_ops, "xdo_dev_policy_add"):
         raise OffloadError(errno.EINVAL, "Policy offload is not supported")
-    dev.hold()
     directions = {POLICY_IN: OFFLOAD_DIR_IN, POLICY_OUT: OFFLOAD_DIR_OUT}
     direction = directions.get(xp.dir, OFFLOAD_DIR_FWD)
-    xp.xdo = DevOffload(dev, 0, direction, OFFLOAD_PACKET)
+    xp.xdo = _held(net, dev, direction, OFFLOAD_PACKET)
     error = yield from may_sleep(dev.xfrmdev_ops.xdo_dev_policy_add(xp, extack))
     if error:
         xfrm_dev_release(xp.xdo)
@@ -125,25 +164,34 @@ def xfrm_dev_check_registered(net: "XfrmNet", offload: DevOffload) -> None:
 
 
 def xfrm_dev_release(offload: DevOffload) -> None:
-    """Forget the device and give its reference back."""
+    """Forget the device and give its reference back (OPS-14, OPS-31)."""
     dev = offload.dev
     offload.clear()
     if dev is not None:
         dev.put()
 
 
-def xfrm_dev_state_delete(x: XfrmState) -> None:
-    """The SA leaves the data path (OPS-16)."""
-    _call(x.xso.dev, "xdo_dev_state_delete", x.xso.dev, x)
+def xfrm_dev_state_delete(net: "XfrmNet", x: XfrmState) -> None:
+    """The SA leaves the data path (OPS-16); until its free it waits in `dev_gc_list` (DEL-08)."""
+    if x.xso.dev is not None:
+        _call(x.xso.dev, "xdo_dev_state_delete", x.xso.dev, x)
+        net.dev_gc_list[x] = None
 
 
-def xfrm_dev_state_free(x: XfrmState) -> Sleep[None]:
+def xfrm_dev_state_free(net: "XfrmNet", x: XfrmState, context: str = "gc") -> Sleep[None]:
     """Last call for an SA, then the device reference goes (OPS-17). A second time does nothing."""
     dev = x.xso.dev
-    if dev is None:
+    if dev is None or x.xso.released:
         return
-    yield from may_sleep(_call(dev, "xdo_dev_state_free", dev, x))
-    xfrm_dev_release(x.xso)
+    x.xso.released = True
+    net.dev_gc_list.pop(x, None)
+    with net.running.within(context):
+        value = _call(dev, "xdo_dev_state_free", dev, x)
+    yield from may_sleep(value)
+    x.xso.dev = None
+    if net.profile.free_clears_type:  # OBJ-01
+        x.xso.type = OFFLOAD_UNSPECIFIED
+    dev.put()
 
 
 def xfrm_dev_state_update_stats(net: "XfrmNet", x: XfrmState) -> None:
@@ -160,11 +208,14 @@ def xfrm_dev_policy_delete(xp: XfrmPolicy) -> None:
 
 def xfrm_dev_policy_free(xp: XfrmPolicy) -> None:
     """Last call for a policy, then the device reference goes (OPS-33)."""
-    _call(xp.xdo.dev, "xdo_dev_policy_free", xp)
-    xfrm_dev_release(xp.xdo)
+    dev = xp.xdo.dev
+    if dev is not None:
+        _call(dev, "xdo_dev_policy_free", xp)
+        xp.xdo.dev = None
+        dev.put()
 
 
-def xfrm_state_mtu(x: XfrmState, mtu: int) -> int:
+def xfrm_state_mtu(net: "XfrmNet", x: XfrmState, mtu: int) -> int:
     """Longest packet that still fits `mtu` bytes after protection (TX-30, TX-33)."""
     header = 16 + (8 if x.encap else 0)
     if x.props.mode == MODE_TUNNEL:
@@ -176,17 +227,32 @@ def xfrm_state_mtu(x: XfrmState, mtu: int) -> int:
         adjust = 20 if x.props.family == AF_INET else 40
     icv = x.aead.icv_bits // 8 if x.aead else 0
     payload = (mtu - header - icv - adjust) & ~3
-    return 1 if payload <= 2 else payload + adjust - 2
+    if net.profile.mtu_guarded and payload <= 2:  # TX-33
+        return 1
+    return (payload + adjust - 2) & 0xFFFF_FFFF
 
 
-def xfrm_dev_offload_ok(skb: Skb, x: XfrmState, dev: NetDevice) -> bool:
-    """Whether the packet may go to the SA's device, which must be the route's (TX-23)."""
-    if dev is not x.xso.dev or len(skb.data) > xfrm_state_mtu(x, dev.mtu):
+def xfrm_dev_offload_ok(
+    net: "XfrmNet", skb: Skb, x: XfrmState, dev: NetDevice, nested: bool = False
+) -> bool:
+    """Whether the packet may go to the SA's device; `dev` is the route's, `nested` says that
+    another transform follows (TX-20..23)."""
+    profile = net.profile
+    if x.encap and (x.xso.dev is None or not profile.encap_offloadable):  # TX-22
         return False
-    if skb.data[0] >> 4 == 4:
-        if skb.data[0] & 15 != 5:  # IPv4 options
-            return False
-    elif skb.data[6] in IPV6_EXTENSIONS:
+    must_match = profile.route_device_checked or x.xso.type != OFFLOAD_PACKET
+    if must_match and (dev is not x.xso.dev or nested):
         return False
-    verdict = _call(dev, "xdo_dev_offload_ok", skb, x)  # OPS-24
+    if len(skb.data) > xfrm_state_mtu(net, x, dev.mtu):
+        return False
+    if profile.headers_checked and not _plain_headers(skb.data):
+        return False
+    verdict = _call(x.xso.dev, "xdo_dev_offload_ok", skb, x)  # OPS-24
     return verdict is None or bool(verdict)
+
+
+def _plain_headers(packet: bytes) -> bool:
+    """No IPv4 options, no IPv6 extension headers: devices are not asked to step over them."""
+    if packet[0] >> 4 == 4:
+        return packet[0] & 15 == 5
+    return packet[6] not in IPV6_EXTENSIONS

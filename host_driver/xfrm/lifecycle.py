@@ -57,7 +57,7 @@ def _gc_task(net: "XfrmNet") -> Sleep[None]:
             net.disarm(x)
             x.wipe_keys()
             x.encap = x.replay_esn = x.coaddr = None
-            yield from xfrm_dev_state_free(x)
+            yield from xfrm_dev_state_free(net, x)
             x.freed = True
     net.gc_running = False
 
@@ -70,7 +70,8 @@ def xfrm_state_delete(net: "XfrmNet", x: XfrmState) -> bool:
     net.disarm(x)
     listed = x in net.sad
     net.sad.remove(x)
-    xfrm_dev_state_delete(x)
+    with net.running.within("lock"):
+        xfrm_dev_state_delete(net, x)
     if listed:
         xfrm_state_put(net, x)
     return True
@@ -183,7 +184,8 @@ def _take_over(net: "XfrmNet", old: XfrmState, x: XfrmState) -> None:
     old.km.dying = False
     net.arm(old, net.now_ns + NS)
     if old.curlft.use_time:
-        xfrm_state_check_expire(net, old)
+        with net.running.within("lock"):
+            xfrm_state_check_expire(net, old)
     if x.props.smark.v or x.props.smark.m or x.if_id:
         old.if_id = x.if_id
         old.props.smark = x.props.smark
@@ -200,17 +202,22 @@ def xfrm_state_flush(net: "XfrmNet", proto: int) -> bool:
 
 
 def xfrm_dev_state_flush(net: "XfrmNet", dev: NetDevice) -> None:
-    """Delete every SA of a device, and free it at once in the driver (NDEV-02, DEL-08)."""
+    """Delete every SA of a device (NDEV-02), and free it at once in the driver, together with those
+    that were deleted before and that something still refers to (DEL-08)."""
     for x in [x for x in net.sad if x.xso.dev is dev]:
         x.refcnt += 1
-        if xfrm_state_delete(net, x):
+        if xfrm_state_delete(net, x) and net.profile.freed_at_device_flush:
             _run_now(net, _free_early(net, x))
         else:
             xfrm_state_put(net, x)
+    if net.profile.freed_at_device_flush:
+        for x in [x for x in net.dev_gc_list if x.xso.dev is dev]:
+            x.refcnt += 1
+            _run_now(net, _free_early(net, x))
 
 
 def _free_early(net: "XfrmNet", x: XfrmState) -> Sleep[None]:
-    yield from xfrm_dev_state_free(x)
+    yield from xfrm_dev_state_free(net, x, "netdev")
     xfrm_state_put(net, x)
 
 
@@ -229,30 +236,49 @@ def _carry_on(first: Completion, task: Sleep[None]) -> Sleep[None]:
 
 
 def xfrm_policy_kill(net: "XfrmNet", xp: XfrmPolicy) -> None:
-    """An unlinked policy dies: out of the data path, then freed (OPS-32, TRACE-17..20)."""
-    xfrm_dev_policy_delete(xp)
+    """An unlinked policy dies: out of the data path, then freed (OPS-32, TRACE-14..20)."""
+    if net.profile.policy_deleted_at_kill:
+        xfrm_dev_policy_delete(xp)
     xp.dead = True
     net.disarm(xp)
     xfrm_dev_policy_free(xp)
 
 
-def xfrm_policy_delete(net: "XfrmNet", xp: XfrmPolicy) -> bool:
-    """Unlink and kill. False when it was gone already."""
+def xfrm_policy_unlink(net: "XfrmNet", xp: XfrmPolicy) -> bool:
+    """DELPOLICY and the flushes: unlink and kill. False when it was gone already."""
     if not net.spd.remove(xp):
         return False
     xfrm_policy_kill(net, xp)
     return True
 
 
+def xfrm_policy_delete(net: "XfrmNet", xp: XfrmPolicy) -> bool:
+    """Expiry: the driver's policy_delete in every kernel (TRACE-19). False when it was gone."""
+    if not net.spd.remove(xp):
+        return False
+    if not net.profile.policy_deleted_at_kill:
+        xfrm_dev_policy_delete(xp)
+    xfrm_policy_kill(net, xp)
+    return True
+
+
+def xfrm_policy_discard(net: "XfrmNet", xp: XfrmPolicy) -> None:
+    """A policy that a driver took and the SPD did not (POL-09)."""
+    xfrm_dev_policy_delete(xp)
+    xp.dead = True
+    if net.profile.policy_freed_after_failed_insert:
+        xfrm_dev_policy_free(xp)
+
+
 def xfrm_policy_flush(net: "XfrmNet", type: int) -> bool:
     """Delete every policy of a type. False when there was none."""
     found = [xp for xp in net.spd if xp.type == type]
     for xp in found:
-        xfrm_policy_delete(net, xp)
+        xfrm_policy_unlink(net, xp)
     return bool(found)
 
 
 def xfrm_dev_policy_flush(net: "XfrmNet", dev: NetDevice) -> None:
     """Delete every policy of a device (NDEV-03)."""
     for xp in [xp for xp in net.spd if xp.xdo.dev is dev]:
-        xfrm_policy_delete(net, xp)
+        xfrm_policy_unlink(net, xp)

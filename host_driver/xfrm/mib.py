@@ -36,6 +36,9 @@ NAMES = (
     "XfrmOutNoQueueSpace",
 )
 
+# The counters that v6.2 did not have: those of SA directions, of IP-TFS and of its queue.
+SINCE_6_10 = NAMES[NAMES.index("XfrmAcquireError") + 1 :]
+
 
 class Mib:
     """One value per name; names never appear or vanish."""

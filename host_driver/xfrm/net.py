@@ -16,9 +16,10 @@ import random
 from collections.abc import Callable
 
 from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
+from host_driver.running import Running
 from host_driver.sleep import Mutex, Scheduler, Sleep
 from host_driver.xfrm import lifecycle
-from host_driver.xfrm.answers import Answers
+from host_driver.xfrm.device import xfrm_dev_state_update_stats
 from host_driver.xfrm.encode import build_expire
 from host_driver.xfrm.input import xfrm_input
 from host_driver.xfrm.lifetime import (
@@ -28,7 +29,7 @@ from host_driver.xfrm.lifetime import (
     xfrm_state_expire,
     xfrm_timer_handler,
 )
-from host_driver.xfrm.mib import Mib
+from host_driver.xfrm.mib import SINCE_6_10, Mib
 from host_driver.xfrm.output import FlowCache, xfrm_output
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.profile import LATEST, Profile
@@ -36,19 +37,26 @@ from host_driver.xfrm.sad import Sad
 from host_driver.xfrm.spd import Spd
 from host_driver.xfrm.state import XfrmState
 from host_driver.xfrm.user import netlink_rcv
-from proto.xfrm import POLICY_FWD, POLICY_IN, POLICY_OUT, USERPOLICY_ACCEPT, Group
+from proto.xfrm import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_ESP,
+    POLICY_FWD,
+    POLICY_IN,
+    POLICY_OUT,
+    USERPOLICY_ACCEPT,
+    Group,
+)
 from proto.xfrm_structs import LifetimeCur
 
 ACQ_EXPIRES_S = 30  # CONST-01
-AEVENT_ETIME_100MS = 10  # CONST-03
-AEVENT_RSEQTH_PACKETS = 2  # CONST-04
 
 
 class XfrmNet:
     """The core. `multicast` delivers a message to a group and returns how many listen to it.
 
     `listening` tells without a message whether a group has listeners (TX-16); by default it has.
-    `profile` says which kernel it is.
+    `profile` says which kernel it is; `running` what it does at this moment (section 0.5).
     """
 
     def __init__(
@@ -59,26 +67,29 @@ class XfrmNet:
         multicast: Callable[[Group, bytes], int],
         listening: Callable[[Group], bool] = lambda group: True,
         profile: Profile = LATEST,
+        running: Running | None = None,
     ) -> None:
         self.profile = profile
+        self.running = running or Running()
         self.devices = devices
         self.sched = sched
         self.rng = rng
         self.multicast = multicast
         self.listening = listening
         self.now_ns = 0
-        # The sysctls net.core.xfrm_*.
         self.acq_expires = ACQ_EXPIRES_S
-        self.aevent_etime = AEVENT_ETIME_100MS
-        self.aevent_rseqth = AEVENT_RSEQTH_PACKETS
         self.mib = Mib()
         self.sad = Sad()
         self.spd = Spd()
         self.flows = FlowCache()
-        self.cfg_mutex = Mutex()
+        self.cfg_mutex = Mutex(sched)
         self.policy_default = dict.fromkeys((POLICY_IN, POLICY_OUT, POLICY_FWD), USERPOLICY_ACCEPT)
         self.policy_default_generation = 0
+        # Protocols and families with an offload handler (module esp4_offload, esp6_offload).
+        self.type_offload = {(IPPROTO_ESP, AF_INET), (IPPROTO_ESP, AF_INET6)}
         self.gc_list: list[XfrmState] = []
+        # Deleted offloaded SAs whose driver has not been told to free them (DEL-08).
+        self.dev_gc_list: dict[XfrmState, None] = {}
         self.gc_running = False
         self._acqseq = 0
         self._timers: list[tuple[int, int, XfrmState | XfrmPolicy]] = []
@@ -90,32 +101,53 @@ class XfrmNet:
 
     # Requests and packets.
 
-    def netlink(self, request: bytes, privileged: bool = True) -> Sleep[Answers]:
+    def netlink(self, request: bytes) -> Sleep[list[bytes]]:
         """One datagram of a user; returns the reply messages, acks and errors included."""
-        return netlink_rcv(self, request, privileged)
+        return netlink_rcv(self, request)
 
     def output(self, packet: bytes, mark: int = 0) -> int:
         """The stack sends an IP packet. 0, or a negative errno; ACQ-20 counts as accepted."""
-        return xfrm_output(self, packet, mark)
+        with self.running.within("data"):
+            return xfrm_output(self, packet, mark)
 
     def input(self, skb: Skb) -> bytes | None:
         """A device hands a packet up. The IP packet to deliver, or None when it was dropped."""
-        return xfrm_input(self, skb)
+        with self.running.within("data"):
+            return xfrm_input(self, skb)
 
     def netdev_event(self, dev: NetDevice, event: str) -> None:
         """Flush a device on "down" and "unregister", without a word to users (NDEV-01..04)."""
-        if event == "unregister" or (event == "down" and HW_ESP in dev.features):
-            lifecycle.xfrm_dev_state_flush(self, dev)
-            lifecycle.xfrm_dev_policy_flush(self, dev)
+        always = event == "unregister" and self.profile.unregister_flushes_always
+        if always or (event in ("down", "unregister") and HW_ESP in dev.features):
+            with self.running.within("netdev"):
+                lifecycle.xfrm_dev_state_flush(self, dev)
+                lifecycle.xfrm_dev_policy_flush(self, dev)
+
+    def statistics(self) -> dict[str, int]:
+        """What /proc/net/xfrm_stat shows; drivers are asked for theirs first (MIB-01)."""
+        if self.profile.update_at_mib_read:
+            with self.running.within("walk"):
+                for x in self.sad:
+                    xfrm_dev_state_update_stats(self, x)
+        values = self.mib.values()
+        if not self.profile.mib_after_acquire_error:
+            values = {name: values[name] for name in values if name not in SINCE_6_10}
+        return values
 
     # What drivers and the other modules of the core call.
 
     def xfrm_state_check_expire(self, x: XfrmState) -> int:
-        """Compare an SA's totals with its limits: 0, or -EINVAL when it expired (LIFE-10..18)."""
-        return xfrm_state_check_expire(self, x)
+        """Compare an SA's totals with its limits: 0, or -EINVAL when it expired (LIFE-10..18).
+
+        For drivers: takes x->lock, so not from a callback that runs under it (TRAP-42).
+        """
+        self.running.takes_lock("xfrm_state_check_expire")
+        with self.running.within("lock"):
+            return xfrm_state_check_expire(self, x)
 
     def xfrm_state_expire(self, x: XfrmState) -> None:
         """Expire an SA hard, whatever its limits: its device can send no more (REPLAY-05)."""
+        self.running.takes_lock("xfrm_state_expire")
         xfrm_state_expire(self, x)
 
     def xfrm_state_put(self, x: XfrmState) -> None:
@@ -162,10 +194,11 @@ class XfrmNet:
                 return
             owner = heapq.heappop(self._timers)[2]
             owner.timer_ns = None
-            if isinstance(owner, XfrmState):
-                xfrm_timer_handler(self, owner)
-            else:
-                xfrm_policy_timer(self, owner)
+            with self.running.within("timer"):
+                if isinstance(owner, XfrmState):
+                    xfrm_timer_handler(self, owner)
+                else:
+                    xfrm_policy_timer(self, owner)
 
     def next_timer_ns(self) -> int | None:
         """When the next timer is due, or None."""

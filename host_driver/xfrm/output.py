@@ -137,7 +137,7 @@ def _protected(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: Net
         net.mib.bump("XfrmOutStateProtoError")
         return -errno.EPROTONOSUPPORT
     # A device takes no packet that needs a second transform.
-    if len(states) > 1 or not xfrm_dev_offload_ok(skb, x, dev):
+    if len(states) > 1 or not xfrm_dev_offload_ok(net, skb, x, dev):
         net.mib.bump("XfrmOutError")
         return -errno.EHOSTUNREACH
     return -abs(dev.xmit(skb))

@@ -7,7 +7,7 @@ from host_driver.xfrm.state import DevOffload
 from proto.xfrm_structs import LifetimeCfg, LifetimeCur, UserTmpl, XfrmMark, XfrmSelector
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class XfrmPolicy:
     """One policy. `dir` is POLICY_IN, OUT or FWD; the lowest `priority` number wins.
 

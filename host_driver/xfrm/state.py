@@ -75,17 +75,24 @@ class Algorithm:
 
 @dataclass(slots=True, eq=False)
 class DevOffload:
-    """xfrm_dev_offload: `dev` is None if and only if `type` is UNSPECIFIED (OBJ-01)."""
+    """xfrm_dev_offload: `dev` is None if and only if `type` is UNSPECIFIED (OBJ-01).
+
+    `real_dev` is set by kernels before v6.16 only, to `dev`: drivers of today do not look at it.
+    """
 
     dev: "NetDevice | None" = None
     offload_handle: int = 0
     dir: int = 0
     type: int = OFFLOAD_UNSPECIFIED
     flags: int = 0
+    real_dev: "NetDevice | None" = None
+    # The driver's free has been called: it is not called again while it sleeps.
+    released: bool = False
 
     def clear(self) -> None:
         """Forget the device; the caller drops its reference."""
-        self.dev, self.dir, self.type, self.flags = None, 0, OFFLOAD_UNSPECIFIED, 0
+        self.dev = self.real_dev = None
+        self.dir, self.type, self.flags = 0, OFFLOAD_UNSPECIFIED, 0
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +126,7 @@ class KeyManagement:
     seq: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class XfrmState:
     """One SA. `dir` is 0, SA_DIR_IN or SA_DIR_OUT; times in `curlft` are wall-clock seconds."""
 
@@ -156,6 +163,10 @@ class XfrmState:
     timer_ns: int | None = None
     # The collector has run: nothing may touch the state any more.
     freed: bool = False
+
+    def key_bytes(self) -> int:
+        """How many bytes of key material are there."""
+        return sum(len(one.key) for one in (self.aead, self.aalg, self.ealg) if one is not None)
 
     def wipe_keys(self) -> None:
         """Free all algorithms; the bytes of their keys are zeroed first (DEL-05)."""

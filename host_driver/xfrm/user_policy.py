@@ -2,7 +2,7 @@
 """Requests about policies: add, update, delete, get, dump, flush, POLEXPIRE (xfrm_user.c)."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from host_driver.sleep import Sleep
@@ -10,11 +10,14 @@ from host_driver.xfrm.construct import mark_of
 from host_driver.xfrm.device import (
     xfrm_dev_check_registered,
     xfrm_dev_policy_add,
-    xfrm_dev_policy_delete,
-    xfrm_dev_policy_free,
 )
 from host_driver.xfrm.encode import build, build_delpolicy, build_polexpire, build_policy
-from host_driver.xfrm.lifecycle import xfrm_policy_flush, xfrm_policy_kill
+from host_driver.xfrm.lifecycle import (
+    xfrm_policy_discard,
+    xfrm_policy_flush,
+    xfrm_policy_kill,
+    xfrm_policy_unlink,
+)
 from host_driver.xfrm.lifetime import NS
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.spd import identity
@@ -158,9 +161,7 @@ def xfrm_add_policy(net: "XfrmNet", request: "Request") -> Sleep[None]:
         if nlh.type == Msg.NEWPOLICY and net.spd.existing(xp) is not None:
             raise refuse("", errno.EEXIST)
     except OffloadError:
-        xfrm_dev_policy_delete(xp)  # POL-09
-        xp.dead = True
-        xfrm_dev_policy_free(xp)
+        xfrm_policy_discard(net, xp)
         raise
     xp.index = info.index
     replaced = net.spd.insert(xp)
@@ -197,15 +198,14 @@ def xfrm_get_policy(net: "XfrmNet", request: "Request") -> None:
         request.replies.append(build_policy(xp, Msg.NEWPOLICY, nlh.seq, nlh.pid, 0))
         return
     deleted = build_delpolicy(xp, bool(id.index), nlh.seq, nlh.pid)
-    net.xfrm_policy_delete(xp)
+    xfrm_policy_unlink(net, xp)
     net.multicast(Group.POLICY, deleted)
 
 
-def xfrm_dump_policy(net: "XfrmNet", request: "Request") -> Iterator[bytes]:
+def xfrm_dump_policy(net: "XfrmNet", request: "Request") -> list[bytes]:
     """GETPOLICY dump: the newest first (DUMP-05)."""
     nlh = request.nlh
-    for xp in net.spd:
-        yield build_policy(xp, Msg.NEWPOLICY, nlh.seq, nlh.pid, NLM_F_MULTI)
+    return [build_policy(xp, Msg.NEWPOLICY, nlh.seq, nlh.pid, NLM_F_MULTI) for xp in net.spd]
 
 
 def xfrm_flush_policy(net: "XfrmNet", request: "Request") -> None:

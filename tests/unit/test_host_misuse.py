@@ -11,6 +11,7 @@ import pytest
 from host_driver.host import Host
 from host_driver.netdev import NetDevice
 from host_driver.ops import TEXT_LONGEST, Extack
+from host_driver.running import Running
 from host_driver.sleep import Completion, Scheduler, may_sleep
 from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.policy import XfrmPolicy
@@ -30,7 +31,8 @@ class Table:
         self.trace = Trace()
         driver = type("Driver", (), {})()
         vars(driver).update(callbacks)
-        self.ops = TracedOps(driver, self.trace, self.counters)
+        self.running = Running()
+        self.ops = TracedOps(driver, self.trace, self.counters, self.running)
 
     def add(self, *, larval: bool = False) -> tuple[Any, str]:
         """Result and text of an add that may sleep, unless it is of a larval SA."""
@@ -38,7 +40,9 @@ class Table:
         x.xso.flags = int(larval)
 
         def task() -> Any:
-            results.append((yield from may_sleep(self.ops.xdo_dev_state_add(DEV, x, extack))))
+            with self.running.within("data" if larval else "user"):
+                value = self.ops.xdo_dev_state_add(DEV, x, extack)
+            results.append((yield from may_sleep(value)))
 
         sched = Scheduler()
         sched.spawn(task())

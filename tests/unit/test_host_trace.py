@@ -10,6 +10,7 @@ from host_driver.driver.load import load_driver
 from host_driver.driver.reference import ReferenceDriver
 from host_driver.netdev import NetDevice
 from host_driver.ops import Extack
+from host_driver.running import Running
 from host_driver.sleep import Completion, Scheduler, may_sleep, wait
 from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.policy import XfrmPolicy
@@ -49,7 +50,8 @@ class Table:
     def __init__(self, driver) -> None:
         self.counters: Counter[str] = Counter()
         self.trace = Trace()
-        self.ops = TracedOps(driver, self.trace, self.counters)
+        self.running = Running()
+        self.ops = TracedOps(driver, self.trace, self.counters, self.running)
 
     @property
     def last(self):
@@ -93,6 +95,7 @@ def test_an_exception_while_sleeping_is_an_io_error() -> None:
     assert table.last == {
         "call": "xdo_dev_state_add", "spi": "0x1000", "dir": "out", "type": "packet", "dev": "nic0",
         "state": "void", "reqid": 0, "result": None,
+        "seq": 1, "context": "user", "object": 1, "keys": len(SECRET),
     }  # fmt: skip
     gate.complete()
     sched.run(0)
@@ -111,7 +114,8 @@ def test_sleeping_under_a_lock_is_stopped_and_named() -> None:
 
 def test_a_larval_add_must_not_sleep() -> None:
     table = Table(Foreign(Completion()))
-    assert table.ops.xdo_dev_state_add(DEV, state(flags=1), Extack()) == -errno.EIO
+    with table.running.within("data"):
+        assert table.ops.xdo_dev_state_add(DEV, state(flags=1), Extack()) == -errno.EIO
     assert (table.last["rule"], table.last["acquire"]) == ("OPS-11", True)
 
 

@@ -82,7 +82,8 @@ def test_a_callback_that_sleeps_under_a_lock_is_a_violation() -> None:
 
 
 def test_the_mutex_serves_in_order() -> None:
-    sched, mutex, log = Scheduler(), Mutex(), []
+    sched, log = Scheduler(), []
+    mutex = Mutex(sched)
     gates = [Completion() for _ in range(3)]
 
     def task(number):

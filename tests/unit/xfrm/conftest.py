@@ -16,6 +16,7 @@ from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
 from host_driver.sleep import Scheduler
 from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.net import XfrmNet
+from host_driver.xfrm.profile import LATEST, Profile
 from proto.netlink import attribute
 from proto.netlink import message as nl_message
 from proto.xfrm import Group
@@ -94,7 +95,7 @@ class Pktsim:
 class World:
     """One core; requests are answered at once, as no driver here sleeps unless a test makes it."""
 
-    def __init__(self, ops: Any = None, listeners: int = 1) -> None:
+    def __init__(self, ops: Any = None, listeners: int = 1, profile: Profile = LATEST) -> None:
         self.devices = Devices()
         self.sched = Scheduler()
         self.notified: list[tuple[Group, bytes]] = []
@@ -102,7 +103,9 @@ class World:
         self.listeners = listeners
         self.trace = Trace()
         self.counters: Counter[str] = Counter()
-        self.net = XfrmNet(self.devices, self.sched, random.Random(7), self.multicast)
+        self.net = XfrmNet(
+            self.devices, self.sched, random.Random(7), self.multicast, profile=profile
+        )
         self.net.now_ns = 1_000_000 * NS
         self.add_device("lo", LO)
         self.nic = self.add_device("nic0", NIC, ops) if ops is not None else None
@@ -110,7 +113,7 @@ class World:
     def add_device(self, name: str, ifindex: int, ops: Any = None) -> NetDevice:
         """A device that is up and keeps what it sends in `sent`; `ops` is a bare driver."""
         if ops is not None:
-            ops = TracedOps(ops, self.trace, self.counters)
+            ops = TracedOps(ops, self.trace, self.counters, self.net.running)
         dev = NetDevice(name, start_xmit=self.xmit, xfrmdev_ops=ops)
         if ops is not None:
             dev.features.add(HW_ESP)

@@ -13,16 +13,40 @@ class Query(msgspec.Struct, tag=lambda name: name):
 
 
 class Netlink(Query):
-    """A NETLINK_XFRM request as bytes -> Answer.blobs: the reply messages."""
+    """A NETLINK_XFRM request as bytes -> Answer.blobs: the reply messages, or the first of them.
+
+    Answer.value is None, or the number of the dump that goes on (NetlinkMore).
+    Not `privileged`: the requester lacks CAP_NET_ADMIN (UAPI-03).
+    """
 
     request: bytes
+    privileged: bool = True
 
     def __repr__(self) -> str:
         return f"Netlink(<{len(self.request)} bytes>)"  # they may hold a key
 
 
+class NetlinkMore(Query):
+    """Go on with a dump: the next messages -> Answer.blobs, as for Netlink."""
+
+    dump: int
+
+
 class Notifications(Query):
     """-> Answer.blobs: multicast messages since the last call."""
+
+
+class Listen(Query):
+    """Hear these multicast groups from now on, and no others; None is all of them."""
+
+    groups: list[int] | None = None
+
+
+class Sysctl(Query):
+    """`sysctl -w NAME=VALUE` of net.core.xfrm_*; ENOENT for another name."""
+
+    name: str
+    value: int
 
 
 class Send(Query):
@@ -106,8 +130,9 @@ class Quiesce(Query):
 
 
 AnyQuery = (
-    Netlink | Notifications | Send | Receive | Mib | Counters | Census | Trace | AddFault
-    | RemoveFault | ResetFaults | SetLink | SetClockForward | Info | Capture | Quiesce
+    Netlink | NetlinkMore | Notifications | Listen | Sysctl | Send | Receive | Mib | Counters
+    | Census | Trace | AddFault | RemoveFault | ResetFaults | SetLink | SetClockForward | Info
+    | Capture | Quiesce
 )  # fmt: skip
 
 

@@ -82,13 +82,9 @@ class Host:
         self.sched = Scheduler()
         self.devices = Devices()
         self.net = XfrmNet(
-            self.devices,
-            self.sched,
-            random.Random(seed),
-            self.notifications.multicast,
-            profile=profile_by_name(profile),
-            running=self.running,
-        )
+            self.devices, self.sched, random.Random(seed), self.notifications.multicast,
+            self.notifications.listening, profile_by_name(profile), self.running,
+        )  # fmt: skip
         self.devices.on_event = self.net.netdev_event
 
         self.edge = Edge(self.faults, self.counters)

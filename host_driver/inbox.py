@@ -55,15 +55,22 @@ class PacketSocket:
 
 
 class Notifications:
-    """Multicast messages of the core. The host listens to every group."""
+    """Multicast messages of the core; `groups` are those listened to, at first every one."""
 
     def __init__(self, counters: Counter[str]) -> None:
         self._counters = counters
         self._messages: deque[bytes] = deque()
+        self.groups = frozenset(Group)
         self.sent = 0
 
+    def listening(self, group: Group) -> bool:
+        """Whether anybody hears this group (TX-16)."""
+        return group in self.groups
+
     def multicast(self, group: Group, message: bytes) -> int:
-        """Queue one message; returns how many listeners took it (0 when the queue is full)."""
+        """Queue one message; returns how many listeners took it (0: none, or its queue is full)."""
+        if group not in self.groups:
+            return 0
         if len(self._messages) >= NOTIFICATION_QUEUE:
             self._counters["notification_overrun"] += 1
             return 0

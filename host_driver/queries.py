@@ -16,15 +16,21 @@ from host_driver import control
 from host_driver.control import Answer, AnyQuery
 from host_driver.netdev import HW_ESP, NetDevice
 from host_driver.sleep import Sleep, may_sleep, wait
+from host_driver.xfrm.answers import Answers
 from proto import VERSION
 from proto.clock import NS
 from proto.commands import Fence, QueryCensus, QueryCounters, SetPort
 from proto.frame import INDEX_MASK, Kind, Message, pack
-from proto.limits import MESSAGE_MAX_BYTES, PROTOCOL_VERSION
+from proto.limits import MESSAGE_MAX_BYTES, OPEN_DUMPS, PROTOCOL_VERSION
 from proto.status import OffloadError
+from proto.xfrm import Group
 
 if TYPE_CHECKING:
     from host_driver.host import Host
+
+
+# net.core.xfrm_*, by what the core calls them.
+SYSCTLS = ("acq_expires", "aevent_etime", "aevent_rseqth")
 
 
 class _Envelope(msgspec.Struct, array_like=True):
@@ -40,9 +46,14 @@ class Queries:
     def __init__(self, host: "Host") -> None:
         self._host = host
         self._quiescing = 0
+        self._dumps: dict[int, Answers] = {}
+        self._last_dump = 0
         self._handlers: dict[type, Callable[[Any], Answer | Sleep[Answer]]] = {
             control.Netlink: self._netlink,
+            control.NetlinkMore: self._netlink_more,
             control.Notifications: self._notifications,
+            control.Listen: self._listen,
+            control.Sysctl: self._sysctl,
             control.Send: self._send,
             control.Receive: self._receive,
             control.Mib: self._mib,
@@ -93,11 +104,48 @@ class Queries:
         self._host.edge.control(pack(Kind.CONTROL, body))
 
     def _netlink(self, query: control.Netlink) -> Sleep[Answer]:
-        blobs = yield from self._host.net.netlink(query.request)
-        return Answer(0, blobs=blobs)
+        answers = yield from self._host.net.netlink(query.request, query.privileged)
+        return self._next_of(answers)
+
+    def _netlink_more(self, query: control.NetlinkMore) -> Answer:
+        answers = self._dumps.pop(query.dump, None)
+        if answers is None:
+            raise OffloadError(errno.ENOENT, f"dump {query.dump} has ended or was given up")
+        return self._next_of(answers)
+
+    def _next_of(self, answers: Answers) -> Answer:
+        """The next piece; what is left waits under a number. Of too many, the oldest goes."""
+        blobs = answers.take()
+        if not answers:
+            return Answer(0, blobs=blobs)
+        self._last_dump += 1
+        self._dumps[self._last_dump] = answers
+        while len(self._dumps) > OPEN_DUMPS:
+            del self._dumps[next(iter(self._dumps))]
+        return Answer(0, blobs=blobs, value=self._last_dump)
 
     def _notifications(self, query: control.Notifications) -> Answer:
         return Answer(0, blobs=self._host.notifications.take())
+
+    def _listen(self, query: control.Listen) -> Answer:
+        groups = frozenset(Group)
+        if query.groups is not None:
+            unknown = set(query.groups) - groups
+            if unknown:
+                raise OffloadError(errno.EINVAL, f"multicast groups {sorted(unknown)} are unknown")
+            groups = frozenset(map(Group, query.groups))
+        self._host.notifications.groups = groups
+        return Answer(0)
+
+    def _sysctl(self, query: control.Sysctl) -> Answer:
+        name = query.name.removeprefix("net.core.xfrm_")
+        if name not in SYSCTLS:
+            known = ", ".join(f"net.core.xfrm_{each}" for each in SYSCTLS)
+            raise OffloadError(errno.ENOENT, f"sysctl {query.name!r} is unknown, known are {known}")
+        if not 0 <= query.value < 1 << 32:
+            raise OffloadError(errno.EINVAL, f"{query.name}: {query.value} is no 32-bit number")
+        setattr(self._host.net, name, query.value)
+        return Answer(0)
 
     def _send(self, query: control.Send) -> Sleep[Answer]:
         """A blocking socket: where the device's queue is full, wait for it."""

@@ -18,6 +18,8 @@ TXQUEUE_LEN = 1000
 SOCKET_RCVBUF_BYTES = 256 << 20
 NOTIFICATION_QUEUE = 65_536
 TRACE_ENTRIES = 65_536
+NETLINK_DUMP_BYTES = 32_768  # a dump gives its answers in buffers of this size
+OPEN_DUMPS = 64
 
 # Mailbox and event queue.
 MAILBOX_SLOTS = 32

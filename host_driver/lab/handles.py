@@ -36,13 +36,33 @@ class HostHandle:
 
         return run(text, self.netlink, {dev["name"]: dev["ifindex"] for dev in self.devices()})
 
-    def netlink(self, request: bytes) -> list[bytes]:
-        """Send one NETLINK_XFRM request datagram; -> reply messages, as a socket gives them."""
-        return self._ask(control.Netlink(bytes(request))).blobs
+    def netlink(self, request: bytes, privileged: bool = True) -> list[bytes]:
+        """Send one NETLINK_XFRM request datagram; -> reply messages, as a socket gives them.
+
+        Not `privileged` is a requester without CAP_NET_ADMIN (UAPI-03).
+        """
+        return [message for piece in self.netlink_pieces(request, privileged) for message in piece]
+
+    def netlink_pieces(self, request: bytes, privileged: bool = True) -> Iterator[list[bytes]]:
+        """The same as the socket is read: a dump goes on only when its next piece is taken."""
+        answer = self._ask(control.Netlink(bytes(request), privileged))
+        yield answer.blobs
+        while answer.value is not None:
+            answer = self._ask(control.NetlinkMore(answer.value))
+            yield answer.blobs
 
     def notifications(self) -> list[bytes]:
         """Multicast messages since the last call."""
         return self._all(control.Notifications())
+
+    def listen(self, *groups: int) -> None:
+        """Be a member of these multicast groups only; without any nobody hears the core. A host
+        begins as a member of all."""
+        self._ask(control.Listen(list(groups)))
+
+    def sysctl(self, name: str, value: int | str) -> None:
+        """`sysctl -w NAME=VALUE`, for net.core.xfrm_{acq_expires, aevent_etime, aevent_rseqth}."""
+        self._ask(control.Sysctl(name, int(value)))
 
     def send(self, packets: Sequence[bytes]) -> list[int]:
         """The stack sends IP packets; -> an errno each, 0 = accepted."""

@@ -3,6 +3,7 @@
 
 import errno
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from host_driver.xfrm import algo
 from host_driver.xfrm.replay import parse_esn, xfrm_init_replay
@@ -28,12 +29,15 @@ from proto.xfrm_structs import (
     XfrmMark,
 )
 
-REPLAY_MAXDIFF_PACKETS = 2  # CONST-04
-REPLAY_MAXAGE_100MS = 10  # CONST-03
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
+
 CRYPTO_REFUSED = "Kernel was unable to initialize cryptographic operations"
 
 
-def xfrm_state_construct(x: XfrmState, info: UserSaInfo, attributes: Mapping[int, bytes]) -> None:
+def xfrm_state_construct(
+    net: "XfrmNet", x: XfrmState, info: UserSaInfo, attributes: Mapping[int, bytes]
+) -> None:
     """Fill a fresh `x`; all but the offload step. Raises OffloadError (STATE-11, 14, 15)."""
     _copy_info(x, info)
     if Attr.ENCAP in attributes:
@@ -57,7 +61,7 @@ def xfrm_state_construct(x: XfrmState, info: UserSaInfo, attributes: Mapping[int
     if Attr.REPLAY_ESN_VAL in attributes:
         x.replay_esn = parse_esn(attributes[Attr.REPLAY_ESN_VAL])
     x.km.seq = info.seq
-    x.replay_maxdiff, x.replay_maxage = REPLAY_MAXDIFF_PACKETS, REPLAY_MAXAGE_100MS
+    x.replay_maxdiff, x.replay_maxage = net.aevent_rseqth, net.aevent_etime
     xfrm_init_replay(x)
     xfrm_update_ae_params(x, attributes)
 

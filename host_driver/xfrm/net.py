@@ -19,6 +19,7 @@ from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
 from host_driver.running import Running
 from host_driver.sleep import Mutex, Scheduler, Sleep
 from host_driver.xfrm import lifecycle
+from host_driver.xfrm.answers import Answers
 from host_driver.xfrm.device import xfrm_dev_state_update_stats
 from host_driver.xfrm.encode import build_expire
 from host_driver.xfrm.input import xfrm_input
@@ -50,6 +51,8 @@ from proto.xfrm import (
 from proto.xfrm_structs import LifetimeCur
 
 ACQ_EXPIRES_S = 30  # CONST-01
+AEVENT_ETIME_100MS = 10  # CONST-03
+AEVENT_RSEQTH_PACKETS = 2  # CONST-04
 
 
 class XfrmNet:
@@ -77,7 +80,10 @@ class XfrmNet:
         self.multicast = multicast
         self.listening = listening
         self.now_ns = 0
+        # The sysctls net.core.xfrm_*.
         self.acq_expires = ACQ_EXPIRES_S
+        self.aevent_etime = AEVENT_ETIME_100MS
+        self.aevent_rseqth = AEVENT_RSEQTH_PACKETS
         self.mib = Mib()
         self.sad = Sad()
         self.spd = Spd()
@@ -101,9 +107,9 @@ class XfrmNet:
 
     # Requests and packets.
 
-    def netlink(self, request: bytes) -> Sleep[list[bytes]]:
+    def netlink(self, request: bytes, privileged: bool = True) -> Sleep[Answers]:
         """One datagram of a user; returns the reply messages, acks and errors included."""
-        return netlink_rcv(self, request)
+        return netlink_rcv(self, request, privileged)
 
     def output(self, packet: bytes, mark: int = 0) -> int:
         """The stack sends an IP packet. 0, or a negative errno; ACQ-20 counts as accepted."""

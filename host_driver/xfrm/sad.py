@@ -10,10 +10,12 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import TypeVar
 
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
+from host_driver.xfrm.walk import WalkList
 from proto.xfrm import AF_INET, AF_INET6, IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, IPSEC_PROTO_ANY
 
 DstKey = tuple[bytes, bytes, int, int]
 SpiKey = tuple[bytes, int, int, int]
+AddressKey = tuple[bytes, bytes, int, int]
 
 BUCKETS_MAX = 1 << 20
 WITH_SPI = (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP)
@@ -32,6 +34,11 @@ def dst_key(x: XfrmState) -> DstKey:
 def spi_key(x: XfrmState) -> SpiKey:
     """Where the input looks."""
     return x.id.daddr, x.id.spi, x.id.proto, x.props.family
+
+
+def address_key(x: XfrmState) -> AddressKey:
+    """Where the input looks for a protocol without SPI."""
+    return x.id.daddr, x.props.saddr, x.id.proto, x.props.family
 
 
 def mark_match(mark: int, x: XfrmState) -> bool:
@@ -95,10 +102,12 @@ class Sad:
     """States by all their keys. Iteration gives the newest first, as the kernel's dump does."""
 
     def __init__(self) -> None:
-        self._all: dict[XfrmState, None] = {}
+        self._all: WalkList[XfrmState] = WalkList()
         self._bydst: dict[DstKey, Bucket] = {}
         self._byspi: dict[SpiKey, Bucket] = {}
         self._byseq: dict[int, Bucket] = {}
+        # Of protocols without an SPI.
+        self._byaddr: dict[AddressKey, Bucket] = {}
         # States that came in as larval ones: they tell where a search for one is worth it.
         self._acquiring: dict[DstKey, Bucket] = {}
         # Moves whenever a cached choice of an SA may have become wrong (STATE-30).
@@ -111,14 +120,14 @@ class Sad:
         return len(self._all)
 
     def __iter__(self) -> Iterator[XfrmState]:
-        return reversed(self._all)
+        return iter(self._all)
 
     def __contains__(self, x: XfrmState) -> bool:
         return x in self._all
 
     def insert(self, x: XfrmState) -> None:
         """Put a state on its lists; one without SPI or sequence number is not found by it."""
-        self._all[x] = None
+        self._all.add(x)
         if len(self._all) >= self.buckets < BUCKETS_MAX:
             self.buckets *= 2
         _insert(self._bydst, dst_key(x), x)
@@ -126,6 +135,8 @@ class Sad:
             _insert(self._acquiring, dst_key(x), x)
         if x.km.seq:
             _insert(self._byseq, x.km.seq, x)
+        if x.id.proto not in WITH_SPI:
+            _insert(self._byaddr, address_key(x), x)
         self.insert_spi(x)
         self.generation += 1
 
@@ -138,11 +149,12 @@ class Sad:
         """Take a state off all lists; doing it twice changes nothing (TRAP-36)."""
         if x not in self._all:
             return
-        del self._all[x]
+        self._all.remove(x)
         _discard(self._bydst, dst_key(x), x)
         _discard(self._acquiring, dst_key(x), x)
         _discard(self._byspi, spi_key(x), x)
         _discard(self._byseq, x.km.seq, x)
+        _discard(self._byaddr, address_key(x), x)
         self.generation += 1
 
     def bucket(self, daddr: bytes, saddr: bytes, reqid: int, family: int) -> Iterable[XfrmState]:
@@ -167,11 +179,9 @@ class Sad:
     def lookup_byaddr(
         self, mark: int, daddr: bytes, saddr: bytes, proto: int, family: int
     ) -> XfrmState | None:
-        """By addresses, for protocols without SPI."""
-        wanted = (daddr, saddr, proto, family)
-        for x in self:
-            found = (x.id.daddr, x.props.saddr, x.id.proto, x.props.family)
-            if found == wanted and mark_match(mark, x):
+        """By addresses, for protocols without SPI; others are not found by them."""
+        for x in self._byaddr.get((daddr, saddr, proto, family), ()):
+            if mark_match(mark, x):
                 return x
         return None
 
@@ -180,7 +190,7 @@ class Sad:
         mark = x.mark.v & x.mark.m
         if proto_match(x.id.proto, IPSEC_PROTO_ANY):
             return self.lookup(mark, *spi_key(x))
-        return self.lookup_byaddr(mark, x.id.daddr, x.props.saddr, x.id.proto, x.props.family)
+        return self.lookup_byaddr(mark, *address_key(x))
 
     def spi_taken(self, daddr: bytes, spi: int, proto: int) -> bool:
         """Whether any family has this SPI already (STATE-38)."""

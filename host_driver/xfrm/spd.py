@@ -6,16 +6,19 @@ packet-offload policy stands at the head of its chain whatever its priority (SPD
 one ends the search (SPD-21).
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
+from host_driver.xfrm.chain import Chain
 from host_driver.xfrm.flow import Flow, prefix, selector_match
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_PACKET
+from host_driver.xfrm.walk import WalkList
 from proto.xfrm import AF_INET, AF_INET6, POLICY_OUT, POLICY_TYPE_MAIN, POLICY_TYPE_SUB
 from proto.xfrm_structs import XfrmMark, XfrmSelector
 
 Identity = tuple[int, int, int, bytes, int, int]
-Chains = dict[tuple[bytes, bytes], list[XfrmPolicy]]
+Chains = dict[tuple[bytes, bytes], Chain]
 
 
 def identity(dir: int, type: int, if_id: int, sel: XfrmSelector, mark: XfrmMark) -> Identity:
@@ -31,7 +34,8 @@ class Spd:
     """All policies of a host. Iteration gives the newest first, as the kernel's dump does."""
 
     def __init__(self) -> None:
-        self._all: dict[XfrmPolicy, None] = {}
+        self._all: WalkList[XfrmPolicy] = WalkList()
+        self._count: Counter[int] = Counter()
         self._by_identity: dict[Identity, XfrmPolicy] = {}
         self._by_index: dict[int, XfrmPolicy] = {}
         # (dir, type, family) -> (bits of destination, of source) -> prefixes -> chain
@@ -48,11 +52,11 @@ class Spd:
         return len(self._all)
 
     def __iter__(self) -> Iterator[XfrmPolicy]:
-        return reversed(self._all)
+        return iter(self._all)
 
     def count(self, dir: int) -> int:
         """Policies of one direction."""
-        return sum(xp.dir == dir for xp in self._all)
+        return self._count[dir]
 
     def find(self, key: Identity) -> XfrmPolicy | None:
         """The policy of this identity, or None."""
@@ -81,7 +85,8 @@ class Spd:
         self._link(xp)
         if old is not None:
             self._unlink(old)
-        self._all[xp] = None
+        self._all.add(xp)
+        self._count[xp.dir] += 1
         self._by_identity[_own_identity(xp)] = xp
         self._by_index[xp.index] = xp
         self.generation += 1
@@ -102,7 +107,7 @@ class Spd:
         self.thresholds[family] = (local, remote)
         self._exact.clear()
         self._inexact.clear()
-        for xp in self._all:
+        for xp in self._all.oldest_first():
             self._link(xp)
         self.generation += 1
 
@@ -155,12 +160,9 @@ class Spd:
 
     def _link(self, xp: XfrmPolicy) -> None:
         chains, where, exact = self._home(xp)
-        chain = chains.setdefault(where, [])
-        at = 0
-        if xp.xdo.type != OFFLOAD_PACKET:  # SPD-05; a packet policy goes to the head (SPD-06)
-            below = [i for i, other in enumerate(chain) if other.priority <= xp.priority]
-            at = below[-1] + 1 if below else 0
-        chain.insert(at, xp)
+        if where not in chains:
+            chains[where] = Chain()
+        chains[where].insert(xp)
         xp.pos = 0 if exact else self._next_pos
         self._next_pos += 1
 
@@ -169,7 +171,8 @@ class Spd:
         chains[where].remove(xp)
         if not chains[where]:
             del chains[where]
-        del self._all[xp]
+        self._all.remove(xp)
+        self._count[xp.dir] -= 1
 
     def _free_index(self, dir: int, wanted: int) -> int:
         """The requested index if it is free, else the next generated one (SPD-04)."""

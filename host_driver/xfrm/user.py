@@ -6,13 +6,14 @@ where the kernel skips a message.
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from host_driver.ops import Extack
 from host_driver.sleep import Sleep, may_sleep
 from host_driver.xfrm import user_ae, user_info, user_policy, user_sa
+from host_driver.xfrm.answers import Answers
 from proto.netlink import (
     NLA_TYPE_MASK,
     NLM_F_ACK,
@@ -96,9 +97,12 @@ NOT_HERE = (Msg.ACQUIRE, Msg.MIGRATE, MSG_MAX)
 DUMPS = {Msg.GETSA: user_sa.xfrm_dump_sa, Msg.GETPOLICY: user_policy.xfrm_dump_policy}
 
 
-def netlink_rcv(net: "XfrmNet", datagram: bytes) -> Sleep[list[bytes]]:
-    """Handle every message of a datagram under the configuration mutex (UAPI-07)."""
-    answers: list[bytes] = []
+def netlink_rcv(net: "XfrmNet", datagram: bytes, privileged: bool = True) -> Sleep[Answers]:
+    """Handle every message of a datagram under the configuration mutex (UAPI-07).
+
+    Without CAP_NET_ADMIN (`privileged`) every type that there is gets EPERM (UAPI-03).
+    """
+    answers = Answers()
     yield from net.cfg_mutex.lock()
     try:
         offset = 0
@@ -108,20 +112,24 @@ def netlink_rcv(net: "XfrmNet", datagram: bytes) -> Sleep[list[bytes]]:
                 break
             payload = datagram[offset + NLMSGHDR.size : offset + length]
             nlh = NlMsg(type, flags, seq, pid, payload)
-            answers += yield from _message(net, nlh)
+            yield from _message(net, Request(nlh), privileged, answers)
             offset += align(length)
     finally:
         net.cfg_mutex.unlock()
     return answers
 
 
-def _message(net: "XfrmNet", nlh: NlMsg) -> Sleep[list[bytes]]:
+def _message(net: "XfrmNet", request: Request, privileged: bool, answers: Answers) -> Sleep[None]:
     """One message: replies, and an ack if it was asked for or failed (UAPI-13)."""
-    request, error = Request(nlh), 0
+    nlh, error = request.nlh, 0
     if nlh.flags & NLM_F_REQUEST and nlh.type >= NLMSG_MIN_TYPE:
-        if nlh.type in DUMPS and nlh.flags & NLM_F_DUMP:
-            return _dump(net, request)
         try:
+            _admit(nlh.type, privileged)
+            if nlh.type in DUMPS and nlh.flags & NLM_F_DUMP:
+                if answers.dumping:
+                    raise OffloadError(errno.EBUSY, "")
+                answers.start(_dump(net, request))
+                return  # a dump is never acked (UAPI-04)
             yield from _dispatch(net, request)
         except OffloadError as refusal:
             error = refusal.errno
@@ -129,13 +137,19 @@ def _message(net: "XfrmNet", nlh: NlMsg) -> Sleep[list[bytes]]:
                 request.extack.set(refusal.text)
     if error or nlh.flags & NLM_F_ACK:
         request.replies.append(_ack(request, error))
-    return request.replies
+    answers.add(request.replies)
+
+
+def _admit(type: int, privileged: bool) -> None:
+    """What is looked at before the payload: the type (UAPI-02), then who asks (UAPI-03)."""
+    if type > MSG_MAX:
+        raise OffloadError(errno.EINVAL, "")
+    if not privileged:
+        raise OffloadError(errno.EPERM, "")
 
 
 def _dispatch(net: "XfrmNet", request: Request) -> Sleep[None]:
     type = request.nlh.type
-    if type > MSG_MAX:
-        raise OffloadError(errno.EINVAL, "")  # UAPI-02
     _parse(request, MSG_MIN.get(type, 0))
     handler = DISPATCH.get(type)
     if handler is None and type in NOT_HERE:
@@ -192,13 +206,13 @@ def _reject_unused(request: Request) -> None:
         raise OffloadError(errno.EINVAL, "Invalid attribute SA_PCPU")
 
 
-def _dump(net: "XfrmNet", request: Request) -> list[bytes]:
-    """All objects, then DONE, which carries what went wrong; a dump is never acked (UAPI-04)."""
+def _dump(net: "XfrmNet", request: Request) -> Iterator[bytes]:
+    """All objects, then DONE, which carries what went wrong."""
     nlh, error = request.nlh, 0
     try:
         if nlh.type == Msg.GETSA:  # xfrm_dump_policy looks at no attribute
             _parse(request, 0)
-        request.replies += DUMPS[Msg(nlh.type)](net, request)
+        yield from DUMPS[Msg(nlh.type)](net, request)
     except OffloadError as refusal:
         error = refusal.errno
         if refusal.text:
@@ -206,7 +220,7 @@ def _dump(net: "XfrmNet", request: Request) -> list[bytes]:
     tlvs = _tlvs(request, 0)
     flags = NLM_F_MULTI | (NLM_F_ACK_TLVS if tlvs else 0)
     done = (-error).to_bytes(4, "little", signed=True) + tlvs
-    return [*request.replies, message(NLMSG_DONE, done, flags, nlh.seq, nlh.pid)]
+    yield message(NLMSG_DONE, done, flags, nlh.seq, nlh.pid)
 
 
 def _tlvs(request: Request, error: int) -> bytes:

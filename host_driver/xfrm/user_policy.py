@@ -2,7 +2,7 @@
 """Requests about policies: add, update, delete, get, dump, flush, POLEXPIRE (xfrm_user.c)."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from host_driver.sleep import Sleep
@@ -202,10 +202,11 @@ def xfrm_get_policy(net: "XfrmNet", request: "Request") -> None:
     net.multicast(Group.POLICY, deleted)
 
 
-def xfrm_dump_policy(net: "XfrmNet", request: "Request") -> list[bytes]:
+def xfrm_dump_policy(net: "XfrmNet", request: "Request") -> Iterator[bytes]:
     """GETPOLICY dump: the newest first (DUMP-05)."""
     nlh = request.nlh
-    return [build_policy(xp, Msg.NEWPOLICY, nlh.seq, nlh.pid, NLM_F_MULTI) for xp in net.spd]
+    for xp in net.spd:
+        yield build_policy(xp, Msg.NEWPOLICY, nlh.seq, nlh.pid, NLM_F_MULTI)
 
 
 def xfrm_flush_policy(net: "XfrmNet", request: "Request") -> None:

@@ -2,6 +2,7 @@
 """Requests about SAs: add, update, delete, get, dump, flush, ALLOCSPI, EXPIRE (xfrm_user.c)."""
 
 import errno
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from host_driver.sleep import Sleep
@@ -56,7 +57,7 @@ def xfrm_add_sa(net: "XfrmNet", request: "Request") -> Sleep[None]:
     x = net.new_state()
     offered = False
     try:
-        xfrm_state_construct(x, info, request.attributes)
+        xfrm_state_construct(net, x, info, request.attributes)
         if Attr.OFFLOAD_DEV in request.attributes:
             offload = UserOffload.unpack(request.attributes[Attr.OFFLOAD_DEV])
             yield from xfrm_dev_state_add(net, x, offload, request.extack)
@@ -114,7 +115,7 @@ def xfrm_get_sa(net: "XfrmNet", request: "Request") -> None:
     request.replies.append(build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
 
 
-def xfrm_dump_sa(net: "XfrmNet", request: "Request") -> list[bytes]:
+def xfrm_dump_sa(net: "XfrmNet", request: "Request") -> Iterator[bytes]:
     """GETSA dump: the newest first, filtered by protocol and addresses (DUMP-01)."""
     nlh, wanted = request.nlh, request.attributes
     proto = wanted[Attr.PROTO][0] if Attr.PROTO in wanted else 0
@@ -123,11 +124,9 @@ def xfrm_dump_sa(net: "XfrmNet", request: "Request") -> list[bytes]:
         filter = AddressFilter.unpack(wanted[Attr.ADDRESS_FILTER])
         if filter.splen > 128 or filter.dplen > 128:
             raise refuse("")
-    return [
-        build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, NLM_F_MULTI)
-        for x in net.sad
-        if proto_match(x.id.proto, proto) and (filter is None or _passes(x, filter))
-    ]
+    for x in net.sad:
+        if proto_match(x.id.proto, proto) and (filter is None or _passes(x, filter)):
+            yield build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, NLM_F_MULTI)
 
 
 def _passes(x: XfrmState, filter: AddressFilter) -> bool:

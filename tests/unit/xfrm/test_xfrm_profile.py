@@ -19,9 +19,7 @@ SWITCHES = [one.name for one in fields(Profile) if one.name != "name"]
 def test_profiles_are_found_by_name_and_unknown_ones_name_the_known():
     assert profile_by_name("latest") is LATEST
     assert profile_by_name("v6.2") is V6_2
-    with pytest.raises(
-        OffloadError, match=r"'6\.2' is unknown, known are latest, v6\.2"
-    ) as no:
+    with pytest.raises(OffloadError, match=r"'6\.2' is unknown, known are latest, v6\.2") as no:
         profile_by_name("6.2")
     assert no.value.errno == errno.EINVAL
 

@@ -33,7 +33,8 @@ def test_requests_wait_for_each_other(world: Any, pktsim: Any, requests: Any) ->
         return 0
 
     def ask(request: bytes) -> Any:
-        answers.append((yield from world.net.netlink(request))[-1][16:20])
+        replies = yield from world.net.netlink(request)
+        answers.append([*replies][-1][16:20])
 
     pktsim.xdo_dev_state_add = slow
     for request in (requests[0](1), requests[0](1, flags=None)):

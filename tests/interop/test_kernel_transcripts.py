@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded `ip xfrm` sessions of Linux 7.3.4, run from end to end: our language, core and text.
+
+Exit status, stdout, stderr, what a monitor saw and what the counters did are the kernel's.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host_driver.lab import Lab
+from tests.support.transcripts import DRIVERS, Stage
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "transcripts" / "7.3.4"
+SCENARIOS = sorted(path.stem for path in VECTORS.glob("*.json") if not path.stem.startswith("pkt-"))
+# Traffic through an SA without packet offload needs ESP in software.
+SOFTWARE_ESP = {
+    "acquire-then-sa", "esn-wrap-traffic", "traffic-soft-hard-bytes", "traffic-time-use",
+    "two-sa-choice", "two-sa-rekey-delete",
+}  # fmt: skip
+
+
+def load(name: str) -> dict[str, Any]:
+    scenario: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
+    return scenario
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in SOFTWARE_ESP])
+def test_transcript(name: str) -> None:
+    scenario = load(name)
+    env = scenario["env"]
+    hosts = 2 if env == "pair" else 1
+    with Lab(target="sim", hosts=hosts, driver=DRIVERS[env], seed=7) as lab:
+        stage = Stage(lab)
+        for command in scenario["commands"]:
+            stage.play(command)

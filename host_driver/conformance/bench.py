@@ -81,6 +81,7 @@ class Bench:
         self.subjects: list[Subject] = []
         self._pool = pool
         self._lab: Lab | None = None
+        self._frames_before = 0
 
     @property
     def latest(self) -> bool:
@@ -124,6 +125,19 @@ class Bench:
                     host.set_clock_forward(1)
                 self.lab.settle()
 
+    def jump(self, seconds: int) -> None:
+        """Every host's clock is this much later at once, and no timer was served meanwhile."""
+        if self.target == "kernel":
+            pytest.skip("the running kernel's clock is left alone")
+        for host in self.lab.hosts:
+            host.set_clock_forward(seconds)
+        self.settle()
+
+    def frames(self) -> list[bytes]:
+        """Ethernet frames that went over the wire since the case began, once nothing moves."""
+        self.settle()
+        return [frame.data for frame in self.lab.wire.frames(self._frames_before)]
+
     def settle(self) -> None:
         """Return when nothing moves any more."""
         if self.target != "kernel":
@@ -137,6 +151,7 @@ class Bench:
 
     def _labelled(self, kind: _Kind) -> list[Subject]:
         self._lab = self._pool.lab(kind)
+        self._frames_before = len(self._lab.wire.frames())
         return self._begin(self._lab.hosts)
 
     def _begin(self, hosts: Sequence[RawHost]) -> list[Subject]:

@@ -18,7 +18,9 @@ from proto.xfrm import AF_INET, AF_INET6, IPPROTO_ESP, MSG_MIN, Attr, Msg
 from proto.xfrm_structs import (
     AlgoAead,
     LifetimeCfg,
+    UserExpire,
     UserOffload,
+    UserPolExpire,
     UserPolicyId,
     UserPolicyInfo,
     UserSaId,
@@ -31,6 +33,7 @@ from proto.xfrm_structs import (
 GCM = b"rfc4106(gcm(aes))"
 KEY = bytes(range(1, 21))  # AES-128 and 4 bytes of salt
 SOURCE, DESTINATION = "10.1.0.1", "10.1.0.2"
+_HARDNESS = ("soft", "hard")
 
 Attributes = Mapping[int, bytes] | Sequence[tuple[int, bytes]]
 
@@ -183,6 +186,18 @@ def notes(datagrams: list[bytes]) -> list[Note]:
             values = netlink.attributes(message.payload, netlink.align(fixed)).values
             part = message.payload[:fixed]
             found.append(Note(message.type, part, values, message.seq, message.flags))
+    return found
+
+
+def expiries(messages: list[Note]) -> list[str]:
+    """EXPIRE as "soft 0x1000" or "hard 0x1000", POLEXPIRE as "soft policy" or "hard policy"."""
+    found = []
+    for one in messages:
+        if one.type == Msg.EXPIRE:
+            expire = UserExpire.unpack(one.fixed)
+            found.append(f"{_HARDNESS[expire.hard]} {expire.state.id.spi:#x}")
+        elif one.type == Msg.POLEXPIRE:
+            found.append(f"{_HARDNESS[UserPolExpire.unpack(one.fixed).hard]} policy")
     return found
 
 

@@ -14,6 +14,8 @@ import pytest
 from host_driver.conformance import messages
 from host_driver.conformance.messages import Note, Reply
 from host_driver.ip import Result
+from proto.xfrm import Msg
+from proto.xfrm_structs import UserSaInfo
 
 if TYPE_CHECKING:
     from host_driver.conformance.bench import RawHost
@@ -74,6 +76,15 @@ class Subject:
         """Multicast messages since the last call, once nothing moves."""
         self.settle()
         return messages.notes(self.raw.notifications())
+
+    def expired(self) -> list[str]:
+        """Of these messages the expiries alone: `["soft 0x1000", "hard 0x1000", "soft policy"]`."""
+        return messages.expiries(self.notes())
+
+    def sa(self, spi: int = 0x1000, dst: str = messages.DESTINATION) -> UserSaInfo | None:
+        """An ESP SA as GETSA shows it; None when it is not there."""
+        found = self.request(messages.request(Msg.GETSA, messages.sa_id(spi, dst))).notes
+        return UserSaInfo.unpack(found[0].fixed) if found else None
 
     def note_names(self) -> list[str]:
         """Their types alone: `["NEWSA", "EXPIRE"]`."""

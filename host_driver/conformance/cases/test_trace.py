@@ -48,7 +48,7 @@ def test_the_device_protects_what_the_core_hands_over_in_clear(bench: Bench) -> 
     b.ok(texts.policy(b.dev, dir="in"))
     packet = packets.udp()
     assert a.send([packet]) == [0]
-    (sent,) = bench.lab.wire.frames()
-    assert packets.Esp().open(sent.data[packets.ETHERNET_BYTES :]) == packet
+    (sent,) = bench.frames()
+    assert packets.Esp().open(sent[packets.ETHERNET_BYTES :]) == packet
     assert b.receive() == [packet]
     assert (a.mib(), b.mib()) == ({}, {})

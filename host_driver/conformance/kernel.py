@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Target `kernel`: the running Linux, in a network namespace of its own, through AF_NETLINK.
 
-The same requests go to a real socket. What a kernel cannot show from outside (calls of its driver,
-packets, its clock) and what this one was built without (ESP, for one) skips the case with the
-reason. A device named by `dev` is moved into the namespace and comes back with its end.
+The same requests go to a real socket, and UDP datagrams to a real stack, whose routes all lead to
+`lo`. What a kernel cannot show from outside (calls of its driver, its clock) and what this one was
+built without (ESP, for one) skips the case with the reason. A device named by `dev` is moved into
+the namespace and comes back with its end.
 """
 
 import contextlib
@@ -14,22 +15,27 @@ import platform
 import re
 import select
 import socket
+import struct
 import subprocess
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from host_driver.conformance import messages
+from host_driver.conformance import messages, packets
 from host_driver.ip import Result, run
 from proto import netlink
 from proto.status import OffloadError
-from proto.xfrm import NETLINK_XFRM, Group, Msg
+from proto.xfrm import NETLINK_XFRM, OFFLOAD_PACKET, Attr, Group, Msg
 
 CLONE_NEWNET = 0x4000_0000
 SOL_NETLINK, NETLINK_EXT_ACK = 270, 11
-REPLY_TIMEOUT_S = 5.0
+IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
+NOBODY = 65534
+REPLY_TIMEOUT_S = 0.3  # the kernel has answered when the send returns
+WAIT_MAX_S = 5  # of real time
 DATAGRAM_BYTES = 1 << 20
 PLAIN_SPI = 0x7FFF_FFFF
 OWN_NAMESPACE = "/proc/thread-self/ns/net"
@@ -72,22 +78,19 @@ class KernelHost:
             ) from None
         if dev is not None:
             self._take(dev)
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=False)
+        for words in ("link set lo up", "route add default dev lo", "-6 route add default dev lo"):
+            subprocess.run(["ip", *words.split()], check=False, capture_output=True)
         self.nic = KernelNic(dev or "lo")
-        self._lacking: frozenset[int] | None = None  # errnos of a plain SA
-        self._requests = _socket(0)
-        self._listener = _socket(sum(1 << (group - 1) for group in Group))
+        self._requests = _socket(())
+        self._listener = _socket(Group)
+        self._lacking = dict(self._without())
 
-    def reset(self) -> None:
-        """Take back what a case did."""
-        for step in (
-            "state flush",
-            "policy flush",
-            "policy setdefault in accept fwd accept out accept",
-        ):
+    def reset(self, steps: Iterable[str]) -> None:
+        """Take back what a case did, by these `ip` commands."""
+        for step in steps:
             with contextlib.suppress(pytest.skip.Exception):
-                self.ip(f"xfrm {step}")
-        self.notifications()
+                self.ip(step)
+        self.listen(*Group)
 
     def close(self) -> None:
         """Leave the namespace; with its last socket it ends, and a moved device goes home."""
@@ -103,17 +106,24 @@ class KernelHost:
         devices = {name: index for index, name in socket.if_nameindex()}
         return run(text, self.netlink, devices)
 
-    def netlink(self, request: bytes) -> list[bytes]:
-        """Send a datagram; the datagrams of its answer. Skips an SA that needs a missing part."""
-        self._requests.send(request)
-        wanted = _expected(request)
-        answers: list[bytes] = []
-        while wanted and _readable(self._requests, REPLY_TIMEOUT_S):
-            data = self._requests.recv(DATAGRAM_BYTES)
-            answers.append(data)
-            wanted -= sum(_ends(message, request) for message in netlink.messages(data))
-        self._skip_if_lacking(request, answers)
+    def netlink(self, request: bytes, privileged: bool = True) -> list[bytes]:
+        """Send a datagram; the datagrams of its answer. Skips where a part of the kernel is missing
+        that the request needs."""
+        answers = self._asked(request, privileged)
+        refused = messages.reply(answers)
+        missing = self._lacking.get((_type(request), refused.errno, refused.text))
+        if refused.errno and missing:
+            _skip(f"this kernel refuses {missing} ({errno.errorcode[refused.errno]})")
         return answers
+
+    def listen(self, *groups: int) -> None:
+        """Be a member of these multicast groups only."""
+        self._listener.close()
+        self._listener = _socket(groups)
+
+    def sysctl(self, name: str, value: int) -> None:
+        """`sysctl -w NAME=VALUE` in this namespace."""
+        Path("/proc/sys", *name.split(".")).write_text(str(value))
 
     def notifications(self) -> list[bytes]:
         """Multicast messages since the last call."""
@@ -135,19 +145,21 @@ class KernelHost:
 
     def wait(self, seconds: float) -> None:
         """Real time passes."""
+        if seconds > WAIT_MAX_S:
+            _skip(f"would wait {seconds} s of real time")
         time.sleep(seconds)
 
+    def send(self, packets: Sequence[bytes]) -> list[int]:
+        """The stack sends UDP datagrams, from whatever address; an errno each."""
+        return [_send_udp(packet) for packet in packets]
+
     def receive(self) -> list[bytes]:
-        """No packets are sent to this target."""
+        """Nobody takes what comes in by `lo`."""
         return []
 
     def trace(self) -> list[dict[str, Any]]:
         """The calls of a kernel's driver are not to be seen from outside."""
         _skip("the calls of the running kernel's driver are not to be seen")
-
-    def send(self, packets: Any) -> list[int]:
-        """Packets are not sent."""
-        _skip("target kernel carries no packets")
 
     def set_link(
         self, dev: str, *, up: bool | None = None, mtu: int | None = None,
@@ -156,17 +168,36 @@ class KernelHost:
         """Links of the running kernel are left alone."""
         _skip("target kernel leaves devices alone")
 
-    def _skip_if_lacking(self, request: bytes, answers: list[bytes]) -> None:
-        """Skip where an SA was refused that this kernel could not build in any case."""
-        if int.from_bytes(request[4:6], "little") not in (Msg.NEWSA, Msg.UPDSA):
-            return
-        if self._lacking is None:
-            self._lacking = frozenset()  # asked once, by an SA that nothing is wrong with
-            refused = messages.reply(self.netlink(messages.new_sa(spi=PLAIN_SPI))).errno
-            self.netlink(messages.request(Msg.DELSA, messages.sa_id(PLAIN_SPI)))
-            self._lacking = frozenset({refused} - {0})
-        if messages.reply(answers).errno in self._lacking:
-            _skip(f"this kernel cannot build an ESP SA ({_names(self._lacking)})")
+    def _without(self) -> Iterator[tuple[tuple[int, int, str], str]]:
+        """(type, errno, text) -> what this kernel was built without: asked with the plainest object
+        of each kind, so what is refused for the same reason is nobody's fault."""
+        aes = messages.ALGORITHMS
+        sel = messages.selector("198.51.100.1", "198.51.100.2")
+        packet = {Attr.OFFLOAD_DEV: messages.offload(self.nic.ifindex, OFFLOAD_PACKET)}
+        info = messages.sa_info(PLAIN_SPI)
+        plain = (
+            ("an ESP SA with AES-GCM", Msg.NEWSA, messages.new_sa(info)),
+            ("an ESP SA with AES-CBC", Msg.NEWSA, messages.new_sa(info, aes)),
+            ("policy offload", Msg.NEWPOLICY, messages.new_policy(attributes=packet, sel=sel)),
+        )
+        for name, type, request in plain:
+            refused = messages.reply(self._asked(request))
+            for same in (type, Msg.UPDSA if type == Msg.NEWSA else Msg.UPDPOLICY):
+                yield (same, refused.errno, refused.text), name
+            self._asked(messages.request(Msg.DELSA, messages.sa_id(PLAIN_SPI)))
+            self._asked(messages.request(Msg.DELPOLICY, messages.policy_id(sel)))
+        self.notifications()
+
+    def _asked(self, request: bytes, privileged: bool = True) -> list[bytes]:
+        with contextlib.nullcontext() if privileged else _nobody():
+            self._requests.send(request)
+        wanted = _expected(request)
+        answers: list[bytes] = []
+        while wanted and _readable(self._requests, REPLY_TIMEOUT_S):
+            data = self._requests.recv(DATAGRAM_BYTES)
+            answers.append(data)
+            wanted -= sum(_ends(message, request) for message in netlink.messages(data))
+        return answers
 
     def _take(self, dev: str) -> None:
         """Move a device in from the namespace that we came from."""
@@ -184,8 +215,41 @@ def _skip(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def _names(errnos: frozenset[int]) -> str:
-    return ", ".join(errno.errorcode.get(code, str(code)) for code in errnos)
+def _type(request: bytes) -> int:
+    return int.from_bytes(request[4:6], "little")
+
+
+@contextlib.contextmanager
+def _nobody() -> Iterator[None]:
+    """Without any capability for a while."""
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def _send_udp(packet: bytes) -> int:
+    """Let the stack send a datagram like this one; 0, or why it did not."""
+    size = packets.header_bytes(packet)
+    if packets.protocol(packet) != packets.UDP:
+        _skip("target kernel sends UDP only")
+    v6 = size == 40
+    at = 8 if v6 else 12
+    ends = packet[at:size]
+    half = len(ends) // 2
+    family = socket.AF_INET6 if v6 else socket.AF_INET
+    source, target = (socket.inet_ntop(family, end) for end in (ends[:half], ends[half:]))
+    sport, dport = struct.unpack_from(">HH", packet, size)
+    level, option = (socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if v6 else (0, IP_TRANSPARENT)
+    with socket.socket(family, socket.SOCK_DGRAM) as opened:
+        opened.setsockopt(level, option, 1)
+        try:
+            opened.bind((source, sport))
+            opened.sendto(packet[size + 8 :], (target, dport))
+        except OSError as error:
+            return error.errno or errno.EIO
+    return 0
 
 
 def _call(name: str, *arguments: int) -> None:
@@ -196,10 +260,11 @@ def _call(name: str, *arguments: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _socket(groups: int) -> socket.socket:
+def _socket(groups: Iterable[int]) -> socket.socket:
+    """A netlink socket that is a member of these groups."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM)
     opened.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
-    opened.bind((0, groups))
+    opened.bind((0, sum(1 << (group - 1) for group in groups)))
     return opened
 
 

@@ -16,7 +16,9 @@ from proto import netlink
 from proto.netlink import NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_REQUEST
 from proto.xfrm import AF_INET, AF_INET6, IPPROTO_ESP, MSG_MIN, Attr, Msg
 from proto.xfrm_structs import (
+    Algo,
     AlgoAead,
+    AlgoAuth,
     LifetimeCfg,
     UserExpire,
     UserOffload,
@@ -35,7 +37,13 @@ KEY = bytes(range(1, 21))  # AES-128 and 4 bytes of salt
 SOURCE, DESTINATION = "10.1.0.1", "10.1.0.2"
 _HARDNESS = ("soft", "hard")
 
-Attributes = Mapping[int, bytes] | Sequence[tuple[int, bytes]]
+# An SA's encryption and authentication apart, AES-CBC-128 and HMAC-SHA-256-128.
+ALGORITHMS = {
+    Attr.ALG_AUTH_TRUNC: AlgoAuth(b"hmac(sha256)", 256, 128).pack() + bytes(range(32)),
+    Attr.ALG_CRYPT: Algo(b"cbc(aes)", 128).pack() + bytes(range(16)),
+}
+
+Attributes = Mapping[int, bytes] | Mapping[Attr, bytes] | Sequence[tuple[int, bytes]]
 
 
 class Note(NamedTuple):
@@ -121,6 +129,12 @@ def new_sa(
     if not algorithms & {kind for kind, _ in items}:
         items.insert(0, (Attr.ALG_AEAD, aead()))
     return request(type, (info or sa_info(**how)).pack(), items)
+
+
+def alloc_spi(low: int = 0x500, high: int = -1, attributes: Attributes = (), **how: Any) -> bytes:
+    """ALLOCSPI from a range, by default of one SPI: a larval SA; `how` as for `sa_info`."""
+    bounds = struct.pack("<II", low, low if high < 0 else high)
+    return request(Msg.ALLOCSPI, sa_info(0, **how).pack() + bounds, attributes)
 
 
 def sa_id(spi: int = 0x1000, dst: str = DESTINATION, proto: int = IPPROTO_ESP) -> bytes:

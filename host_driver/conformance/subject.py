@@ -68,9 +68,21 @@ class Subject:
         assert result.rc == 0, f"`ip {text}` ended with {result.rc}: {result.stderr}"
         return result.stdout
 
-    def request(self, datagram: bytes) -> Reply:
+    def request(self, datagram: bytes, *, privileged: bool = True) -> Reply:
         """A raw request (`messages`); errno, text and messages of the answer."""
-        return messages.reply(self.raw.netlink(datagram))
+        return messages.reply(self.raw.netlink(datagram, privileged))
+
+    def answer(self, datagram: bytes) -> bytes:
+        """The bytes of its answer, message behind message."""
+        return b"".join(self.raw.netlink(datagram))
+
+    def listen(self, *groups: int) -> None:
+        """Be a member of these multicast groups only; a case begins as a member of all."""
+        self.raw.listen(*groups)
+
+    def sysctl(self, name: str, value: int) -> None:
+        """`sysctl -w net.core.xfrm_NAME=VALUE`."""
+        self.raw.sysctl(f"net.core.xfrm_{name}", value)
 
     def notes(self) -> list[Note]:
         """Multicast messages since the last call, once nothing moves."""

@@ -96,32 +96,34 @@ def _resolved_by(net: "XfrmNet", x: XfrmState) -> XfrmState | None:
             return larval
     return _find_acq(
         net, mark, x.props.mode, x.props.reqid, x.id.proto, x.id.daddr, x.props.saddr,
-        x.props.family,
+        x.props.family, x.pcpu_num,
     )  # fmt: skip
 
 
 def _find_acq(
     net: "XfrmNet", mark: int, mode: int, reqid: int, proto: int, daddr: bytes, saddr: bytes,
-    family: int,
+    family: int, pcpu: int | None,
 ) -> XfrmState | None:  # fmt: skip
+    wanted = (0, mode, proto, pcpu)
     for x in net.sad.larval(daddr, saddr, reqid, family):
-        if not x.id.spi and (x.props.mode, x.id.proto) == (mode, proto) and mark_match(mark, x):
+        same = (x.id.spi, x.props.mode, x.id.proto, x.pcpu_num) == wanted
+        if same and mark_match(mark, x):
             return x
     return None
 
 
 def xfrm_find_acq(
     net: "XfrmNet", mark: XfrmMark, mode: int, reqid: int, if_id: int, proto: int, daddr: bytes,
-    saddr: bytes, family: int,
+    saddr: bytes, family: int, pcpu: int | None,
 ) -> XfrmState:  # fmt: skip
     """The larval SA of an ALLOCSPI, made if there is none; never offloaded (STATE-38)."""
-    found = _find_acq(net, mark.v & mark.m, mode, reqid, proto, daddr, saddr, family)
+    found = _find_acq(net, mark.v & mark.m, mode, reqid, proto, daddr, saddr, family, pcpu)
     if found is not None:
         return found
     x = net.new_state()
     x.id.proto = proto
     x.props.family, x.props.mode, x.props.reqid = family, mode, reqid
-    x.mark, x.if_id, x.km.state = mark, if_id, KmState.ACQ
+    x.mark, x.if_id, x.pcpu_num, x.km.state = mark, if_id, pcpu, KmState.ACQ
     if family in (AF_INET, AF_INET6):
         x.sel.daddr, x.sel.saddr = daddr, saddr
         x.sel.prefixlen_d = x.sel.prefixlen_s = 32 if family == AF_INET else 128

@@ -14,8 +14,8 @@ from host_driver.ops import Extack
 from host_driver.sleep import Sleep, may_sleep
 from host_driver.xfrm import user_ae, user_info, user_policy, user_sa
 from host_driver.xfrm.answers import Answers
+from host_driver.xfrm.nlattr import Invalid, nla_parse
 from proto.netlink import (
-    NLA_TYPE_MASK,
     NLM_F_ACK,
     NLM_F_ACK_TLVS,
     NLM_F_CAPPED,
@@ -30,24 +30,16 @@ from proto.netlink import (
     NlMsg,
     align,
     attribute,
-    attributes,
     message,
 )
 from proto.status import OffloadError
-from proto.xfrm import ATTR_MIN, MSG_MAX, MSG_MIN, Attr, Msg
+from proto.xfrm import MSG_MAX, MSG_MIN, Attr, Msg
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
 NLMSG_MIN_TYPE = 0x10
 NLMSGERR_ATTR_POLICY = 4 | 0x8000
-
-# What the kernel tells of an attribute whose value is out of range: u8 from 1 to 2.
-_SA_DIR_RANGE = (
-    attribute(4, (1).to_bytes(8, "little"))
-    + attribute(5, (2).to_bytes(8, "little"))
-    + attribute(1, (2).to_bytes(4, "little"))
-)
 
 
 @dataclass
@@ -87,9 +79,6 @@ DISPATCH: dict[int, Handler] = {
     Msg.SETDEFAULT: user_info.xfrm_set_default,
     Msg.GETDEFAULT: user_info.xfrm_get_default,
 }
-
-# NEWSPDINFO has attributes of its own: the hash thresholds (section 1.3).
-SPD_ATTR_MIN = {1: 24, 2: 8, 3: 2, 4: 2}
 
 # Types that the kernel handles and this core does not: a user's own ACQUIRE, and MIGRATE.
 NOT_HERE = (Msg.ACQUIRE, Msg.MIGRATE, MSG_MAX)
@@ -150,7 +139,7 @@ def _admit(type: int, privileged: bool) -> None:
 
 def _dispatch(net: "XfrmNet", request: Request) -> Sleep[None]:
     type = request.nlh.type
-    _parse(request, MSG_MIN.get(type, 0))
+    _parse(net, request, MSG_MIN.get(type, 0))
     handler = DISPATCH.get(type)
     if handler is None and type in NOT_HERE:
         raise OffloadError(errno.EOPNOTSUPP, f"Message type {type:#x} is not supported here")
@@ -160,39 +149,19 @@ def _dispatch(net: "XfrmNet", request: Request) -> Sleep[None]:
     yield from may_sleep(handler(net, request))
 
 
-def _parse(request: Request, minimum: int) -> None:
-    """Length, then each attribute against its own minimum (UAPI-05, UAPI-06)."""
-    payload, extack = request.nlh.payload, request.extack
-    spdinfo = request.nlh.type == Msg.NEWSPDINFO
-    shortest = SPD_ATTR_MIN if spdinfo else ATTR_MIN
+def _parse(net: "XfrmNet", request: Request, minimum: int) -> None:
+    """Length, then each attribute against its own type (UAPI-05, UAPI-06)."""
+    payload = request.nlh.payload
     if len(payload) < minimum:
         raise OffloadError(errno.EINVAL, "Invalid header length")
-    parsed = attributes(payload, align(minimum))
-    for type, value in _in_order(payload, align(minimum)):
-        at = NLMSGHDR.size + value[1]
-        if value[0] < shortest.get(type, 0):
-            extack.set("Attribute failed policy validation", at)
-            raise OffloadError(errno.ERANGE, "")
-        if type == Attr.SA_DIR and not spdinfo and payload[value[1] + 4] not in (1, 2):  # UAPI-09
-            extack.set("integer out of range", at)
-            request.policy = _SA_DIR_RANGE
-            raise OffloadError(errno.ERANGE, "")
-    if parsed.leftover:
-        extack.set("bytes leftover after parsing attributes")
-    request.attributes = parsed.values
-
-
-def _in_order(payload: bytes, offset: int) -> list[tuple[int, tuple[int, int]]]:
-    """Type, and (payload length, offset), of each attribute, doubles included."""
-    found = []
-    while len(payload) - offset >= 4:
-        length = int.from_bytes(payload[offset : offset + 2], "little")
-        type = int.from_bytes(payload[offset + 2 : offset + 4], "little") & NLA_TYPE_MASK
-        if length < 4 or offset + length > len(payload):
-            break
-        found.append((type, (length - 4, offset)))
-        offset += align(length)
-    return found
+    try:
+        request.attributes = nla_parse(
+            payload, align(minimum), net.profile, request.extack,
+            spdinfo=request.nlh.type == Msg.NEWSPDINFO,
+        )  # fmt: skip
+    except Invalid as refusal:
+        request.policy = refusal.policy
+        raise
 
 
 def _reject_unused(request: Request) -> None:
@@ -211,7 +180,7 @@ def _dump(net: "XfrmNet", request: Request) -> Iterator[bytes]:
     nlh, error = request.nlh, 0
     try:
         if nlh.type == Msg.GETSA:  # xfrm_dump_policy looks at no attribute
-            _parse(request, 0)
+            _parse(net, request, 0)
         yield from DUMPS[Msg(nlh.type)](net, request)
     except OffloadError as refusal:
         error = refusal.errno

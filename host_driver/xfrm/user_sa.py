@@ -23,7 +23,7 @@ from host_driver.xfrm.lifecycle import (
 )
 from host_driver.xfrm.sad import WITH_SPI, proto_match
 from host_driver.xfrm.state import KmState, XfrmState
-from host_driver.xfrm.verify import refuse, u32, verify_newsa_info
+from host_driver.xfrm.verify import pcpu_of, refuse, u32, verify_newsa_info
 from proto.netlink import NLM_F_MULTI
 from proto.status import OffloadError
 from proto.xfrm import (
@@ -161,11 +161,12 @@ def xfrm_alloc_userspi(net: "XfrmNet", request: "Request") -> None:
     if low > high:
         raise refuse("Invalid SPI range: min > max")
     mark, if_id = mark_of(request.attributes), u32(request.attributes, Attr.IF_ID)
+    pcpu = pcpu_of(request.attributes, errno.EINVAL)
     x = net.sad.find_acq_byseq(mark.v & mark.m, info.seq) if info.seq else None
     if x is None or x.id.daddr != info.id.daddr:
         x = xfrm_find_acq(
             net, mark, info.mode, info.reqid, if_id, info.id.proto, info.id.daddr, info.saddr,
-            info.family,
+            info.family, pcpu,
         )  # fmt: skip
     xfrm_alloc_spi(net, x, low, high)
     if Attr.SA_DIR in request.attributes:

@@ -85,11 +85,19 @@ def verify_newsa_info(info: UserSaInfo, attributes: Attributes) -> None:
             raise refuse("NAT_KEEPALIVE_INTERVAL requires encapsulation")
         if sa_dir != SA_DIR_OUT:
             raise refuse("NAT keepalive is only supported for outbound SAs")
-    if Attr.SA_PCPU in attributes:
-        if not sa_dir:
-            raise refuse("SA_PCPU only supported with SA_DIR")
-        if u32(attributes, Attr.SA_PCPU) >= POSSIBLE_CPUS:
-            raise refuse("pCPU number too big", errno.ERANGE)
+    if Attr.SA_PCPU in attributes and not sa_dir:
+        raise refuse("SA_PCPU only supported with SA_DIR")
+    pcpu_of(attributes, errno.ERANGE)
+
+
+def pcpu_of(attributes: Attributes, too_big: int) -> int | None:
+    """The CPU that an SA is for, None for all. Raises `too_big` for one that is not (UAPI-10)."""
+    if Attr.SA_PCPU not in attributes:
+        return None
+    number = u32(attributes, Attr.SA_PCPU)
+    if number >= POSSIBLE_CPUS:
+        raise refuse("pCPU number too big", too_big)
+    return number
 
 
 def verify_selector_family(info: UserSaInfo) -> None:

@@ -36,7 +36,8 @@ STRICT = ((33, 1), (34, 4), (35, 4))
 
 def headers(answer: bytes) -> list[tuple[int, ...]]:
     """(length, type, flags, sequence) of each message of an answer."""
-    found, at = [], 0
+    found: list[tuple[int, ...]] = []
+    at = 0
     while at < len(answer):
         length, type, flags, seq, _ = struct.unpack_from("<IHHII", answer, at)
         found.append((length, type, flags, seq))

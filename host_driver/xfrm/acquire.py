@@ -23,9 +23,6 @@ from host_driver.xfrm.state import (
     XfrmState,
 )
 from proto.xfrm import (
-    MODE_BEET,
-    MODE_IPTFS,
-    MODE_TUNNEL,
     SA_DIR_OUT,
     STATE_WILDRECV,
     Group,
@@ -68,16 +65,14 @@ class _Search:
                 self.best = x
 
 
-def template_ends(tmpl: UserTmpl, flow: Flow) -> tuple[bytes, bytes]:
-    """Destination and source of the protected packet: only a tunnel's are the template's."""
-    if tmpl.mode in (MODE_TUNNEL, MODE_BEET, MODE_IPTFS):
-        return tmpl.id.daddr, tmpl.saddr
-    return flow.daddr, flow.saddr
+def xfrm_state_find(
+    net: "XfrmNet", flow: Flow, tmpl: UserTmpl, xp: XfrmPolicy, ends: tuple[bytes, bytes]
+) -> Found:
+    """The SA for one template of a policy; starts an acquire when there is none (TX-10..16).
 
-
-def xfrm_state_find(net: "XfrmNet", flow: Flow, tmpl: UserTmpl, xp: XfrmPolicy) -> Found:
-    """The SA for one template of a policy; starts an acquire when there is none (TX-10..16)."""
-    daddr, saddr = template_ends(tmpl, flow)
+    `ends` are destination and source of the packet that the SA makes.
+    """
+    daddr, saddr = ends
     search = _Search()
     _walk(net, search, flow, tmpl, xp, daddr, saddr, saddr)
     if search.best is None and not search.acquiring and saddr != ANY_ADDRESS:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from host_driver.netdev import NetDevice, Skb
 from host_driver.ops import Extack
 from host_driver.sleep import Sleep, may_sleep
+from host_driver.xfrm.esp_crypto import Sizes
+from host_driver.xfrm.esp_crypto import sizes as esp_sizes
 from host_driver.xfrm.flow import IPV6_EXTENSIONS
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import (
@@ -201,6 +203,12 @@ def xfrm_dev_state_update_stats(net: "XfrmNet", x: XfrmState) -> None:
     _call(x.xso.dev, "xdo_dev_state_update_curlft", x)
 
 
+def xfrm_dev_state_advance_esn(x: XfrmState) -> None:
+    """A number of an ESN has moved; packet mode never calls this (OPS-23, REPLAY-07)."""
+    if x.xso.type == OFFLOAD_CRYPTO and x.props.flags & STATE_ESN:
+        _call(x.xso.dev, "xdo_dev_state_advance_esn", x)
+
+
 def xfrm_dev_policy_delete(xp: XfrmPolicy) -> None:
     """The policy leaves the data path (OPS-32)."""
     _call(xp.xdo.dev, "xdo_dev_policy_delete", xp)
@@ -217,7 +225,8 @@ def xfrm_dev_policy_free(xp: XfrmPolicy) -> None:
 
 def xfrm_state_mtu(net: "XfrmNet", x: XfrmState, mtu: int) -> int:
     """Longest packet that still fits `mtu` bytes after protection (TX-30, TX-33)."""
-    header = 16 + (8 if x.encap else 0)
+    sizes = esp_sizes(x) or Sizes(4, 8, 0)
+    header = 8 + sizes.iv + (8 if x.encap else 0)
     if x.props.mode == MODE_TUNNEL:
         header += 20 if x.props.family == AF_INET else 40
     if x.km.state != KmState.VALID or x.id.proto != IPPROTO_ESP:
@@ -225,8 +234,7 @@ def xfrm_state_mtu(net: "XfrmNet", x: XfrmState, mtu: int) -> int:
     adjust = 0
     if x.props.mode in (MODE_TRANSPORT, MODE_BEET):
         adjust = 20 if x.props.family == AF_INET else 40
-    icv = x.aead.icv_bits // 8 if x.aead else 0
-    payload = (mtu - header - icv - adjust) & ~3
+    payload = (mtu - header - sizes.icv - adjust) & -sizes.block
     if net.profile.mtu_guarded and payload <= 2:  # TX-33
         return 1
     return (payload + adjust - 2) & 0xFFFF_FFFF

@@ -80,6 +80,8 @@ def state_attributes(x: XfrmState) -> bytes:
         parts.append(_u32(Attr.SA_EXTRA_FLAGS, x.props.extra_flags))
     if x.coaddr is not None:
         parts.append(attribute(Attr.COADDR, x.coaddr))
+    if x.lastused:
+        parts.append(attribute(Attr.LASTUSED, x.lastused.to_bytes(8, "little")))
     parts.append(_algorithms(x))
     if x.encap is not None:
         parts.append(attribute(Attr.ENCAP, x.encap.pack()))

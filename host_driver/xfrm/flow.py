@@ -22,6 +22,7 @@ _IPV4 = struct.Struct(">BxH2xHxB2x4s4s")
 _IPV6 = struct.Struct(">B3xHBx16s16s")
 _PORTS = struct.Struct(">HH")
 _ZERO12 = bytes(12)
+IPV4_PROTO_AT, IPV6_NEXT_AT = 9, 6
 
 
 class Flow(NamedTuple):
@@ -42,7 +43,10 @@ class Flow(NamedTuple):
 
 
 class Upper(NamedTuple):
-    """The upper layer of a packet: protocol number, first byte, and where the packet ends."""
+    """The upper layer of a packet: protocol number, first byte, and where the packet ends.
+
+    `next_at` is the place of the byte that names `proto`.
+    """
 
     saddr: bytes
     daddr: bytes
@@ -50,6 +54,7 @@ class Upper(NamedTuple):
     offset: int
     end: int
     fragment: bool
+    next_at: int
 
 
 def decode(packet: bytes) -> Flow | None:
@@ -79,12 +84,13 @@ def _upper4(packet: bytes) -> Upper | None:
     header = (first & 15) * 4
     if header < 20 or not header <= total <= len(packet):
         return None
-    return Upper(saddr + _ZERO12, daddr + _ZERO12, proto, header, total, bool(fragment & 0x3FFF))
+    pieces = bool(fragment & 0x3FFF)
+    return Upper(saddr + _ZERO12, daddr + _ZERO12, proto, header, total, pieces, IPV4_PROTO_AT)
 
 
 def _upper6(packet: bytes) -> Upper | None:
     _, payload, proto, saddr, daddr = _IPV6.unpack_from(packet)
-    offset, end = _IPV6.size, _IPV6.size + payload
+    offset, end, next_at = _IPV6.size, _IPV6.size + payload, IPV6_NEXT_AT
     if end > len(packet):
         return None
     fragment = False
@@ -92,6 +98,7 @@ def _upper6(packet: bytes) -> Upper | None:
         if offset + 8 > end:
             return None
         following, length = packet[offset], packet[offset + 1]
+        next_at = offset
         if proto == FRAGMENT:
             fragment = bool(_PORTS.unpack_from(packet, offset)[1] & 0xFFF9)
             offset += 8
@@ -100,7 +107,7 @@ def _upper6(packet: bytes) -> Upper | None:
         if offset > end:
             return None
         proto = following
-    return Upper(saddr, daddr, proto, offset, end, fragment)
+    return Upper(saddr, daddr, proto, offset, end, fragment, next_at)
 
 
 def _ports(packet: bytes, proto: int, offset: int, end: int) -> tuple[int, int] | None:

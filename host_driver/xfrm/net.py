@@ -5,9 +5,8 @@ Requests come in as NETLINK_XFRM bytes, packets through `output` and `input`; th
 through the devices' `xfrmdev_ops`. Time is `now_ns`, set by the host before each step; sleeping
 parts run as tasks of the scheduler.
 
-There is no software ESP in this version: an SA without packet offload is stored, reported and
-matched as in the kernel, but a packet that would need it is dropped (XfrmOutStateProtoError,
-XfrmInStateProtoError), never sent in clear.
+SAs without packet offload run here: `output` and `input` do ESP in software, or leave the
+cryptography of it to a device (crypto offload).
 """
 
 import heapq
@@ -20,6 +19,7 @@ from host_driver.running import Running
 from host_driver.sleep import Mutex, Scheduler, Sleep
 from host_driver.xfrm import lifecycle
 from host_driver.xfrm.answers import Answers
+from host_driver.xfrm.bundle import FlowCache
 from host_driver.xfrm.device import xfrm_dev_state_update_stats
 from host_driver.xfrm.encode import build_expire
 from host_driver.xfrm.input import xfrm_input
@@ -31,9 +31,10 @@ from host_driver.xfrm.lifetime import (
     xfrm_timer_handler,
 )
 from host_driver.xfrm.mib import SINCE_6_10, Mib
-from host_driver.xfrm.output import FlowCache, xfrm_output
+from host_driver.xfrm.output import xfrm_output
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.profile import LATEST, Profile
+from host_driver.xfrm.reassembly import Reassembly
 from host_driver.xfrm.sad import Sad
 from host_driver.xfrm.spd import Spd
 from host_driver.xfrm.state import XfrmState
@@ -59,7 +60,8 @@ class XfrmNet:
     """The core. `multicast` delivers a message to a group and returns how many listen to it.
 
     `listening` tells without a message whether a group has listeners (TX-16); by default it has.
-    `profile` says which kernel it is; `running` what it does at this moment (section 0.5).
+    `profile` says which kernel it is; `running` what it does at this moment (section 0.5). `iv_rng`
+    draws what IVs must not have in common with another core that has the key: `rng`, if not given.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class XfrmNet:
         listening: Callable[[Group], bool] = lambda group: True,
         profile: Profile = LATEST,
         running: Running | None = None,
+        iv_rng: random.Random | None = None,
     ) -> None:
         self.profile = profile
         self.running = running or Running()
         self.devices = devices
         self.sched = sched
         self.rng = rng
+        self.iv_rng = iv_rng or rng
         self.multicast = multicast
         self.listening = listening
         self.now_ns = 0
@@ -88,6 +92,7 @@ class XfrmNet:
         self.sad = Sad()
         self.spd = Spd()
         self.flows = FlowCache()
+        self.reassembly = Reassembly()
         self.cfg_mutex = Mutex(sched)
         self.policy_default = dict.fromkeys((POLICY_IN, POLICY_OUT, POLICY_FWD), USERPOLICY_ACCEPT)
         self.policy_default_generation = 0
@@ -98,6 +103,7 @@ class XfrmNet:
         self.dev_gc_list: dict[XfrmState, None] = {}
         self.gc_running = False
         self._acqseq = 0
+        self._ip_id = 0
         self._timers: list[tuple[int, int, XfrmState | XfrmPolicy]] = []
         self._order = itertools.count()
 
@@ -176,6 +182,11 @@ class XfrmNet:
         """The sequence number of an ACQUIRE; never 0 (UAPI-65)."""
         self._acqseq = self._acqseq % 0xFFFF_FFFF + 1
         return self._acqseq
+
+    def next_ip_id(self) -> int:
+        """The identification of a packet that may be cut into pieces."""
+        self._ip_id = (self._ip_id + 1) & 0xFFFF
+        return self._ip_id
 
     def km_state_expired(self, x: XfrmState, hard: bool) -> None:
         """Tell key managers that an SA has reached a limit."""

@@ -1,74 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way out: policy, SA, device (xfrm_lookup, xfrm_output; TX-01..16, TX-23).
+"""The way out: from a packet of the stack to what a device sends (xfrm_output; TX-05, TX-20..34).
 
-A packet for a packet-offload SA goes to the device in clear and is marked `protect`, so that the
-device never lets it out unprotected. There is no software ESP here: an SA without packet offload is
-stored and matched, but a packet that needs it is dropped as XfrmOutStateProtoError with
-EPROTONOSUPPORT.
+packet -> bundle -> packet offload:  to the device in clear, marked `protect`
+                 -> crypto offload:  ESP laid out, to the device with its sec_path
+                 -> software:        SA after SA: mode, limits, sequence number, ESP -> pieces
 
-What was decided for a flow is kept, as the kernel keeps bundles, until an SA, a policy or a device
-changes (TX-02, STATE-30, SPD-10).
+A packet for a packet-offload SA is marked so that the device never lets it out unprotected.
+Whatever a step refuses is dropped and counted, never sent in clear.
 """
 
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
-from host_driver.netdev import NetDevice, Skb
-from host_driver.xfrm.acquire import xfrm_state_find
-from host_driver.xfrm.device import xfrm_dev_offload_ok
-from host_driver.xfrm.flow import Flow, decode
-from host_driver.xfrm.policy import XfrmPolicy
-from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
-from proto.xfrm import (
-    POLICY_BLOCK,
-    POLICY_OUT,
-    SA_DIR_OUT,
-    USERPOLICY_BLOCK,
+from host_driver.netdev import NetDevice, SecPath, Skb
+from host_driver.xfrm.bundle import xfrm_lookup
+from host_driver.xfrm.device import (
+    xfrm_dev_offload_ok,
+    xfrm_dev_state_advance_esn,
+    xfrm_state_mtu,
 )
+from host_driver.xfrm.esp import esp_encap, esp_output
+from host_driver.xfrm.esp_crypto import sizes as esp_sizes
+from host_driver.xfrm.flow import UDP, decode
+from host_driver.xfrm.headers import (
+    dont_fragment,
+    fragments,
+    join,
+    udp_encapsulate,
+)
+from host_driver.xfrm.lifetime import xfrm_state_check_expire
+from host_driver.xfrm.mode import mode_output
+from host_driver.xfrm.replay import xfrm_replay_overflow
+from host_driver.xfrm.state import OFFLOAD_CRYPTO, OFFLOAD_PACKET, KmState, XfrmState
+from proto.xfrm import AF_INET, IPPROTO_ESP
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
-FLOW_CACHE = 4096
+PACKET_MAX = 0xFFFF  # what the length field of an IP header can say
 
 
-class Decision(NamedTuple):
-    """What becomes of the packets of a flow.
+class Refused(NamedTuple):
+    """Why a packet is dropped: a counter, and the positive errno that its sender hears."""
 
-    `error` is a positive errno, or 0 with `states` for the SAs to apply, an empty one means clear;
-    `drop` is a packet that vanishes although its sender hears of no error (ACQ-20).
-    """
-
-    counters: tuple[str, ...] = ()
-    error: int = 0
-    states: tuple[XfrmState, ...] = ()
-    drop: bool = False
-
-
-class _Cached(NamedTuple):
-    generation: tuple[int, int, int]
-    decision: Decision
-
-
-class FlowCache:
-    """Decisions by flow, bounded; a full cache is emptied."""
-
-    def __init__(self) -> None:
-        self._flows: dict[Flow, _Cached] = {}
-
-    def get(self, flow: Flow, generation: tuple[int, int, int]) -> Decision | None:
-        """The decision, if nothing that it rests on has changed."""
-        cached = self._flows.get(flow)
-        if cached is None or cached.generation != generation:
-            return None
-        valid = all(x.km.state == KmState.VALID for x in cached.decision.states)
-        return cached.decision if valid else None
-
-    def put(self, flow: Flow, generation: tuple[int, int, int], decision: Decision) -> None:
-        """Remember a decision that stands until the generation moves."""
-        if len(self._flows) >= FLOW_CACHE:
-            self._flows.clear()
-        self._flows[flow] = _Cached(generation, decision)
+    counter: str
+    error: int
 
 
 def xfrm_output(net: "XfrmNet", packet: bytes, mark: int) -> int:
@@ -79,8 +55,7 @@ def xfrm_output(net: "XfrmNet", packet: bytes, mark: int) -> int:
     dev = net.devices.route(flow.address(flow.daddr))
     if dev is None:
         return -errno.ENETUNREACH
-    flow = flow._replace(oif=dev.ifindex, mark=mark)
-    decision = _decide(net, flow)
+    decision = xfrm_lookup(net, flow._replace(oif=dev.ifindex, mark=mark))
     for counter in decision.counters:
         net.mib.bump(counter)
     if decision.error:
@@ -89,55 +64,104 @@ def xfrm_output(net: "XfrmNet", packet: bytes, mark: int) -> int:
         return 0
     if not decision.states:
         return -abs(dev.xmit(Skb(packet, mark)))
-    return _protected(net, Skb(packet, mark, protect=True), decision.states, dev)
+    if decision.states[0].xso.type == OFFLOAD_PACKET:
+        return _packet_offload(net, Skb(packet, mark, protect=True), decision.states, dev)
+    return _protected(net, Skb(packet, mark), decision.states, dev)
 
 
-def _decide(net: "XfrmNet", flow: Flow) -> Decision:
-    generation = (net.spd.generation, net.sad.generation, net.policy_default_generation)
-    cached = net.flows.get(flow, generation)
-    if cached is not None:
-        return cached
-    xp = net.spd.lookup(flow, POLICY_OUT)
-    if xp is None:
-        # A default block moves no counter: so 7.3.4 was seen to do, whatever TX-01 says.
-        blocked = net.policy_default[POLICY_OUT] == USERPOLICY_BLOCK
-        decision = Decision(error=errno.EPERM if blocked else 0)
-    else:
-        decision = _by_policy(net, flow, xp)
-        settled = xp.action == POLICY_BLOCK or not (decision.error or decision.drop)
-        if settled and not xp.curlft.use_time:  # not while an acquire is pending
-            xp.curlft.use_time = net.seconds()
-    if not decision.counters and not decision.drop:
-        net.flows.put(flow, generation, decision)
-    return decision
-
-
-def _by_policy(net: "XfrmNet", flow: Flow, xp: XfrmPolicy) -> Decision:
-    """Resolve the templates of a policy to SAs (TX-01..04)."""
-    if xp.action == POLICY_BLOCK:
-        return Decision(("XfrmOutPolBlock",), errno.EPERM)
-    states = []
-    for tmpl in xp.xfrm_vec:
-        x, error = xfrm_state_find(net, flow, tmpl, xp)
-        if x is not None and x.dir not in (0, SA_DIR_OUT):
-            return Decision(("XfrmOutStateDirError", "XfrmOutPolError"), errno.EINVAL)
-        if x is not None:
-            states.append(x)
-        elif not tmpl.optional and error in (errno.EAGAIN, errno.ESRCH):
-            return Decision(("XfrmOutNoStates",), drop=True)  # ACQ-20
-        elif not tmpl.optional:
-            return Decision(("XfrmOutPolError",), error)
-    return Decision(states=tuple(states))
-
-
-def _protected(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: NetDevice) -> int:
-    """Hand a packet to the device of its SA (TX-05, TX-23), or drop it."""
-    x = states[0]
-    if x.xso.type != OFFLOAD_PACKET:
-        net.mib.bump("XfrmOutStateProtoError")
-        return -errno.EPROTONOSUPPORT
+def _packet_offload(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: NetDevice) -> int:
+    """Hand a clear packet to the device of its SA (TX-05, TX-23), or drop it."""
     # A device takes no packet that needs a second transform.
-    if len(states) > 1 or not xfrm_dev_offload_ok(net, skb, x, dev):
+    if len(states) > 1 or not xfrm_dev_offload_ok(net, skb, states[0], dev):
         net.mib.bump("XfrmOutError")
         return -errno.EHOSTUNREACH
     return -abs(dev.xmit(skb))
+
+
+def _protected(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: NetDevice) -> int:
+    """Apply the SAs in their order, the innermost first, and send what they make."""
+    end = states[-1]
+    dev = net.devices.route(end.id.daddr[: 4 if end.props.family == AF_INET else 16]) or dev
+    mtus = _path_mtus(net, states, dev.mtu)
+    longest = mtus if dont_fragment(skb.data) else _path_mtus(net, states, PACKET_MAX)
+    if len(skb.data) > longest[0]:
+        return -errno.EMSGSIZE  # TX-31: the sender hears of it before anything is counted
+    x = states[0]
+    crypto = x.xso.type == OFFLOAD_CRYPTO and xfrm_dev_offload_ok(net, skb, x, dev, len(states) > 1)
+    for x, mtu in zip(states, mtus, strict=True):
+        made = xfrm_output_one(net, x, skb, mtu, crypto)
+        if isinstance(made, Refused):
+            net.mib.bump(made.counter)
+            net.run_timers()  # a limit was reached: the SA goes at once (LIFE-12)
+            return -made.error
+        skb.data = made
+    if crypto:
+        skb.sec_path = SecPath(x, flags=0, status=0)
+        return -abs(dev.xmit(skb))
+    error = 0
+    for piece in fragments(skb.data, dev.mtu, net.next_ip_id()):
+        error = error or abs(dev.xmit(Skb(piece, skb.mark)))
+    return -error
+
+
+def _path_mtus(net: "XfrmNet", states: tuple[XfrmState, ...], mtu: int) -> list[int]:
+    """The longest packet that each SA may be given, so that the last one's fits (TX-31)."""
+    mtus: list[int] = []
+    for x in reversed(states):
+        mtu = min(mtu, xfrm_state_mtu(net, x, mtu))
+        mtus.insert(0, mtu)
+    return mtus
+
+
+# One SA on a packet, as xfrm_output_one does it:
+#  1. algorithms and mode                   (XfrmOutStateProtoError, XfrmOutStateModeError)
+#  2. state and limits: first the look, then the count (LIFE-16)
+#                                           (XfrmOutStateInvalid, XfrmOutStateExpired)
+#  3. sequence number                       (XfrmOutStateSeqError)
+#  4. count, and ESP; for a device it is laid out only
+#  5. headers around it
+def xfrm_output_one(
+    net: "XfrmNet", x: XfrmState, skb: Skb, mtu: int, crypto: bool
+) -> bytes | Refused:
+    """The packet that `x` makes of skb.data; TFC padding ends at `mtu` bytes."""
+    sizes = esp_sizes(x) if x.id.proto == IPPROTO_ESP else None
+    if sizes is None:
+        return Refused("XfrmOutStateProtoError", errno.EPROTONOSUPPORT)
+    parts = mode_output(x, skb.data, net.next_ip_id)
+    if parts is None:
+        return Refused("XfrmOutStateModeError", errno.EINVAL)
+
+    if x.km.state != KmState.VALID:
+        return Refused("XfrmOutStateInvalid", errno.EINVAL)
+    with net.running.within("lock"):
+        if xfrm_state_check_expire(net, x):
+            return Refused("XfrmOutStateExpired", errno.EINVAL)
+        seq = xfrm_replay_overflow(x)
+        counter = None if seq is None else _iv_counter(net, x, seq)
+        if seq is None or counter is None:
+            return Refused("XfrmOutStateSeqError", errno.EOVERFLOW)
+        if crypto and net.profile.output_advances_esn:
+            xfrm_dev_state_advance_esn(x)
+
+    x.curlft.bytes += len(parts.payload)
+    x.curlft.packets += 1
+    x.lastused = net.seconds()
+    smark = x.props.smark
+    skb.mark = skb.mark & ~smark.m | smark.v & smark.m
+    if crypto:
+        body = esp_encap(x, sizes, seq, parts.proto, parts.payload, counter)
+    else:
+        tfc = max(0, min(x.tfcpad, mtu) - len(parts.payload))
+        body = esp_output(x, sizes, seq, parts.proto, parts.payload, tfc, counter)
+    if x.encap is None:
+        return join(parts.head, parts.next_at, IPPROTO_ESP, body)
+    datagram = udp_encapsulate(parts.head, x.encap.encap_sport, x.encap.encap_dport, body)
+    return join(parts.head, parts.next_at, UDP, datagram)
+
+
+def _iv_counter(net: "XfrmNet", x: XfrmState, seq: int) -> int | None:
+    """What makes the packet's IV. A device takes the sequence number for it, and so does software
+    beside a device: with a random salt it could meet a number of the device's."""
+    if x.seqiv.salt is None:
+        x.seqiv.salt = 0 if x.xso.type == OFFLOAD_CRYPTO else net.iv_rng.getrandbits(64)
+    return x.seqiv.next(seq)

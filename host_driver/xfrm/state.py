@@ -104,6 +104,27 @@ class ReplayEsn:
 
 
 @dataclass(slots=True, eq=False)
+class SeqIv:
+    """geniv "seqiv": numbers for IVs, never the same twice (ALG-04).
+
+    A number is the sequence number XOR a random `salt`. Where the sequence goes back (it may wrap,
+    NEWAE may set it), the counter behind it goes on from the highest.
+    """
+
+    salt: int | None = None
+    last: int = -1
+
+    def next(self, seq: int) -> int | None:
+        """The number of a packet, or None when all 2^64 are used. The salt must be there."""
+        assert self.salt is not None
+        counter = max(self.last + 1, seq)
+        if counter >> 64:
+            return None
+        self.last = counter
+        return counter ^ self.salt
+
+
+@dataclass(slots=True, eq=False)
 class Props:
     """xfrm_state.props. `smark` is the output mark."""
 
@@ -138,6 +159,7 @@ class XfrmState:
     props: Props = field(default_factory=Props)
     lft: LifetimeCfg = field(default_factory=LifetimeCfg)
     curlft: LifetimeCur = field(default_factory=LifetimeCur)
+    lastused: int = 0
     stats: XfrmStats = field(default_factory=XfrmStats)
     aead: Aead | None = None
     aalg: Algorithm | None = None
@@ -147,6 +169,7 @@ class XfrmState:
     coaddr: bytes | None = None
     replay: ReplayState = field(default_factory=ReplayState)
     replay_esn: ReplayEsn | None = None
+    seqiv: SeqIv = field(default_factory=SeqIv)
     replay_maxage: int = 0
     replay_maxdiff: int = 0
     mapping_maxage: int = 0

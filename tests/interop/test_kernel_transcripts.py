@@ -15,10 +15,13 @@ from tests.support.transcripts import DRIVERS, Stage
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "transcripts" / "7.3.4"
 SCENARIOS = sorted(path.stem for path in VECTORS.glob("*.json") if not path.stem.startswith("pkt-"))
-# Traffic through an SA without packet offload needs ESP in software.
-SOFTWARE_ESP = {
-    "acquire-then-sa", "esn-wrap-traffic", "traffic-soft-hard-bytes", "traffic-time-use",
-    "two-sa-choice", "two-sa-rekey-delete",
+
+
+# What is missing for these: a card that hands up pieces and stumps of ESP, a table of routes, NEWAE
+# events as counters move.
+OPEN = {
+    "mib-in-fragments", "mib-in-short", "mib-out-tunnel-no-route", "traffic-soft-hard-bytes",
+    "traffic-time-use",
 }  # fmt: skip
 
 
@@ -27,7 +30,7 @@ def load(name: str) -> dict[str, Any]:
     return scenario
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in SOFTWARE_ESP])
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in OPEN])
 def test_transcript(name: str) -> None:
     scenario = load(name)
     env = scenario["env"]

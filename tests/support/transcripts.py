@@ -8,11 +8,15 @@ ids that the kernel drew and ports that `ping` drew are left out of a comparison
 import re
 import shlex
 import struct
+from dataclasses import asdict
+from ipaddress import ip_address
 from typing import Any
 
 from host_driver.ip import format_notification
 from host_driver.lab import Lab
-from proto.xfrm import Group
+from proto import netlink
+from proto.xfrm import AF_INET, AF_INET6, IPPROTO_ESP, Attr, Group, Msg
+from proto.xfrm_structs import ReplayState, ReplayStateEsn, UserSaId, UserSaInfo
 
 # How each environment of the recordings is made here; `pair` and `dummy` have no offload.
 DRIVERS = {
@@ -127,10 +131,23 @@ class Stage:
         elif action.startswith("sleep"):
             self.lab.advance(float(action.split()[1]))
             self.lab.settle()
-        elif action == "xfrm_stat_delta" and "injected_ip_packet" not in command:
+        elif action == "xfrm_stat_delta":
+            if "injected_ip_packet" in command:
+                self._inject(command)
             self._compare_counters(command)
         else:
             raise Difference(f"no way to do {action}")
+
+    def _inject(self, command: dict[str, Any]) -> None:
+        """A packet arrives at B; what its SA and its UDP socket had of it."""
+        host, packet = self.hosts["B"], bytes.fromhex(command["injected_ip_packet"])
+        ethertype = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
+        frame = host.nic.mac + b"\2inject"[:6] + ethertype + packet
+        self.lab.wire.inject(host=host.number, frames=[frame])
+        self.lab.settle()
+        delivered = sum(map(_sound_datagram, host.receive()))
+        differ("delivered", delivered, command["delivered_to_udp_socket"])
+        differ("SA after", _state_after(host, command), command["sa_after"])
 
     def _printed(self, message: bytes) -> str:
         devices = {dev["name"]: dev["ifindex"] for dev in self.hosts["A"].devices()}
@@ -179,6 +196,40 @@ class Stage:
             self.lab.settle()
             received += len(host.receive())
         differ(shlex.join(argv), received, int(recorded[2]))
+
+
+def _state_after(host: Any, command: dict[str, Any]) -> dict[str, Any]:
+    """What GETSA of the recording's SA (ESP, SPI 0x1000, without a mark) says."""
+    family = AF_INET if command["injected_ip_packet"][0] == "4" else AF_INET6
+    local = ADDRESS["B"] if family == AF_INET else "fd00:1::2"
+    daddr = ip_address(local).packed.ljust(16, b"\0")
+    request = netlink.message(Msg.GETSA, UserSaId(daddr, 0x1000, family, IPPROTO_ESP).pack(), 1)
+    msg = next(netlink.messages(host.netlink(request)[0]))
+    if msg.type != Msg.NEWSA:
+        return {"errno": -struct.unpack_from("<i", msg.payload)[0]}
+    info = UserSaInfo.unpack(msg.payload)
+    after = {
+        "cur_bytes": info.curlft.bytes,
+        "cur_packets": info.curlft.packets,
+        "stats": asdict(info.stats),
+    }
+    values = netlink.attributes(msg.payload, UserSaInfo.size()).values
+    if Attr.REPLAY_VAL in values:
+        return after | {"replay_val": asdict(ReplayState.unpack(values[Attr.REPLAY_VAL]))}
+    esn = values[Attr.REPLAY_ESN_VAL]
+    words = struct.unpack(f"<{len(esn) // 4 - 6}I", esn[24:])
+    return after | {
+        "replay_esn": asdict(ReplayStateEsn.unpack(esn)) | {"bmp": [f"{w:#x}" for w in words]}
+    }
+
+
+def _sound_datagram(packet: bytes) -> bool:
+    """Whether a UDP socket gets this IPv4 packet."""
+    header = (packet[0] & 15) * 4
+    datagram = packet[header:]
+    pseudo = packet[12:20] + struct.pack(">HH", packet[9], len(datagram))
+    padded = pseudo + datagram + bytes(len(datagram) % 2)
+    return packet[9] == 17 and (datagram[6:8] == b"\0\0" or not _checksum(padded))
 
 
 def _sent(program: str) -> tuple[int, str, int]:

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy and SAs of an outgoing flow (xfrm_lookup; TX-01..16).
+
+What was decided for a flow is kept, as the kernel keeps bundles, until an SA, a policy or a device
+changes (TX-02, STATE-30, SPD-10).
+"""
+
+import errno
+from typing import TYPE_CHECKING, NamedTuple
+
+from host_driver.xfrm.acquire import xfrm_state_find
+from host_driver.xfrm.flow import Flow
+from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
+from proto.xfrm import (
+    AF_INET,
+    MODE_BEET,
+    MODE_IPTFS,
+    MODE_TRANSPORT,
+    MODE_TUNNEL,
+    POLICY_BLOCK,
+    POLICY_OUT,
+    SA_DIR_OUT,
+    USERPOLICY_BLOCK,
+)
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
+
+FLOW_CACHE = 4096
+# Modes whose packets go between the template's addresses; those of the others keep theirs.
+WITH_ENDS = (MODE_TUNNEL, MODE_BEET, MODE_IPTFS)
+
+
+class Decision(NamedTuple):
+    """What becomes of the packets of a flow.
+
+    `error` is a positive errno, or 0 with `states` for the SAs to apply, an empty one means clear;
+    `drop` is a packet that vanishes although its sender hears of no error (ACQ-20).
+    """
+
+    counters: tuple[str, ...] = ()
+    error: int = 0
+    states: tuple[XfrmState, ...] = ()
+    drop: bool = False
+
+
+class _Cached(NamedTuple):
+    generation: tuple[int, int, int]
+    decision: Decision
+
+
+class FlowCache:
+    """Decisions by flow, bounded; a full cache is emptied."""
+
+    def __init__(self) -> None:
+        self._flows: dict[Flow, _Cached] = {}
+
+    def get(self, flow: Flow, generation: tuple[int, int, int]) -> Decision | None:
+        """The decision, if nothing that it rests on has changed."""
+        cached = self._flows.get(flow)
+        if cached is None or cached.generation != generation:
+            return None
+        valid = all(x.km.state == KmState.VALID for x in cached.decision.states)
+        return cached.decision if valid else None
+
+    def put(self, flow: Flow, generation: tuple[int, int, int], decision: Decision) -> None:
+        """Remember a decision that stands until the generation moves."""
+        if len(self._flows) >= FLOW_CACHE:
+            self._flows.clear()
+        self._flows[flow] = _Cached(generation, decision)
+
+
+def xfrm_lookup(net: "XfrmNet", flow: Flow) -> Decision:
+    """What becomes of a flow, from the cache or decided anew."""
+    generation = (net.spd.generation, net.sad.generation, net.policy_default_generation)
+    cached = net.flows.get(flow, generation)
+    if cached is not None:
+        return cached
+    xp = net.spd.lookup(flow, POLICY_OUT)
+    if xp is None:
+        # A default block moves no counter: so 7.3.4 was seen to do, whatever TX-01 says.
+        blocked = net.policy_default[POLICY_OUT] == USERPOLICY_BLOCK
+        decision = Decision(error=errno.EPERM if blocked else 0)
+    else:
+        decision = _by_policy(net, flow, xp)
+        settled = xp.action == POLICY_BLOCK or not (decision.error or decision.drop)
+        if settled and not xp.curlft.use_time:  # not while an acquire is pending
+            xp.curlft.use_time = net.seconds()
+    if not decision.counters and not decision.drop:
+        net.flows.put(flow, generation, decision)
+    return decision
+
+
+def _by_policy(net: "XfrmNet", flow: Flow, xp: XfrmPolicy) -> Decision:
+    """Resolve the templates of a policy to SAs (TX-01..04)."""
+    if xp.action == POLICY_BLOCK:
+        return Decision(("XfrmOutPolBlock",), errno.EPERM)
+    states: list[XfrmState] = []
+    ends = flow.daddr, flow.saddr
+    for tmpl in xp.xfrm_vec:
+        if tmpl.mode in WITH_ENDS:
+            ends = tmpl.id.daddr, tmpl.saddr
+        x, error = xfrm_state_find(net, flow, tmpl, xp, ends)
+        if x is not None and x.dir not in (0, SA_DIR_OUT):
+            return Decision(("XfrmOutStateDirError", "XfrmOutPolError"), errno.EINVAL)
+        if x is not None:
+            states.append(x)
+        elif not tmpl.optional and error in (errno.EAGAIN, errno.ESRCH):
+            return Decision(("XfrmOutNoStates",), drop=True)  # ACQ-20
+        elif not tmpl.optional:
+            return Decision(("XfrmOutPolError",), error)
+    if not all(_has_route(net, x) for x in states):
+        return Decision(("XfrmOutBundleGenError",), errno.ENETUNREACH)
+    return Decision(states=tuple(states))
+
+
+def _has_route(net: "XfrmNet", x: XfrmState) -> bool:
+    """Whether the far end of a tunnel can be reached; of packet offload the inner route counts."""
+    if x.props.mode == MODE_TRANSPORT or x.xso.type == OFFLOAD_PACKET:
+        return True
+    end = x.id.daddr[:4] if x.props.family == AF_INET else x.id.daddr
+    return net.devices.route(end) is not None

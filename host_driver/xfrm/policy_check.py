@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""__xfrm_policy_check: whether a received packet may pass, given the SAs that were applied to it.
+
+`xvec` is the packet's sec_path: its SAs, the first to be applied (the outermost) first.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from host_driver.xfrm.flow import Flow, selector_match
+from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.state import OFFLOAD_CRYPTO, OFFLOAD_PACKET, XfrmState
+from proto.xfrm import (
+    MODE_TRANSPORT,
+    POLICY_BLOCK,
+    POLICY_IN,
+    SA_DIR_OUT,
+    USERPOLICY_BLOCK,
+    XFRM_MAX_DEPTH,
+)
+from proto.xfrm_structs import UserTmpl
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
+
+ANY_ADDRESS = bytes(16)
+
+
+def xfrm_policy_check(net: "XfrmNet", flow: Flow, xvec: Sequence[XfrmState]) -> str:
+    """The counter of the packet's refusal, or empty when it passes (RX-06..09)."""
+    for x in reversed(xvec):
+        if x.sel.family and not (
+            x.sel.family == flow.family and selector_match(x.sel, flow, flow.family)
+        ):
+            return "XfrmInStateMismatch"
+        if x.dir == SA_DIR_OUT:
+            return "XfrmInStateDirError"
+    xp = net.spd.lookup(flow, POLICY_IN)
+    if xp is None:
+        return _without_policy(net, xvec)
+    if not xp.curlft.use_time:
+        xp.curlft.use_time = net.seconds()
+    if xp.action == POLICY_BLOCK:
+        return "XfrmInPolBlock"
+    if len(xp.xfrm_vec) >= XFRM_MAX_DEPTH:
+        return "XfrmInBufferError"
+    return "" if _templates_hold(net, xp, xvec) else "XfrmInTmplMismatch"
+
+
+def _without_policy(net: "XfrmNet", xvec: Sequence[XfrmState]) -> str:
+    """What a tunnel brought needs a policy, unless a crypto-offload SA did."""
+    if net.policy_default[POLICY_IN] == USERPOLICY_BLOCK:
+        return "XfrmInNoPols"
+    trusted = bool(xvec) and xvec[-1].xso.type == OFFLOAD_CRYPTO
+    return "XfrmInNoPols" if _has_tunnel(xvec) and not trusted else ""
+
+
+def _has_tunnel(xvec: Sequence[XfrmState]) -> bool:
+    return any(x.props.mode != MODE_TRANSPORT for x in xvec)
+
+
+def _templates_hold(net: "XfrmNet", xp: XfrmPolicy, xvec: Sequence[XfrmState]) -> bool:
+    """Whether the SAs are those that the templates ask for, the outermost first (RX-07)."""
+    if not xvec and xp.xdo.type == OFFLOAD_PACKET and net.profile.offloaded_policy_trusted:
+        return True  # RX-08: the device has enforced the policy
+    used = 0
+    for tmpl in reversed(xp.xfrm_vec):
+        at = _policy_ok(tmpl, xvec, used)
+        if at is None:
+            return False
+        used = at
+    return not _has_tunnel(xvec[used:])
+
+
+def _policy_ok(tmpl: UserTmpl, xvec: Sequence[XfrmState], used: int) -> int | None:
+    """How many SAs are used up once `tmpl` is satisfied; None when it is not.
+
+    SAs of transport mode may be passed over, a tunnel may not.
+    """
+    if tmpl.optional and tmpl.mode == MODE_TRANSPORT:
+        return used
+    for at in range(used, len(xvec)):
+        if _state_ok(tmpl, xvec[at]):
+            return at + 1
+        if xvec[at].props.mode != MODE_TRANSPORT:
+            break
+    return used if tmpl.optional else None
+
+
+def _state_ok(tmpl: UserTmpl, x: XfrmState) -> bool:
+    """xfrm_state_ok: of the addresses only a tunnel's source counts."""
+    return (
+        (tmpl.id.proto, tmpl.mode) == (x.id.proto, x.props.mode)
+        and tmpl.id.spi in (0, x.id.spi)
+        and tmpl.reqid in (0, x.props.reqid)
+        and (tmpl.mode == MODE_TRANSPORT or tmpl.saddr in (ANY_ADDRESS, x.props.saddr))
+    )

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ESP that arrives in IP fragments is put together before it is opened (RFC 4303 3.4.1).
+
+Everything is bounded: datagrams under way, their age, their length. Pieces that overlap end their
+datagram, as in the kernel (RFC 5722).
+"""
+
+import struct
+from dataclasses import dataclass, field
+
+from host_driver.xfrm.flow import IPV4_PROTO_AT, IPV6_NEXT_AT, Upper
+from host_driver.xfrm.headers import FRAGMENT_UNIT, IP_MF, IP_OFFSET, IPV6_BYTES, family_of, join
+from proto.xfrm import AF_INET
+
+DATAGRAMS_MAX = 64
+TIMEOUT_NS = 30 * 1_000_000_000  # net.ipv4.ipfrag_time
+LENGTH_MAX = 0xFFFF
+
+Key = tuple[bytes, bytes, int, int]
+_WORD4 = struct.Struct(">HH")  # identification, flags and offset: bytes 4 to 8 of the header
+_FRAGMENT6 = struct.Struct(">BxHI")
+
+
+@dataclass(slots=True)
+class _Piece:
+    """`head` and `next_at` as in `headers.Parts`, of the datagram without its fragment header."""
+
+    key: Key
+    start: int
+    more: bool
+    payload: bytes
+    head: bytes
+    next_at: int
+
+
+@dataclass(slots=True)
+class _Datagram:
+    due_ns: int
+    pieces: dict[int, _Piece] = field(default_factory=dict)
+
+
+class Reassembly:
+    """The datagrams of a host that are not complete yet."""
+
+    def __init__(self) -> None:
+        self._datagrams: dict[Key, _Datagram] = {}
+
+    def __len__(self) -> int:
+        return len(self._datagrams)
+
+    def add(self, now_ns: int, packet: bytes, upper: Upper) -> bytes | None:
+        """Take a fragment; the whole packet with the last of them, else None."""
+        self._forget(now_ns)
+        piece = _piece(packet, upper)
+        end = piece.start + len(piece.payload)
+        if (piece.more and len(piece.payload) % FRAGMENT_UNIT) or end > LENGTH_MAX:
+            return None
+        datagram = self._datagrams.setdefault(piece.key, _Datagram(now_ns + TIMEOUT_NS))
+        if (known := datagram.pieces.get(piece.start)) and known.payload == piece.payload:
+            return None  # the same once more
+        datagram.pieces[piece.start] = piece
+        if _overlaps(datagram, known):
+            del self._datagrams[piece.key]
+            return None
+        whole = _whole(datagram, upper.proto)
+        if whole is not None:
+            del self._datagrams[piece.key]
+        return whole
+
+    def _forget(self, now_ns: int) -> None:
+        """Datagrams that are too old; the oldest when there are too many."""
+        for key in [k for k, one in self._datagrams.items() if one.due_ns <= now_ns]:
+            del self._datagrams[key]
+        while len(self._datagrams) >= DATAGRAMS_MAX:
+            del self._datagrams[next(iter(self._datagrams))]
+
+
+def _piece(packet: bytes, upper: Upper) -> _Piece:
+    payload = packet[upper.offset : upper.end]
+    if family_of(packet) == AF_INET:
+        ident, word = _WORD4.unpack_from(packet, 4)
+        key = (upper.saddr, upper.daddr, upper.proto, ident)
+        head = packet[:6] + b"\0\0" + packet[8 : upper.offset]
+        start = (word & IP_OFFSET) * FRAGMENT_UNIT
+        return _Piece(key, start, bool(word & IP_MF), payload, head, IPV4_PROTO_AT)
+    at = upper.next_at  # of the fragment header, the last one that was read
+    _, word, ident = _FRAGMENT6.unpack_from(packet, at)
+    key = (upper.saddr, upper.daddr, upper.proto, ident)
+    return _Piece(key, word & ~7, bool(word & 1), payload, packet[:at], _named_by(packet, at))
+
+
+def _named_by(packet: bytes, at: int) -> int:
+    """The place of the byte that names the IPv6 extension header at `at`."""
+    next_at, following = IPV6_NEXT_AT, IPV6_BYTES
+    while following < at:
+        next_at, following = following, following + (packet[following + 1] + 1) * 8
+    return next_at
+
+
+def _overlaps(datagram: _Datagram, replaced: _Piece | None) -> bool:
+    end = 0
+    for start in sorted(datagram.pieces):
+        if start < end:
+            return True
+        end = start + len(datagram.pieces[start].payload)
+    return replaced is not None
+
+
+def _whole(datagram: _Datagram, proto: int) -> bytes | None:
+    """The packet, if the pieces leave no gap up to one that is the last."""
+    payload, last = b"", False
+    for start in sorted(datagram.pieces):
+        piece = datagram.pieces[start]
+        if start != len(payload) or last:
+            return None
+        payload, last = payload + piece.payload, not piece.more
+    if not last or len(datagram.pieces[0].head) + len(payload) > LENGTH_MAX:
+        return None
+    first = datagram.pieces[0]
+    return join(first.head, first.next_at, proto, payload)

@@ -61,17 +61,15 @@ class ReferenceDriver:
         """Nothing is looked at any more, and the retirement is on its way."""
         sa = self._sas.get(x.xso.offload_handle)
         if sa is not None and not sa.deleted:
-            self._delete(sa)
+            self._drop(sa)
 
     def xdo_dev_state_free(self, dev: "NetDevice", x: "XfrmState") -> Sleep[None] | None:
         """Wait for the end of the retirement, at most two command timeouts (INV-46)."""
         sa = self._sas.pop(x.xso.offload_handle, None)
         if sa is None:
             return None
-        if not sa.deleted:  # OPS-18: free without delete, so an update copied the limits (TRACE-08)
-            self._delete(sa)
-            for updated in self._context.sas.twins(sa):
-                self._tell_limits(updated)
+        if not sa.deleted:  # OPS-18
+            self._drop(sa)
         sa.retired.deadline_ns = self._context.now_ns() + 2 * TIMEOUT_NS
         return wait(sa.retired)
 
@@ -173,6 +171,12 @@ class ReferenceDriver:
             other.retired.deadline_ns = self._context.now_ns() + 2 * TIMEOUT_NS
             yield from wait(other.retired)
         yield from self._objects.make(CreateSaRule(sa.handle), sa.undo)
+
+    def _drop(self, sa: Sa) -> None:
+        """The SA goes; if it came with an update, its twin has taken over its limits (TRACE-08)."""
+        self._delete(sa)
+        for updated in self._context.sas.twins(sa):
+            self._tell_limits(updated)
 
     def _delete(self, sa: Sa) -> None:
         sa.deleted = True

@@ -172,6 +172,8 @@ def xfrm_state_update(net: "XfrmNet", x: XfrmState) -> None:
         raise OffloadError(errno.EINVAL, "")
     _take_over(net, old, x)
     x.km.state = KmState.DEAD
+    if net.profile.update_deletes_offered:
+        xfrm_dev_state_delete(net, x)
 
 
 def _take_over(net: "XfrmNet", old: XfrmState, x: XfrmState) -> None:

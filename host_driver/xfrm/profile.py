@@ -81,6 +81,8 @@ class Profile:
     freed_at_device_flush: bool
     # NDEV-01, 10, TRAP-33: unregistering flushed only a device with the feature.
     unregister_flushes_always: bool
+    # TRACE-08, TRAP-38, as recorded of 6.12 and 7.3: what UPDSA offered was freed, never deleted.
+    update_deletes_offered: bool
     # OBJ-01: after free the record kept its type.
     free_clears_type: bool
 

@@ -139,16 +139,25 @@ def xfrm_alloc_spi(net: "XfrmNet", x: XfrmState, low: int, high: int) -> None:
     """Give a larval SA an SPI of [low, high]. Raises ENOENT when none is free (STATE-38)."""
     if x.id.spi:
         return
-    proto, daddr = x.id.proto, x.id.daddr
     for attempt in range(high - low + 1):
         spi = low if low == high else net.rng.randint(low, high)
-        if spi and not net.sad.spi_taken(daddr, spi, proto):
+        if not spi and not net.profile.spi_clash_checked:
+            break
+        if spi and not _spi_clashes(net, x, spi):
             x.id.spi = spi
             net.sad.insert_spi(x)
             return
         if attempt >= 1 << 16:
             break
     raise OffloadError(errno.ENOENT, "No SPI available in the requested range")
+
+
+def _spi_clashes(net: "XfrmNet", x: XfrmState, spi: int) -> bool:
+    """Whether another SA has this SPI: whatever its family and mark, in late kernels (TRAP-31)."""
+    if net.profile.spi_clash_checked:
+        return net.sad.spi_taken(x.id.daddr, spi, x.id.proto)
+    mark = x.mark.v & x.mark.m
+    return net.sad.lookup(mark, x.id.daddr, spi, x.id.proto, x.props.family) is not None
 
 
 def xfrm_state_update(net: "XfrmNet", x: XfrmState) -> None:

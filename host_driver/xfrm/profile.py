@@ -36,7 +36,8 @@ class Profile:
     tfcpad_limited: bool
     # Section 4.6: an optional tunnel or BEET template was accepted in an OUT policy.
     optional_tunnel_refused: bool
-    # STATE-38, TRAP-31: SPI 0 was given out, and an SPI in use in another family was no clash.
+    # STATE-38, TRAP-31: an SPI in use under another mark or family was no clash, and to draw 0 out
+    # of the range ended the search.
     spi_clash_checked: bool
 
     # The offload step (sections 4.3 and 4.4).

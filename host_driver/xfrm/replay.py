@@ -51,11 +51,11 @@ def verify_replay(info: UserSaInfo, esn: bytes | None, sa_dir: int) -> None:
             raise _refuse("Replay bmp_len should 0 for output SA")
     if sa_dir == SA_DIR_IN and (fixed.oseq or fixed.oseq_hi):
         raise _refuse("Replay oseq and oseq_hi should be 0 for input SA")
-    _verify_counters(info, fixed, sa_dir)
 
 
-def _verify_counters(info: UserSaInfo, fixed: ReplayStateEsn, sa_dir: int) -> None:
+def verify_replay_counters(info: UserSaInfo, esn: bytes) -> None:
     """High words need ESN, and a counter at its end has nothing left (STATE-08)."""
+    fixed = ReplayStateEsn.unpack(esn)
     if info.flags & STATE_ESN:
         if (fixed.oseq, fixed.oseq_hi) == (U32, U32):
             raise _refuse("Replay oseq and oseq_hi are already at the end")

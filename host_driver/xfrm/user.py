@@ -113,7 +113,7 @@ def _message(net: "XfrmNet", request: Request, privileged: bool, answers: Answer
     nlh, error = request.nlh, 0
     if nlh.flags & NLM_F_REQUEST and nlh.type >= NLMSG_MIN_TYPE:
         try:
-            _admit(nlh.type, privileged)
+            _admit(net, nlh.type, privileged)
             if nlh.type in DUMPS and nlh.flags & NLM_F_DUMP:
                 if answers.dumping:
                     raise OffloadError(errno.EBUSY, "")
@@ -129,9 +129,9 @@ def _message(net: "XfrmNet", request: Request, privileged: bool, answers: Answer
     answers.add(request.replies)
 
 
-def _admit(type: int, privileged: bool) -> None:
+def _admit(net: "XfrmNet", type: int, privileged: bool) -> None:
     """What is looked at before the payload: the type (UAPI-02), then who asks (UAPI-03)."""
-    if type > MSG_MAX:
+    if type > MSG_MAX or (type == MSG_MAX and not net.profile.migrate_state_known):
         raise OffloadError(errno.EINVAL, "")
     if not privileged:
         raise OffloadError(errno.EPERM, "")

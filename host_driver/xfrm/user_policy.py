@@ -98,7 +98,9 @@ def type_of(attributes: Mapping[int, bytes]) -> int:
     return type
 
 
-def templates_of(attributes: Mapping[int, bytes], family: int, dir: int) -> list[UserTmpl]:
+def templates_of(
+    net: "XfrmNet", attributes: Mapping[int, bytes], family: int, dir: int
+) -> list[UserTmpl]:
     """The policy's templates; family 0 becomes the policy's. Raises EINVAL (POL-10)."""
     data = attributes.get(Attr.TMPL, b"")
     count = len(data) // UserTmpl.size()
@@ -109,11 +111,12 @@ def templates_of(attributes: Mapping[int, bytes], family: int, dir: int) -> list
     for tmpl in templates:
         tmpl.family = tmpl.family or family
         if tmpl.mode in (MODE_TUNNEL, MODE_BEET):
-            if tmpl.optional and dir == POLICY_OUT:
+            refused = net.profile.optional_tunnel_refused
+            if tmpl.optional and dir == POLICY_OUT and refused:
                 raise refuse("Mode in optional template not allowed in outbound policy")
         elif tmpl.mode != MODE_IPTFS and tmpl.family != before:
             raise refuse("Mode in template doesn't support a family change")
-        if tmpl.mode > MODE_IPTFS:
+        if tmpl.mode > (MODE_IPTFS if net.profile.iptfs_known else MODE_BEET):
             raise refuse("Invalid mode in template")
         before = tmpl.family
         if tmpl.family not in (AF_INET, AF_INET6):
@@ -140,7 +143,7 @@ def xfrm_policy_construct(
         flags=info.flags,
         lft=info.lft,
         curlft=LifetimeCur(add_time=net.seconds()),
-        xfrm_vec=templates_of(attributes, info.sel.family, info.dir),
+        xfrm_vec=templates_of(net, attributes, info.sel.family, info.dir),
         family=info.sel.family,
     )
 

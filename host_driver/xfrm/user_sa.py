@@ -53,7 +53,7 @@ def xfrm_add_sa(net: "XfrmNet", request: "Request") -> Sleep[None]:
     """NEWSA and UPDSA: verify, construct, offload, insert, notify (STATE-13, 21, 32)."""
     nlh = request.nlh
     info = UserSaInfo.unpack(nlh.payload)
-    verify_newsa_info(info, request.attributes)
+    verify_newsa_info(net, info, request.attributes)
     x = net.new_state()
     offered = False
     try:

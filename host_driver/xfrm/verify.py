@@ -3,8 +3,9 @@
 
 import errno
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from host_driver.xfrm.replay import verify_replay
+from host_driver.xfrm.replay import verify_replay, verify_replay_counters
 from proto.status import OffloadError
 from proto.xfrm import (
     AF_INET,
@@ -30,6 +31,9 @@ from proto.xfrm import (
     Attr,
 )
 from proto.xfrm_structs import Algo, AlgoAead, AlgoAuth, ReplayState, UserSaInfo
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
 
 Attributes = Mapping[int, bytes]
 
@@ -58,17 +62,20 @@ def u32(attributes: Attributes, type: int) -> int:
     return int.from_bytes(attributes.get(type, b"")[:4], "little")
 
 
-def verify_newsa_info(info: UserSaInfo, attributes: Attributes) -> None:
+def verify_newsa_info(net: "XfrmNet", info: UserSaInfo, attributes: Attributes) -> None:
     """All checks, in the kernel's order. Raises OffloadError."""
     sa_dir = attributes[Attr.SA_DIR][0] if Attr.SA_DIR in attributes else 0
     if info.family not in (AF_INET, AF_INET6):
         raise refuse("Invalid address family")
     verify_selector_family(info)
-    verify_proto(info, attributes)
+    verify_proto(net, info, attributes)
     verify_algorithms(attributes)
     if Attr.SEC_CTX in attributes:
         verify_sec_ctx(attributes[Attr.SEC_CTX])
-    verify_replay(info, attributes.get(Attr.REPLAY_ESN_VAL), sa_dir)
+    esn = attributes.get(Attr.REPLAY_ESN_VAL)
+    verify_replay(info, esn, sa_dir)
+    if esn is not None and net.profile.replay_counters_verified:
+        verify_replay_counters(info, esn)
     if info.mode not in MODES:
         raise refuse("Unsupported mode")
     if Attr.MTIMER_THRESH in attributes:
@@ -111,7 +118,7 @@ def verify_selector_family(info: UserSaInfo) -> None:
         raise refuse("Invalid address family in selector")
 
 
-def verify_proto(info: UserSaInfo, attributes: Attributes) -> None:
+def verify_proto(net: "XfrmNet", info: UserSaInfo, attributes: Attributes) -> None:
     """STATE-03: which algorithms go with the protocol."""
     given = {type for type in attributes if type in _ALGORITHMS}
     auth = given & {Attr.ALG_AUTH, Attr.ALG_AUTH_TRUNC}
@@ -135,7 +142,7 @@ def verify_proto(info: UserSaInfo, attributes: Attributes) -> None:
             )
         if Attr.TFCPAD in given and info.mode != MODE_TUNNEL:
             raise refuse("TFC padding can only be used in tunnel mode")
-        if u32(attributes, Attr.TFCPAD) > TFCPAD_MAX:
+        if u32(attributes, Attr.TFCPAD) > TFCPAD_MAX and net.profile.tfcpad_limited:
             raise refuse("Excessive TFC padding")
     elif info.id.proto == IPPROTO_COMP:
         if Attr.ALG_COMP not in given:

@@ -79,11 +79,12 @@ def test_driver_that_sleeps_under_a_lock(world: Any, pktsim: Any) -> None:
 
 
 def test_update_of_a_valid_sa(world: Any, pktsim: Any, requests: Any) -> None:
-    """TRACE-08, TRACE-09: the temporary object is added, reported and freed, never deleted."""
+    """TRACE-08, TRACE-09: the temporary object is added, deleted, reported and freed."""
     world.add_sa()
     pktsim.log.clear()
     assert world.errno(requests[0](type=0x1A, hard_packet_limit=7)) == 0
-    assert [line.split()[0] for line in pktsim.log] == ["state_add", "update_stats", "state_free"]
+    calls = [line.split()[0] for line in pktsim.log]
+    assert calls == ["state_add", "state_delete", "update_stats", "state_free"]
     assert world.state(0x1000).lft.hard_packet_limit == 7 and world.nic.refcnt == 1
     pktsim.log.clear()
     assert world.errno(requests[0](2, type=0x1A)) == 3

@@ -126,7 +126,9 @@ def xfrm_dump_sa(net: "XfrmNet", request: "Request") -> Iterator[bytes]:
             raise refuse("")
     for x in net.sad:
         if proto_match(x.id.proto, proto) and (filter is None or _passes(x, filter)):
-            yield build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, NLM_F_MULTI)
+            with net.running.within("walk"):
+                entry = build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, NLM_F_MULTI)
+            yield entry
 
 
 def _passes(x: XfrmState, filter: AddressFilter) -> bool:

@@ -8,8 +8,10 @@ policy, so cases can give it through `ip xfrm` text on every target:
     SLEEP               the add sleeps before it succeeds
     EVENTS              after every packet the driver calls xfrm_state_check_expire
     NO_PACKETS          offload_ok says no
+    SILENT              packets pass and nothing is counted
 
 Its hardware is `offload_ok`: each packet that passes there is one packet of the SA and its bytes.
+Counter `driver_probe_expired`: how often xfrm_state_check_expire came back with -EINVAL.
 """
 
 import errno
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from host_driver.xfrm.state import XfrmState
 
 REFUSE, SLEEP, EVENTS, NO_PACKETS = 0xE000_0000, 0xE100_0000, 0xE200_0000, 0xE300_0000
+SILENT = 0xE400_0000
 _ORDER, _ARGUMENT = 0xFF00_0000, 0x00FF_FFFF
 NAP_NS = 1_000_000
 
@@ -54,11 +57,12 @@ class Probe:
 
     def xdo_dev_offload_ok(self, skb: "Skb", x: "XfrmState") -> bool:
         """Count the packet."""
-        if x.props.reqid & _ORDER == NO_PACKETS:
-            return False
+        order = x.props.reqid & _ORDER
+        if order in (NO_PACKETS, SILENT):
+            return order == SILENT
         packets, octets = self._totals.get(x.xso.offload_handle, (0, 0))
         self._totals[x.xso.offload_handle] = packets + 1, octets + len(skb.data)
-        if x.props.reqid & _ORDER == EVENTS:
+        if order == EVENTS:
             self._context.spawn(self._event(x))
         return True
 
@@ -93,4 +97,5 @@ class Probe:
 
     def _event(self, x: "XfrmState") -> Sleep[None]:
         yield from ()
-        self._context.xfrm_state_check_expire(x)
+        if self._context.xfrm_state_check_expire(x) == -errno.EINVAL:
+            self._context.counters["probe_expired"] += 1

@@ -118,14 +118,14 @@ class EventHandler:
         self._look(sa)
 
     def _look(self, sa: Sa) -> None:
-        """Let the core decide (LIFE-10..18). Only a valid SA can expire (F-LIM-20)."""
+        """Let the core decide (LIFE-10..18). Only a valid SA can expire (F-LIM-20), and only a used
+        one is looked at: the first look is its first use (LIFE-11)."""
         x = sa.x
         if sa.deleted:
             return
         if sa.exhausted and x.km.state == KmState.VALID:
             self._context.xfrm_state_expire(x)
-        first_use = bool(sa.totals.packets) and not x.curlft.use_time
-        if not (sa.limited or first_use):
+        if not sa.totals.packets or (x.curlft.use_time and not sa.limited):
             return
         if x.km.state == KmState.VALID:
             self._context.xfrm_state_check_expire(x)

@@ -92,7 +92,7 @@ class Host:
         self.sas = SaTable()
         self.events = Consumer(EVENT_QUEUE)
         self._records = Consumer(1 << 31)  # totals are absolute: any gap can be caught up with
-        self.tx = TxQueue(dma, mac, peer_mac, self.edge.ring, self.counters)
+        self.tx = TxQueue(dma, mac, peer_mac, self.sas, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
         self.rx = RxQueue(dma, self.nic, self.sas, self.edge.ring, self._netif_rx, self.counters)

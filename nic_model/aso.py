@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ASO block of an SA: packet limits in rounds, byte limit, sequence numbers, replay window.
 
-All kernels work on one SA row (a record of tables.SA) and, for the window, on its bitmap.
+All kernels work on one SA row (a record of rows.SA) and, for the window, on its bitmap.
 
 A limit of P packets is kept as `rounds` and `count` with P = rounds * half + count, half being
 2^(counter_bits - 1), so that the counter proper never needs more than counter_bits bits:
@@ -77,6 +77,36 @@ def take_sequence(sa):
         return False
     sa.seq = sa.seq + _ONE
     return True
+
+
+@njit
+def follow_sequence(sa, low, iv):
+    """Take the sequence number that the host gave a packet for crypto offload; False: refused.
+
+    It must lie beyond the last one; a lower low half belongs to the next subspace, where there is
+    one. The first packet shows the mask of the SA's IVs, IV = sequence number XOR mask, and all
+    others must keep to it: so no IV comes twice (RFC 4106 3.1), and the high half is the host's.
+    """
+    high = sa.seq >> _SHIFT
+    if low <= np.int64(sa.seq & _LOW):
+        if not (sa.esn or sa.may_wrap) or high == _SEQ32_LAST:
+            return False
+        high = high + _ONE
+    seq = high << _SHIFT | np.uint64(low)
+    mask = iv ^ seq
+    if sa.packets > 0 and mask != sa.iv_mask:
+        return False
+    sa.iv_mask = mask
+    sa.seq = seq
+    return True
+
+
+@njit
+def raise_sequence(sa, low, high):
+    """Note an authenticated number that lies beyond all others; the window is the host's."""
+    seq = np.uint64(high) << _SHIFT | np.uint64(low)
+    if seq > sa.seq:
+        sa.seq = seq
 
 
 @njit

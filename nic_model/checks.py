@@ -14,6 +14,7 @@ from proto.commands import (
     ALLOW,
     BLOCK,
     IN,
+    INFINITE,
     OUT,
     CreatePolicyRule,
     CreateSa,
@@ -23,7 +24,7 @@ from proto.commands import (
 )  # fmt: skip
 from proto.limits import MTU_MAX, MTU_MIN, REPLAY_WINDOW_MAX, SPI_MIN
 from proto.status import Status, Syndrome
-from proto.xfrm import AF_INET, AF_INET6, AF_UNSPEC
+from proto.xfrm import AF_INET, AF_INET6, AF_UNSPEC, MODE_TRANSPORT, MODE_TUNNEL
 
 ADDRESS_BYTES = 16
 SALT_BYTES = 4  # RFC 4106 section 4
@@ -62,6 +63,13 @@ def _within(what: str, name: str, value: int, low: int, high: int) -> None:
 def _packet_offload(what: str, caps: Caps) -> None:
     if not caps.packet:
         _unsupported(Syndrome.PACKET_UNSUPPORTED, f"{what}: card {caps.name} has no packet offload")
+
+
+def _mode(what: str, mode: int, caps: Caps) -> None:
+    if mode not in (MODE_TRANSPORT, MODE_TUNNEL):
+        _bad(Syndrome.MODE, f"{what}: mode {mode} is neither transport nor tunnel")
+    if mode == MODE_TUNNEL and not caps.tunnel:
+        _unsupported(Syndrome.MODE, f"{what}: card {caps.name} has no tunnel mode")
 
 
 def _direction(what: str, direction: int) -> None:
@@ -114,7 +122,7 @@ def check_selector(what: str, selector: Selector, families: tuple[int, ...]) -> 
 def check_sa(command: CreateSa, caps: Caps) -> None:
     """Everything of CREATE_SA that does not depend on other objects."""
     what = f"SA spi {command.spi:#x}"
-    _packet_offload(what, caps)
+    _kind(what, command, caps)
     if not SPI_MIN <= command.spi <= U32:
         _bad(Syndrome.SPI, f"{what}: spi is outside {SPI_MIN}..{U32:#x}")
     if command.family not in (AF_INET, AF_INET6):
@@ -131,23 +139,38 @@ def check_sa(command: CreateSa, caps: Caps) -> None:
             f"{what}: ICV of {command.icv_bytes} bytes, card {caps.name} takes "
             f"{_list(caps.icv_bytes)}",
         )
-    check_selector(what, command.selector, (AF_UNSPEC, command.family))
-    _sequence(what, command, caps)
+    tunnel = command.mode == MODE_TUNNEL
+    families = (AF_UNSPEC, AF_INET, AF_INET6) if tunnel else (AF_UNSPEC, command.family)
+    check_selector(what, command.selector, families)
+    if tunnel and command.direction == OUT and not any(command.saddr):
+        _bad(Syndrome.MODE, f"{what}: a tunnel out needs a source address, any was given")
+    if command.esn and not caps.esn:
+        _unsupported(Syndrome.ESN_UNSUPPORTED, f"{what}: card {caps.name} has no ESN")
+    check_sequence(what, command.seq, esn=command.esn)
     _window(what, command, caps)
     check_limits(what, command)
     _encap(what, command, caps)
 
 
-def _sequence(what: str, command: CreateSa, caps: Caps) -> None:
-    if command.esn and not caps.esn:
-        _unsupported(Syndrome.ESN_UNSUPPORTED, f"{what}: card {caps.name} has no ESN")
-    high = (1 << 64) - 1 if command.esn else U32
-    if not 0 <= command.seq <= high:
-        esn = "with" if command.esn else "without"
-        _bad(
-            Syndrome.SEQUENCE,
-            f"{what}: sequence number {command.seq} is outside 0..{high} {esn} ESN",
-        )
+def _kind(what: str, command: CreateSa, caps: Caps) -> None:
+    """Packet or crypto offload; the second has no mode and no limits."""
+    if not command.crypto:
+        _packet_offload(what, caps)
+        _mode(what, command.mode, caps)
+    elif not caps.crypto:
+        _unsupported(Syndrome.CRYPTO_UNSUPPORTED, f"{what}: card {caps.name} has no crypto offload")
+    elif command.mode != MODE_TRANSPORT:
+        _bad(Syndrome.MODE, f"{what}: mode {command.mode} for crypto offload, where it is the host's")
+    elif {command.packets, command.soft_packets, command.bytes} != {INFINITE}:
+        _bad(Syndrome.LIMIT, f"{what}: limits for crypto offload, where they are the host's")
+
+
+def check_sequence(what: str, seq: int, *, esn: bool) -> None:
+    """A sequence number: 64 bits with ESN, else 32."""
+    high = (1 << 64) - 1 if esn else U32
+    if not 0 <= seq <= high:
+        ending = "with ESN" if esn else "without ESN"
+        _bad(Syndrome.SEQUENCE, f"{what}: sequence number {seq} is outside 0..{high} {ending}")
 
 
 def _window(what: str, command: CreateSa, caps: Caps) -> None:
@@ -170,6 +193,8 @@ def _window(what: str, command: CreateSa, caps: Caps) -> None:
         return  # REPLAY-10: the window of an outbound SA is ignored
     if command.esn and window == 0:  # REPLAY-02
         _bad(Syndrome.WINDOW_SIZE, f"{what}: ESN needs a replay window, 0 was given")
+    if command.crypto:
+        return  # the host's window
     if caps.replay_windows and window not in (0, *caps.replay_windows):
         _unsupported(
             Syndrome.WINDOW_SIZE,
@@ -218,6 +243,23 @@ def check_policy(command: CreatePolicyRule, caps: Caps) -> None:
         _bad(Syndrome.FIELD, f"{what}: action {command.action} is neither {ALLOW} nor {BLOCK}")
     _within(what, "reqid", command.reqid, 0, U32)
     _within(what, "spi", command.spi, 0, U32)
+    _template(what, command, caps)
+
+
+def _template(what: str, command: CreatePolicyRule, caps: Caps) -> None:
+    """The addresses of a tunnel template; outbound they choose the SA, so none may be any."""
+    _mode(what, command.mode, caps)
+    _address(what, "template saddr", command.tmpl_saddr)
+    _address(what, "template daddr", command.tmpl_daddr)
+    if command.mode == MODE_TRANSPORT:
+        return
+    if command.tmpl_family not in (AF_INET, AF_INET6):
+        _bad(
+            Syndrome.FAMILY,
+            f"{what}: template family {command.tmpl_family} is not {AF_INET} or {AF_INET6}",
+        )
+    if command.direction == OUT and not (any(command.tmpl_saddr) and any(command.tmpl_daddr)):
+        _bad(Syndrome.MODE, f"{what}: a tunnel out needs both template addresses, any was given")
 
 
 def check_port(command: SetPort, mac: bytes) -> None:

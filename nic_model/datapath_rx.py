@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RX: frames from the wire to clear frames in DMA memory. Internal results below 0 are -Drop."""
+"""RX: frames from the wire to frames in DMA memory. Internal results below 0 are -Drop."""
 
 import numpy as np
 
 from nic_model import account, aso, lookup
-from nic_model.datapath_tx import ESP_BYTES, TRAILER_BYTES, write_aad
+from nic_model.datapath_crypto import ESP_BYTES, TRAILER_BYTES, open_in_place, write_aad
 from nic_model.esp import unseal
 from nic_model.jit import njit
 from nic_model.packet import (
     ESP,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    IP_AT,
+    IPV4_BYTES,
+    IPV6_BYTES,
     NO_NEXT,
     UDP,
     UDP_BYTES,
@@ -20,6 +25,7 @@ from nic_model.packet import (
     load32,
     load64,
     parse,
+    store16,
 )  # fmt: skip
 from nic_model.tables import (
     IPSEC_RX_BYTES,
@@ -29,17 +35,19 @@ from nic_model.tables import (
     RX_PACKETS,
     handle_in_kernel,
 )  # fmt: skip
+from nic_model.tunnel import IPIP, IPV6, dsfield, learn
 from proto.commands import BLOCK, IN
 from proto.layouts import RxFlag
 from proto.limits import BUFFER_BYTES, FRAME_MAX_BYTES, RING_SIZE, RX_OFFSET
 from proto.status import Drop
 from proto.xfrm import AF_INET
 
-_CRYPTO_DONE = int(RxFlag.CRYPTO_DONE)
+_CRYPTO_DONE, _CRYPTO = int(RxFlag.CRYPTO_DONE), int(RxFlag.CRYPTO)
 _MALFORMED, _TOO_LONG, _FRAGMENT = int(Drop.MALFORMED), int(Drop.TOO_LONG), int(Drop.FRAGMENT)
 _BLOCKED, _CLEAR_TEXT, _TEMPLATE = int(Drop.POLICY_BLOCK), int(Drop.CLEAR_TEXT), int(Drop.TEMPLATE)
 _HARD_LIMIT, _ESP_HEADER, _REPLAY = int(Drop.HARD_LIMIT), int(Drop.ESP_HEADER), int(Drop.REPLAY)
 _INTEGRITY, _TRAILER, _DUMMY = int(Drop.INTEGRITY), int(Drop.TRAILER), int(Drop.DUMMY)
+_MODE = int(Drop.MODE)
 _SELECTOR, _NO_BUFFER, _MAC_FILTER = int(Drop.SELECTOR), int(Drop.NO_BUFFER), int(Drop.MAC_FILTER)
 
 _MULTICAST = 1 << 40  # the group bit of a MAC address
@@ -49,8 +57,9 @@ _MULTICAST = 1 << 40  # the group bit of a MAC address
 #  1. take it from the wire into the card's own memory         (TOO_LONG MAC_FILTER)
 #  2. parse                                                    (MALFORMED)
 #  3. ESP for an SA of ours: open it (_open has its own reasons), then selector and IN policy with
-#     the SA (SELECTOR POLICY_BLOCK TEMPLATE); clear: IN policy (CLEAR_TEXT POLICY_BLOCK FRAGMENT);
-#     native ESP without an SA, and everything that is not IP: to the host as it is (RX-12)
+#     the SA (SELECTOR POLICY_BLOCK TEMPLATE); of a crypto SA: open it in place; clear: IN policy
+#     (CLEAR_TEXT POLICY_BLOCK FRAGMENT); native ESP without an SA, and everything that is not IP: to
+#     the host as it is (RX-12)
 #  4. into the next receive slot, with its descriptor          (NO_BUFFER)
 @njit
 def rx_burst(
@@ -62,8 +71,8 @@ def rx_burst(
     memory: uint8[DMA_BYTES]. mac: int, the 48-bit MAC to take frames for (group addresses pass as
     well), 0 = take all. first_index: int, running ring index of the next free receive slot;
     credits: int, slots that may be filled. descriptors: DESCRIPTOR[>= min(n, credits)]; as many as
-    delivered are filled, with RxFlag.CRYPTO_DONE, handle and generation where an SA opened the
-    packet. verdict: uint8[n] of status.Drop.
+    delivered are filled, with a layouts.RxFlag, handle and generation where an SA opened the packet
+    or, in crypto offload, should have (its syndrome says so). verdict: uint8[n] of status.Drop.
     Afterwards totals and drops are counted; drain_events and drain_touched tell the rest.
     """
     delivered = 0
@@ -86,7 +95,7 @@ def rx_burst(
         verdict[i] = 0
         slot = RX_OFFSET + (first_index + delivered) % RING_SIZE * BUFFER_BYTES
         copy(memory, slot, t.frame, 0, length)
-        _describe(t, descriptors[delivered], slot, length, row)
+        _describe(t, descriptors[delivered], slot, length, row, p.syndrome)
         delivered += 1
     return delivered
 
@@ -112,16 +121,17 @@ def _final_length(p, length):
 
 
 @njit
-def _describe(t, descriptor, slot, length, row):
-    """Fill a receive descriptor; `row` is the SA that opened the packet, or 0."""
+def _describe(t, descriptor, slot, length, row, syndrome):
+    """Fill a receive descriptor; `row` is the SA of the packet, or 0."""
     descriptor["offset"] = slot
     descriptor["length"] = length
-    descriptor["syndrome"] = 0
-    descriptor["flags"] = _CRYPTO_DONE if row else 0
+    descriptor["syndrome"] = syndrome
+    descriptor["flags"] = 0
     descriptor["handle"] = 0
     descriptor["generation"] = 0
     if row:
         generation = np.int64(t.sa[row].generation)
+        descriptor["flags"] = _CRYPTO if t.sa[row].crypto else _CRYPTO_DONE
         descriptor["handle"] = handle_in_kernel(row, generation)
         descriptor["generation"] = generation
 
@@ -129,6 +139,7 @@ def _describe(t, descriptor, slot, length, row):
 @njit
 def _judge(t, p, length):
     """Open and check the frame in t.frame; the SA row that opened it, 0 for none, or -Drop."""
+    p.syndrome = 0
     malformed = parse(t.frame, length, p)
     if malformed:
         return -malformed
@@ -143,6 +154,8 @@ def _judge(t, p, length):
         return row
     if row == 0:  # what no SA claims from a UDP port is a clear packet like any other
         return 0 if esp == p.upper else -_check_policy(t, p, 0)
+    if t.sa[row].crypto:
+        return open_in_place(t, p, row, esp)
 
     refused = _open(t, p, row, esp)
     if refused == 0 and not lookup.selector_fits(t.sa[row], p):
@@ -169,20 +182,25 @@ def _find_esp(t, p):
         return 0
     if p.fragment:
         return -_FRAGMENT  # ESP is never opened in pieces (RFC 4303 3.4.1)
-    if p.end - esp < 8:
-        return -_ESP_HEADER
     return esp
 
 
 @njit
 def _find_sa(t, p, esp):
-    """The inbound SA of the ESP header, 0 if the card has none for it, or -Drop."""
+    """The inbound SA of the ESP header, 0 if the card has none for it, or -Drop.
+
+    0 is also what it cannot take: the host's software judges and counts it.
+    """
+    if p.end - esp < 8:
+        return 0  # not even an SPI: XfrmInHdrError
     row = lookup.find_rx(t, p.dst_hi, p.dst_lo, load32(t.frame, esp), p.family)
     in_udp = esp != p.upper
     if row == 0 or (t.sa[row].encap_dport != 0) != in_udp:
-        return 0  # the host counts it: XfrmInNoStates, XfrmInStateMismatch
+        return 0  # XfrmInNoStates, XfrmInStateMismatch
     if in_udp:
         udp_end = p.upper + load16(t.frame, p.upper + 4)
+        if t.sa[row].crypto and udp_end != p.end:
+            return 0
         if udp_end > p.end or udp_end < esp:
             return -_MALFORMED
         p.end = udp_end
@@ -197,7 +215,8 @@ def _find_sa(t, p, esp):
 #  3. ICV and decryption, with the inferred high half          (INTEGRITY)
 #  4. only now: window, counters, limits
 #  5. trailer                                                  (TRAILER DUMMY)
-#  6. the clear packet: payload moves to the ESP header's place (MALFORMED)
+#  6. the clear packet: payload moves to the ESP header's place, that of a tunnel to the outer
+#     header's                                                 (MALFORMED MODE)
 @njit
 def _open(t, p, row, esp):
     """Turn t.frame into the clear frame and parse it again; returns 0 or the Drop."""
@@ -241,9 +260,30 @@ def _open(t, p, row, esp):
     if next_header == NO_NEXT:
         return _DUMMY  # RFC 4303 2.6
 
+    if sa.tunnel:
+        return _decapsulate(t, p, sa, payload, size, next_header)
     copy(t.frame, p.upper, t.frame, payload, size)
     finish_ip(t.frame, 0, p.family, p.upper + size, p.upper_nh, next_header)
     return parse(t.frame, p.upper + size, p)
+
+
+@njit
+def _decapsulate(t, p, sa, payload, size, next_header):
+    """Let the packet inside take the place of the outer one; what follows it is TFC padding."""
+    version = np.int64(t.frame[payload] >> 4) if size else 0
+    if next_header == IPIP:
+        good = version == 4 and size >= IPV4_BYTES
+    else:
+        good = next_header == IPV6 and version == 6 and size >= IPV6_BYTES
+    if not good:
+        return _MODE
+    outer = dsfield(t.frame, p.family)
+    store16(t.frame, IP_AT - 2, ETHERTYPE_IPV4 if next_header == IPIP else ETHERTYPE_IPV6)
+    copy(t.frame, IP_AT, t.frame, payload, size)
+    malformed = parse(t.frame, IP_AT + size, p)
+    if malformed == 0:
+        learn(sa, t.frame, p.family, outer)
+    return malformed
 
 
 @njit
@@ -263,10 +303,4 @@ def _check_policy(t, p, row):
         return _BLOCKED
     if row == 0:
         return _CLEAR_TEXT
-    return 0 if _template_fits(pol, t.sa[row]) else _TEMPLATE
-
-
-@njit
-def _template_fits(pol, sa):
-    """Whether the SA is one that the policy's template names; what is 0 there names all."""
-    return (pol.reqid == 0 or pol.reqid == sa.reqid) and (pol.spi == 0 or pol.spi == sa.spi)
+    return 0 if lookup.template_fits(pol, t.sa[row]) else _TEMPLATE

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TX: clear frames from DMA memory to frames on the wire. Internal results below 0 are -Drop."""
+"""TX: frames from DMA memory to frames on the wire. Internal results below 0 are -Drop."""
 
 import numpy as np
 
 from nic_model import account, aso, lookup
+from nic_model.datapath_crypto import ESP_BYTES, TRAILER_BYTES, seal_in_place, write_aad
 from nic_model.esp import seal
 from nic_model.jit import njit
 from nic_model.packet import (
     ESP,
+    IP_AT,
     UDP,
     UDP_BYTES,
     UNKNOWN,
@@ -19,37 +21,35 @@ from nic_model.packet import (
     write_udp,
 )  # fmt: skip
 from nic_model.tables import IPSEC_TX_BYTES, IPSEC_TX_PACKETS, TX, TX_BYTES, TX_PACKETS
+from nic_model.tunnel import carried, outer_bytes, write_outer
 from proto.commands import BLOCK, OUT
 from proto.layouts import TxFlag
 from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, RING_SIZE
 from proto.status import Drop
 from proto.xfrm import AF_INET6
 
-_PROTECT = int(TxFlag.PROTECT)
+_PROTECT, _CRYPTO = int(TxFlag.PROTECT), int(TxFlag.CRYPTO)
 _TOO_LONG, _FRAGMENT, _BLOCKED = int(Drop.TOO_LONG), int(Drop.FRAGMENT), int(Drop.POLICY_BLOCK)
 _NO_SA, _DESCRIPTOR = int(Drop.NO_SA), int(Drop.DESCRIPTOR)
 _EXHAUSTED = int(Drop.SEQUENCE_EXHAUSTED)
 
-ESP_BYTES = 16  # SPI, sequence number, IV (RFC 4303 2, RFC 4106 3.1)
-TRAILER_BYTES = 2  # pad length, next header
 _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
 
 
 # One frame of the burst:
 #  1. fetch it from its ring slot into the card's own memory   (DESCRIPTOR)
 #  2. parse                                                    (MALFORMED)
-#  3. policy, and with it clear or an SA            (FRAGMENT POLICY_BLOCK NO_SA HARD_LIMIT)
-#  4. clear: as it is;  SA: seal                               (TOO_LONG SEQUENCE_EXHAUSTED)
-#  5. count
+#  3. ESP for crypto offload: seal it where it is              (CRYPTO TOO_LONG)
+#  4. policy, and with it clear or an SA            (FRAGMENT POLICY_BLOCK NO_SA HARD_LIMIT)
+#  5. clear: as it is;  SA: seal                               (TOO_LONG SEQUENCE_EXHAUSTED)
+#  6. count
 @njit
-def tx_burst(
-    t, memory, first_index, offsets, lengths, flags, n, mtu, out, out_stride, out_length, verdict
-):
+def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_stride, out_length, verdict):
     """Take `n` descriptors to the wire; returns the number of frames sent.
 
     memory: uint8[DMA_BYTES]. first_index: int, running ring index of the first descriptor; the
-    others follow it, and each must lie within its slot. offsets, lengths: int64[n]; flags: uint8[n]
-    of layouts.TxFlag. mtu: int, bytes of the IP packet on the wire.
+    others follow it, and each must lie within its slot. descriptors: DESCRIPTOR[n], flags are
+    layouts.TxFlag. mtu: int, bytes of the IP packet on the wire.
     out: uint8[>= n * out_stride]; frame i begins at i * out_stride; a stride of BUFFER_BYTES always
     does. out_length: int64[n], 0 = nothing to send. verdict: uint8[n] of status.Drop.
     Afterwards totals and drops are counted; drain_events and drain_touched tell the rest.
@@ -57,9 +57,10 @@ def tx_burst(
     sent = 0
     for i in range(n):
         slot = (first_index + i) % RING_SIZE * BUFFER_BYTES
-        length = _fetch(t, memory, slot, offsets[i], lengths[i])
+        d = descriptors[i]
+        length = _fetch(t, memory, slot, np.int64(d["offset"]), np.int64(d["length"]))
         if length >= 0:
-            length = _send(t, length, flags[i], mtu, out, i * out_stride, out_stride)
+            length = _send(t, d, length, mtu, out, i * out_stride, out_stride)
 
         if length >= 0:
             verdict[i], out_length[i] = 0, length
@@ -75,7 +76,7 @@ def tx_burst(
 @njit
 def _fetch(t, memory, slot, offset, length):
     """Copy a frame to t.frame, so that the host cannot change it after the checks."""
-    if offset < slot or length < 0 or offset + length > slot + BUFFER_BYTES:
+    if offset < slot or offset + length > slot + BUFFER_BYTES:
         return -_DESCRIPTOR
     if offset + length > memory.shape[0]:
         return -_DESCRIPTOR
@@ -84,17 +85,19 @@ def _fetch(t, memory, slot, offset, length):
 
 
 @njit
-def _send(t, length, flags, mtu, out, at, room):
+def _send(t, d, length, mtu, out, at, room):
     """Judge the frame in t.frame and write what leaves to out[at:]; returns its length."""
     p = t.packet[0]
     malformed = parse(t.frame, length, p)
     if malformed:
         return -malformed
 
-    row = _decide(t, p, flags & _PROTECT)
+    if d["flags"] & _CRYPTO:
+        handle, generation = np.int64(d["handle"]), np.int64(d["generation"])
+        return seal_in_place(t, p, handle, generation, mtu, out, at, room)
+    row = _decide(t, p, d["flags"] & _PROTECT)
     if row < 0:
         return row
-
     if row > 0:
         return _protect(t, p, row, mtu, out, at, room)
     if length - ETHERNET_BYTES > mtu or length > room:
@@ -122,10 +125,11 @@ def _decide(t, p, must_protect):
     return lookup.find_tx(t, p, policy)
 
 
-# RFC 4303 3.3 and RFC 4106 for the frame in t.frame:
+# RFC 4303 3.3 and RFC 4106 for the frame in t.frame, of which ESP takes in transport mode what is
+# behind p.place, in tunnel mode the whole IP packet:
 #  1. sizes; nothing is counted for a packet that does not fit
 #  2. sequence number and IV; one count on the SA
-#  3. Ethernet, IP and the extension headers in front of ESP, [UDP,] ESP header
+#  3. Ethernet, IP and the extension headers in front of ESP, or the outer header; [UDP,] ESP header
 #  4. payload, padding 1 2 3.. (2.4), pad length, next header
 #  5. seal, ICV
 #  6. lengths, next header and checksums
@@ -133,11 +137,12 @@ def _decide(t, p, must_protect):
 def _protect(t, p, row, mtu, out, at, room):
     """Write the ESP form of the parsed frame to out[at:]; returns its length or -Drop."""
     sa = t.sa[row]
-    size = p.end - p.place
+    first = IP_AT if sa.tunnel else p.place
+    size = p.end - first
     pad = -(size + TRAILER_BYTES) & 3
     clear = size + pad + TRAILER_BYTES
     udp = UDP_BYTES if sa.encap_dport else 0
-    esp = at + p.place + udp
+    esp = at + first + udp + (outer_bytes(sa.family) if sa.tunnel else 0)
     end = esp + ESP_BYTES + clear + sa.icv
     if end - at - ETHERNET_BYTES > mtu or end - at > room:
         return -_TOO_LONG
@@ -150,7 +155,12 @@ def _protect(t, p, row, mtu, out, at, room):
     t.totals[IPSEC_TX_PACKETS] += 1
     t.totals[IPSEC_TX_BYTES] += size
 
-    copy(out, at, t.frame, 0, p.place)
+    nh_at, next_header = p.place_nh, np.int64(t.frame[p.place_nh])
+    if sa.tunnel:
+        nh_at = write_outer(out, at, t.frame, p.family, sa, np.int64(iv & _LOW))
+        next_header = carried(p.family)
+    else:
+        copy(out, at, t.frame, 0, first)
     if udp:
         write_udp(out, esp - udp, sa.encap_sport, sa.encap_dport, end - esp + udp)
     store32(out, esp, np.int64(sa.spi))
@@ -159,29 +169,17 @@ def _protect(t, p, row, mtu, out, at, room):
     store32(out, esp + 12, np.int64(iv & _LOW))
 
     payload = esp + ESP_BYTES
-    copy(out, payload, t.frame, p.place, size)
+    copy(out, payload, t.frame, first, size)
     for i in range(pad):
         out[payload + size + i] = i + 1
     out[payload + clear - 2] = pad
-    out[payload + clear - 1] = t.frame[p.place_nh]
+    out[payload + clear - 1] = next_header
 
     aad_bytes = write_aad(t, sa, np.int64(sa.seq & _LOW), np.int64(sa.seq >> _SHIFT))
     seal(t.keys[sa.key], sa.salt, iv, t.aad, aad_bytes, out, payload, clear, t.tag)
     copy(out, payload + clear, t.tag, 0, sa.icv)
 
-    finish_ip(out, at, p.family, end, at + p.place_nh, UDP if udp else ESP)
-    if udp and p.family == AF_INET6:
+    finish_ip(out, at, sa.family, end, at + nh_at, UDP if udp else ESP)
+    if udp and sa.family == AF_INET6:
         finish_udp6(out, at, esp - udp, end - esp + udp)
     return end - at
-
-
-@njit
-def write_aad(t, sa, low, high):
-    """SPI and sequence number to t.aad, 64 bits of it with ESN (RFC 4106 5); returns the length."""
-    store32(t.aad, 0, np.int64(sa.spi))
-    if not sa.esn:
-        store32(t.aad, 4, low)
-        return 8
-    store32(t.aad, 4, high)
-    store32(t.aad, 8, low)
-    return 12

@@ -62,6 +62,7 @@ class Firmware:
             c.CreateSa: self._create_sa,
             c.DestroySa: self._destroy_sa,
             c.SetLimits: self._set_limits,
+            c.AdvanceEsn: self._advance_esn,
             c.StopSa: self._stop_sa,
             c.QuerySa: self._query_sa,
             c.CreateSaRule: self._create_sa_rule,
@@ -174,6 +175,11 @@ class Firmware:
     def _set_limits(self, token: int, command: c.SetLimits) -> c.Reply:
         checks.check_limits(f"SA handle {command.handle:#x}", command)
         self.objects.set_limits(command)
+        return c.Reply(token)
+
+    def _advance_esn(self, token: int, command: c.AdvanceEsn) -> c.Reply:
+        checks.check_sequence(f"SA handle {command.handle:#x}", command.seq, esn=True)
+        self.objects.advance_esn(command)
         return c.Reply(token)
 
     def _stop_sa(self, token: int, command: c.StopSa) -> c.Reply:

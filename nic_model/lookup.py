@@ -8,12 +8,15 @@ large as the row tables, so chains stay short however full the card is.
 import numpy as np
 
 from nic_model.jit import inline, njit
+from nic_model.tables import HANDLE_ROW_BITS, handle_in_kernel
+from proto.commands import OUT
 from proto.status import Drop
 from proto.xfrm import AF_INET6
 
 NO_SA, HARD_LIMIT = int(Drop.NO_SA), int(Drop.HARD_LIMIT)
 ANY = np.uint64(0)
 _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
+_ROW_MASK = (1 << HANDLE_ROW_BITS) - 1
 
 
 @inline
@@ -61,6 +64,17 @@ def find_rx(t, hi, lo, spi, family):
 
 
 @njit
+def find_crypto(t, handle, generation):
+    """Row of the outbound crypto SA that a descriptor names, or 0."""
+    row = handle & _ROW_MASK
+    if row == 0 or row >= t.sa.shape[0]:
+        return 0
+    sa = t.sa[row]
+    same = sa.generation == generation and handle_in_kernel(row, generation) == handle
+    return row if same and sa.crypto and sa.direction == OUT else 0
+
+
+@njit
 def selector_fits(sa, p):
     """Whether the SA's selector covers the packet (xfrm_selector_match); family 0 covers all."""
     if sa.sel_family == 0:
@@ -78,20 +92,21 @@ def selector_fits(sa, p):
 
 
 @njit
-def _scan_tx(t, p, reqid, spi, src_hi, src_lo):
+def _scan_tx(t, p, pol, family, src_hi, src_lo, dst_hi, dst_lo):
     """The best SA of one chain (TX-13: not dying before dying, then newest), or -Drop."""
     dying, verdict = 0, -NO_SA
-    row = t.tx_bucket[_tx_bucket(t, reqid, p.family, src_hi, src_lo, p.dst_hi, p.dst_lo)]
+    row = t.tx_bucket[_tx_bucket(t, pol.reqid, family, src_hi, src_lo, dst_hi, dst_lo)]
     while row:
         sa = t.sa[row]
         if (
-            sa.reqid == reqid
-            and sa.family == p.family
-            and sa.dst_hi == p.dst_hi
-            and sa.dst_lo == p.dst_lo
+            sa.reqid == pol.reqid
+            and sa.tunnel == pol.tunnel
+            and sa.family == family
+            and sa.dst_hi == dst_hi
+            and sa.dst_lo == dst_lo
             and sa.src_hi == src_hi
             and sa.src_lo == src_lo
-            and (spi == 0 or sa.spi == spi)
+            and (pol.spi == 0 or sa.spi == pol.spi)
             and selector_fits(sa, p)
         ):
             if sa.stopped:
@@ -108,14 +123,41 @@ def _scan_tx(t, p, reqid, spi, src_hi, src_lo):
 def find_tx(t, p, policy):
     """The SA that a protect policy asks for: its row, -NO_SA, or -HARD_LIMIT if all have stopped.
 
-    Addresses are the packet's, as a transport template's do not count (TX-10); SAs with a wildcard
-    source come second (TX-12).
+    In tunnel mode the template's addresses choose, in transport mode the packet's (TX-10); there
+    SAs with a wildcard source come second (TX-12).
     """
     pol = t.policy[policy]
-    row = _scan_tx(t, p, pol.reqid, pol.spi, p.src_hi, p.src_lo)
+    if pol.tunnel:
+        return _scan_tx(
+            t, p, pol, np.int64(pol.tmpl_family),
+            pol.tmpl_src_hi, pol.tmpl_src_lo, pol.tmpl_dst_hi, pol.tmpl_dst_lo,
+        )  # fmt: skip
+    row = _scan_tx(t, p, pol, p.family, p.src_hi, p.src_lo, p.dst_hi, p.dst_lo)
     if row == -NO_SA:
-        row = _scan_tx(t, p, pol.reqid, pol.spi, ANY, ANY)
+        row = _scan_tx(t, p, pol, p.family, ANY, ANY, p.dst_hi, p.dst_lo)
     return row
+
+
+@njit
+def template_fits(pol, sa):
+    """Whether the SA is one that the policy's template names; what is 0 there names all."""
+    if pol.tunnel and not (
+        pol.tmpl_family == sa.family
+        and _names(pol.tmpl_src_hi, pol.tmpl_src_lo, sa.src_hi, sa.src_lo)
+        and _names(pol.tmpl_dst_hi, pol.tmpl_dst_lo, sa.dst_hi, sa.dst_lo)
+    ):
+        return False
+    return (
+        pol.tunnel == sa.tunnel
+        and (pol.reqid == 0 or pol.reqid == sa.reqid)
+        and (pol.spi == 0 or pol.spi == sa.spi)
+    )
+
+
+@inline
+def _names(hi, lo, sa_hi, sa_lo):
+    """Whether a template's address is any or the SA's."""
+    return (hi == ANY and lo == ANY) or (hi == sa_hi and lo == sa_lo)
 
 
 @njit

@@ -21,7 +21,15 @@ from nic_model.checks import Refused
 from nic_model.esp import expand_key
 from nic_model.tables import HANDLE_ROW_BITS
 from proto.caps import Caps
-from proto.commands import CreatePolicyRule, CreateSa, SaState, SetLimits
+from proto.commands import (
+    IN,
+    OUT,
+    AdvanceEsn,
+    CreatePolicyRule,
+    CreateSa,
+    SaState,
+    SetLimits,
+)  # fmt: skip
 from proto.status import Status, Syndrome
 
 ROW_MASK = (1 << HANDLE_ROW_BITS) - 1
@@ -178,11 +186,24 @@ class Objects:
 
     def set_limits(self, command: SetLimits) -> None:
         """Give the SA other limits; what it has counted stays."""
-        tables.set_limits(self.tables, self.sas.find(command.handle), command)
+        tables.set_limits(self.tables, self._counting(command.handle), command)
+
+    def advance_esn(self, command: AdvanceEsn) -> None:
+        """Tell an SA how far the host's replay window has come. Refused where it has its own."""
+        row = self.sas.find(command.handle)
+        sa = self.tables.sa[row]
+        if not (sa["crypto"] and sa["esn"] and sa["direction"] == IN):
+            raise Refused(
+                Status.BAD_PARAMETER,
+                Syndrome.ESN_UNSUPPORTED,
+                f"SA handle {command.handle:#x} is no inbound crypto SA with ESN, "
+                "the card counts by itself",
+            )
+        tables.advance_seq(self.tables, row, command.seq)
 
     def stop_sa(self, handle: int) -> None:
         """Let the SA drop everything from now on."""
-        tables.stop_sa(self.tables, self.sas.find(handle))
+        tables.stop_sa(self.tables, self._counting(handle))
 
     def query_sa(self, handle: int) -> SaState:
         """The ASO block as it stands."""
@@ -194,6 +215,12 @@ class Objects:
         sa = self.sas.live[row]
         if sa.rule:
             raise self._exists(f"SA handle {handle:#x} has a rule already")
+        if self.tables.sa[row]["crypto"] and self.tables.sa[row]["direction"] == OUT:
+            raise Refused(
+                Status.BAD_PARAMETER,
+                Syndrome.DIRECTION,
+                f"SA handle {handle:#x} is an outbound crypto SA, which descriptors name, not rules",
+            )
         self.rules.require_space()
         try:
             self.steering.add_sa(row)
@@ -223,6 +250,17 @@ class Objects:
             self._drop_sa(row)
         for row in list(self.keys.live):
             self._drop_key(row)
+
+    def _counting(self, handle: int) -> int:
+        """The row of an SA whose limits are the card's."""
+        row = self.sas.find(handle)
+        if self.tables.sa[row]["crypto"]:
+            raise Refused(
+                Status.BAD_PARAMETER,
+                Syndrome.LIMIT,
+                f"SA handle {handle:#x} is a crypto SA, its limits are the host's",
+            )
+        return row
 
     @staticmethod
     def _exists(text: str) -> Refused:

@@ -60,6 +60,13 @@ def store32(buf, at, value):
     store16(buf, at + 2, value)
 
 
+@inline
+def store64(buf, at, value):
+    """Eight bytes, network order, unsigned."""
+    store32(buf, at, np.int64(value >> np.uint64(32)))
+    store32(buf, at + 4, np.int64(value & np.uint64(0xFFFF_FFFF)))
+
+
 @njit
 def copy(target, to, source, at, n):
     """n bytes from source[at:] to target[to:], upwards (the areas may overlap when to < at).
@@ -92,7 +99,7 @@ def fold(total):
 
 @njit
 def parse(buf, length, p):
-    """Read the frame buf[:length] into `p` (tables.PACKET); returns PASS or MALFORMED.
+    """Read the frame buf[:length] into `p` (rows.PACKET); returns PASS or MALFORMED.
 
     Anything but IPv4 and IPv6 is left alone: family 0. A frame longer than its IP packet (Ethernet
     padding) is fine, a shorter one is not.

@@ -18,8 +18,9 @@ from bisect import bisect_left, insort
 from collections import Counter
 
 from nic_model import lookup
-from nic_model.tables import Tables, selector_fields
+from nic_model.tables import Tables, halves, selector_fields
 from proto.commands import ALLOW, IN, CreatePolicyRule
+from proto.xfrm import MODE_TUNNEL
 
 _MASKS = (
     "src_mask_hi", "src_mask_lo", "dst_mask_hi", "dst_mask_lo", "sport_mask", "dport_mask",
@@ -121,6 +122,9 @@ class Steering:
             pol[name] = fields[name]
         for name in ("priority", "action", "protect", "reqid", "spi"):
             pol[name] = getattr(cmd, name)
+        pol["tunnel"], pol["tmpl_family"] = cmd.mode == MODE_TUNNEL, cmd.tmpl_family
+        pol["tmpl_src_hi"], pol["tmpl_src_lo"] = halves(cmd.tmpl_saddr, cmd.tmpl_family)
+        pol["tmpl_dst_hi"], pol["tmpl_dst_lo"] = halves(cmd.tmpl_daddr, cmd.tmpl_family)
         pol["age"] = self._age
         pol["tuple"] = self._join(which, fields, cmd.priority)
         lookup.link_policy(self._t, row)

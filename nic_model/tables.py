@@ -2,9 +2,8 @@
 """The card's memory: SA rows, policy rows, hash buckets, counters; how rows are written and read.
 
 All of it is numpy, so that the kernels take one `Tables` argument. Row 0 of every table stays
-unused: 0 means "none". Addresses are two big-endian 64-bit halves, IPv4 in the upper 32 bits of the
-first, so that masks by prefix length look alike in both families. An SA is written first
-(`write_sa`) and reached by packets only after `Steering.add_sa`.
+unused: 0 means "none". What a row holds says `rows`. An SA is written first (`write_sa`) and reached
+by packets only after `Steering.add_sa`.
 """
 
 from typing import NamedTuple, TypeVar
@@ -15,82 +14,23 @@ import numpy.typing as npt
 from nic_model import aso
 from nic_model.esp import KEY_BYTES
 from nic_model.jit import inline
+from nic_model.rows import PACKET_ROW, POLICY_ROW, SA, SA_ROW, TUPLE_ROW
 from proto.caps import Caps
 from proto.commands import CreateSa, SaState, Selector, SetLimits
 from proto.layouts import SA_COUNTERS, SA_SOFT, SA_STOPPED
 from proto.limits import BUFFER_BYTES
 from proto.status import Drop
-from proto.xfrm import AF_INET
+from proto.xfrm import AF_INET, MODE_TUNNEL
 
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
 EVENTS_MAX = 4096  # between two drains; more are counted as lost (events are hints)
 HANDLE_ROW_BITS = 24  # of a handle; see handle_of
 
-_SELECTOR = [
-    ("sel_src_hi", "<u8"), ("sel_src_lo", "<u8"), ("sel_dst_hi", "<u8"), ("sel_dst_lo", "<u8"),
-    ("src_mask_hi", "<u8"), ("src_mask_lo", "<u8"), ("dst_mask_hi", "<u8"), ("dst_mask_lo", "<u8"),
-    ("sel_sport", "<i4"), ("sport_mask", "<i4"), ("sel_dport", "<i4"), ("dport_mask", "<i4"),
-    ("sel_family", "<i4"), ("sel_proto", "<i4"),
-]  # fmt: skip
-
-# One SA with its ASO block. `head` is the window's bit of the highest sequence number `seq`.
-# (`rounds`, `count`) and (`soft_rounds`, `soft_count`) are packet counts split as aso.split does.
-SA = np.dtype(
-    [
-        ("src_hi", "<u8"), ("src_lo", "<u8"), ("dst_hi", "<u8"), ("dst_lo", "<u8"),
-        ("iv_mask", "<u8"), ("seq", "<u8"),
-        ("rounds", "<i8"), ("count", "<i8"), ("soft_rounds", "<i8"), ("soft_count", "<i8"),
-        ("byte_limit", "<i8"), ("packets", "<i8"), ("bytes", "<i8"),
-        ("replay", "<i8"), ("replay_window", "<i8"), ("integrity_failed", "<i8"),
-        ("trailer", "<i8"), ("selector_failed", "<i8"),
-        *_SELECTOR,
-        ("half", "<i8"), ("window", "<i8"), ("head", "<i8"),
-        ("spi", "<u4"), ("salt", "<u4"), ("reqid", "<u4"), ("key", "<u4"), ("generation", "<u4"),
-        ("rx_next", "<i4"), ("tx_next", "<i4"), ("family", "<i4"), ("icv", "<i4"),
-        ("encap_sport", "<i4"), ("encap_dport", "<i4"),
-        ("direction", "u1"), ("esn", "u1"), ("may_wrap", "u1"), ("stopped", "u1"),
-        ("soft_arm", "u1"), ("hard_arm", "u1"), ("seq_arm", "u1"), ("dying", "u1"),
-    ]
+# What a row takes over from CREATE_SA under the same name.
+SA_FIELDS = (
+    "spi", "reqid", "family", "direction", "encap_sport", "encap_dport", "seq", "esn", "may_wrap",
+    "noecn", "decap_dscp", "nopmtudisc", "dont_encap_dscp", "crypto",
 )  # fmt: skip
-
-# One policy. `tuple` names its mask tuple, `next` chains a hash bucket, best policy first.
-POLICY = np.dtype(
-    [
-        ("sel_src_hi", "<u8"), ("sel_src_lo", "<u8"), ("sel_dst_hi", "<u8"), ("sel_dst_lo", "<u8"),
-        ("priority", "<i8"), ("age", "<i8"),
-        ("tuple", "<i4"), ("next", "<i4"), ("sel_sport", "<i4"), ("sel_dport", "<i4"),
-        ("sel_proto", "<i4"), ("action", "<i4"), ("protect", "<i4"), ("pad", "<i4"),
-        ("reqid", "<u4"), ("spi", "<u4"),
-    ]
-)  # fmt: skip
-
-# The masks that all policies of one tuple share; `best` is their lowest priority number.
-TUPLE = np.dtype(
-    [
-        ("src_mask_hi", "<u8"), ("src_mask_lo", "<u8"),
-        ("dst_mask_hi", "<u8"), ("dst_mask_lo", "<u8"),
-        ("best", "<i8"), ("sport_mask", "<i4"), ("dport_mask", "<i4"), ("proto_mask", "<i4"),
-        ("list", "<i4"),
-    ]
-)  # fmt: skip
-
-# What packet.parse found; offsets count from the first byte of the Ethernet header.
-PACKET = np.dtype(
-    [
-        ("src_hi", "<u8"), ("src_lo", "<u8"), ("dst_hi", "<u8"), ("dst_lo", "<u8"),
-        ("family", "<i8"),  # 0: not IP
-        ("end", "<i8"),  # behind the last byte of the IP packet
-        ("fragment", "<i8"),  # packet.WHOLE, FIRST, LATER, UNKNOWN
-        ("place", "<i8"), ("place_nh", "<i8"),  # where ESP goes, and the byte that will say 50
-        ("upper", "<i8"), ("upper_nh", "<i8"),  # upper-layer header, and the byte that names it
-        ("proto", "<i8"), ("sport", "<i8"), ("dport", "<i8"),
-    ]
-)  # fmt: skip
-
-# With numpy.record as their type, rows have attributes in plain Python as they have in numba.
-SA_ROW, POLICY_ROW, TUPLE_ROW, PACKET_ROW = (
-    np.dtype((np.record, layout)) for layout in (SA, POLICY, TUPLE, PACKET)
-)
 
 # Indices of `Tables.totals`.
 TOTALS = (
@@ -217,6 +157,7 @@ def write_sa(
     """Fill row `row` from a checked command; `key_row` is the row in `t.keys` it seals with.
 
     `iv_mask` is 64 random bits, fresh for each SA: IV = sequence number XOR mask, as the kernel's.
+    In crypto offload the host has a mask of its own, which its first packet shows.
     Packet limits are split for the card's counter width here (aso.split). The caller has checked
     every field; the SA gets packets only after Steering.add_sa.
     """
@@ -226,9 +167,9 @@ def write_sa(
     sa["dst_hi"], sa["dst_lo"] = halves(cmd.daddr, cmd.family)
     for name, value in selector_fields(cmd.selector, cmd.selector.family).items():
         sa[name] = value
-    for name in ("spi", "reqid", "family", "direction", "encap_sport", "encap_dport", "seq"):
+    for name in SA_FIELDS:
         sa[name] = getattr(cmd, name)
-    sa["esn"], sa["may_wrap"], sa["icv"] = cmd.esn, cmd.may_wrap, cmd.icv_bytes
+    sa["tunnel"], sa["icv"] = cmd.mode == MODE_TUNNEL, cmd.icv_bytes
     sa["salt"] = int.from_bytes(cmd.salt, "big")
     sa["key"], sa["generation"], sa["iv_mask"] = key_row, generation, iv_mask
 
@@ -292,6 +233,11 @@ def wire_seq(t: Tables, row: int) -> int:
     """The sequence number as the core counts it: 64 bits with ESN, else 32."""
     seq = int(t.sa[row]["seq"])
     return seq if t.sa[row]["esn"] else seq & MAX_U32
+
+
+def advance_seq(t: Tables, row: int, seq: int) -> None:
+    """Raise the highest sequence number seen, around which the high half is inferred."""
+    t.sa[row]["seq"] = max(int(t.sa[row]["seq"]), seq)
 
 
 def stop_sa(t: Tables, row: int) -> None:

@@ -83,12 +83,17 @@ class Bench:
         self.card.step(0, [(Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST))])
         return bytes(body)
 
+    def _descriptors(self, first: int) -> np.ndarray:
+        descriptors = np.zeros(BURST, DESCRIPTOR)
+        descriptors["offset"] = [tx_offset(first + i) for i in range(BURST)]
+        descriptors["length"] = len(self.frame)
+        return descriptors
+
     def tx_message(self) -> tuple[Channel, bytes]:
         """One burst of descriptors, at the next ring positions."""
-        descriptors = np.zeros(BURST, DESCRIPTOR)
-        descriptors["offset"] = [tx_offset(self.tx_index + i) for i in range(BURST)]
-        descriptors["length"] = len(self.frame)
-        message = pack(Kind.TX, self.dma.gather(descriptors), self.tx_index, BURST)
+        message = pack(
+            Kind.TX, self.dma.gather(self._descriptors(self.tx_index)), self.tx_index, BURST
+        )
         self.tx_index += BURST
         return Channel.RINGS, message
 
@@ -100,16 +105,14 @@ class Bench:
 
     def tx_burst(self) -> Callable[[], None]:
         """The transmit kernel, once."""
-        offsets = np.array([tx_offset(i) for i in range(BURST)], np.int64)
-        lengths = np.full(BURST, len(self.frame), np.int64)
-        flags, verdict = np.zeros(BURST, np.uint8), np.zeros(BURST, np.uint8)
+        descriptors, verdict = self._descriptors(0), np.zeros(BURST, np.uint8)
         out, out_length = np.zeros(BURST * BUFFER_BYTES, np.uint8), np.zeros(BURST, np.int64)
         t = self.card.objects.tables
 
         def run() -> None:
             sent = tx_burst(
-                t, self.dma.memory, 0, offsets, lengths, flags, BURST, MTU_DEFAULT,
-                out, BUFFER_BYTES, out_length, verdict,
+                t, self.dma.memory, 0, descriptors, BURST, MTU_DEFAULT, out, BUFFER_BYTES,
+                out_length, verdict,
             )  # fmt: skip
             assert sent == BURST
 

@@ -18,11 +18,14 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
 
     Sizes count objects; `key_bits` are AES bits without salt; `icv_bytes` and `replay_windows`
     (packets) list what is accepted, and an empty `replay_windows` means any size up to
-    `replay_window_max`. `event_queue` bounds the events of one step.
+    `replay_window_max`. `event_queue` bounds the events of one step. `tunnel` and `espinudp` are of
+    packet offload; in crypto offload the headers around ESP are the host's business, but for UDP.
     """
 
     name: str
     packet: bool = True
+    crypto: bool = False
+    tunnel: bool = False
     esn: bool = True
     espinudp: bool = False
     priority: bool = True
@@ -38,17 +41,19 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PROFILES: dict[str, Caps] = {
-    "full": Caps(name="full", espinudp=True),
-    # ConnectX-6 Dx: smartnic-behaviour 1.6 and 2.3 rows 12, 13 and 22.
+    "full": Caps(name="full", crypto=True, tunnel=True, espinudp=True),
+    # ConnectX-6 Dx: smartnic-behaviour 1.6 and 2.3 rows 12, 13, 19, 21 and 22.
     "cx6dx": Caps(
         name="cx6dx",
+        crypto=True,
+        tunnel=True,
         key_bits=(128, 256),
         icv_bytes=(16,),
         replay_windows=(32, 64, 128, 256),
         replay_window_max=256,
     ),
     "tiny": Caps(name="tiny", key_max=4, sa_max=4, rule_max=12, event_queue=4),
-    "crypto-only": Caps(name="crypto-only", packet=False),
+    "crypto-only": Caps(name="crypto-only", packet=False, crypto=True),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from proto.caps import Caps
+from proto.xfrm import MODE_TRANSPORT
 
 INFINITE = (1 << 64) - 1  # XFRM_INF: no packet or byte limit (UAPI-26)
 IN, OUT = 1, 2  # xfrm_dev_offload.dir (section 2.1)
@@ -59,6 +60,11 @@ class CreateSa(Command, kw_only=True):
     `seq` is the last sequence number used (out) or the highest seen (in), 64 bits with ESN;
     `bitmap` holds 32-bit words, as replay_esn.bmp does. `packets` and `bytes` are limits.
     `encap_sport`/`encap_dport` not 0 wrap ESP in UDP (RFC 3948).
+
+    `mode` is MODE_TRANSPORT or MODE_TUNNEL; a tunnel's outer header goes from `saddr` to `daddr`,
+    and the four flags below say how, as the kernel's of these names do. With `crypto` the host
+    builds the ESP packet and the card only seals or opens it: no limit, replay check, selector or
+    policy counts, and `mode` says nothing.
     """
 
     key: int
@@ -81,6 +87,12 @@ class CreateSa(Command, kw_only=True):
     bytes: int = INFINITE
     encap_sport: int = 0
     encap_dport: int = 0
+    mode: int = MODE_TRANSPORT
+    noecn: bool = False
+    decap_dscp: bool = False
+    nopmtudisc: bool = False
+    dont_encap_dscp: bool = False
+    crypto: bool = False
 
     def __repr__(self) -> str:
         return f"CreateSa(spi={self.spi:#x}, direction={self.direction}, reqid={self.reqid})"
@@ -108,6 +120,14 @@ class SetLimits(Command, kw_only=True):
     dying: bool = False
 
 
+class AdvanceEsn(Command):
+    """The highest sequence number (64 bits) that the host has seen on an inbound crypto SA with
+    ESN; the card takes the high half from around it (REPLAY-08) and never goes back."""
+
+    handle: int
+    seq: int
+
+
 class StopSa(Command):
     """Puts the SA in drop state at once (the driver saw km.state EXPIRED, LIFE-18)."""
 
@@ -121,7 +141,10 @@ class QuerySa(Command):
 
 
 class CreateSaRule(Command):
-    """-> Reply.handle: steers packets to the SA. EXISTS for a second (daddr, SPI, protocol) in."""
+    """-> Reply.handle: steers packets to the SA. EXISTS for a second (daddr, SPI, protocol) in.
+
+    Not for an outbound crypto SA: the descriptor of each packet names it.
+    """
 
     sa: int
 
@@ -129,8 +152,9 @@ class CreateSaRule(Command):
 class CreatePolicyRule(Command, kw_only=True):
     """-> Reply.handle: one entry of the policy table. Lower `priority` wins, then the newest.
 
-    `protect` False with ALLOW is a bypass; with `protect`, TX looks for an SA of `reqid`, of the
-    packet's addresses and, where not zero, of `spi`.
+    `protect` False with ALLOW is a bypass; with `protect`, TX looks for an SA of `reqid`, `mode`
+    and, where not zero, `spi`. Its addresses are in transport mode the packet's, in tunnel mode
+    those of the template (TX-10), which inbound may be zero for any.
     """
 
     direction: int
@@ -140,6 +164,10 @@ class CreatePolicyRule(Command, kw_only=True):
     protect: bool
     reqid: int = 0
     spi: int = 0
+    mode: int = MODE_TRANSPORT
+    tmpl_family: int = 0
+    tmpl_saddr: bytes = bytes(16)
+    tmpl_daddr: bytes = bytes(16)
 
 
 class DestroyRule(Command):
@@ -176,8 +204,8 @@ class Teardown(Command):
 
 
 AnyCommand = (
-    QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | SetLimits | StopSa | QuerySa
-    | CreateSaRule | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus | SetPort
+    QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | SetLimits | AdvanceEsn | StopSa
+    | QuerySa | CreateSaRule | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus | SetPort
     | Fence | Teardown
 )  # fmt: skip
 

@@ -65,6 +65,7 @@ class Syndrome(IntEnum):
     ICV_LENGTH = 0x1202
     WINDOW_SIZE = 0x1203
     ESN_UNSUPPORTED = 0x1204
+    MODE = 0x1205
     ENCAP_UNSUPPORTED = 0x1206
     FAMILY = 0x1207
     DIRECTION = 0x1208
@@ -75,6 +76,7 @@ class Syndrome(IntEnum):
     PACKET_UNSUPPORTED = 0x120D
     SPI = 0x120E
     FIELD = 0x120F  # a field outside what it can hold
+    CRYPTO_UNSUPPORTED = 0x1210
     PORT_SETTING = 0x1301
 
 
@@ -105,3 +107,5 @@ class Drop(IntEnum):
     DESCRIPTOR = 16  # descriptor points outside its ring slot
     DUMMY = 17  # RFC 4303 2.6: next header 59 is discarded silently
     MAC_FILTER = 18  # frame for another MAC while the filter is on
+    MODE = 19  # opened by a tunnel SA, and no IP packet of its next header is in it
+    CRYPTO = 20  # for crypto offload, and not the next ESP packet of its SA

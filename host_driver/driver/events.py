@@ -121,7 +121,7 @@ class EventHandler:
         """Let the core decide (LIFE-10..18). Only a valid SA can expire (F-LIM-20), and only a used
         one is looked at: the first look is its first use (LIFE-11)."""
         x = sa.x
-        if sa.deleted:
+        if sa.deleted or sa.crypto:
             return
         if sa.exhausted and x.km.state == KmState.VALID:
             self._context.xfrm_state_expire(x)

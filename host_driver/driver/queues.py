@@ -2,6 +2,7 @@
 """The host's ends of the rings: packets into DMA memory and descriptors, and the way back.
 
 TX: packet -> queue of TXQUEUE_LEN -> DMA slot, descriptor -> messages of at most BURST -> credits
+    one with a sec_path is ESP for crypto offload: its descriptor names the SA
 RX: descriptors -> checked against their slots -> Ethernet -> Skb with SA -> stack -> credits
 
 A doorbell or completion that got lost shows when nothing moves for RECONCILE_INTERVAL_MS while
@@ -15,8 +16,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from host_driver.driver.sa import SaTable
-from host_driver.netdev import NetDevice, SecPath, Skb
+from host_driver.driver.sa import Sa, SaTable
+from host_driver.netdev import (
+    CRYPTO_DONE,
+    CRYPTO_GENERIC_ERROR,
+    CRYPTO_SUCCESS,
+    TRANSPORT_ESP_AUTH_FAILED,
+    TUNNEL_ESP_AUTH_FAILED,
+    NetDevice,
+    SecPath,
+    Skb,
+)
 from proto.frame import INDEX_MASK, FrameError, Kind, Message, pack
 from proto.layouts import DESCRIPTOR, RxFlag, TxFlag
 from proto.limits import (
@@ -29,6 +39,8 @@ from proto.limits import (
 )
 from proto.link.dma import Dma, rx_offset, tx_offset
 from proto.link.ring import Consumer, Producer, RingError
+from proto.status import Drop
+from proto.xfrm import MODE_TRANSPORT
 
 ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 WATCHDOG_NS = RECONCILE_INTERVAL_MS * 1_000_000
@@ -40,9 +52,16 @@ class TxQueue:
     """The transmit side. `send` puts framed bytes on the RINGS channel."""
 
     def __init__(
-        self, dma: Dma, mac: bytes, peer_mac: bytes, send: Send, counters: Counter[str]
+        self,
+        dma: Dma,
+        mac: bytes,
+        peer_mac: bytes,
+        sas: SaTable,
+        send: Send,
+        counters: Counter[str],
     ) -> None:
         self._dma = dma
+        self._sas = sas
         self._memory = dma.memory.data
         self._addresses = peer_mac + mac
         self._send = send
@@ -138,8 +157,11 @@ class TxQueue:
         frame = b"".join((self._addresses, ETHERTYPES[skb.data[0] >> 4], skb.data))
         offset = tx_offset(index)
         self._memory[offset : offset + len(frame)] = frame
-        flags = TxFlag.PROTECT if skb.protect else 0
-        self._descriptors[index % RING_SIZE] = (offset, len(frame), flags, 0, 0, 0)
+        flags, handle, generation = TxFlag.PROTECT if skb.protect else 0, 0, 0
+        if skb.sec_path is not None:  # of an SA that is gone since, the card drops it
+            flags, sa = TxFlag.CRYPTO, self._sas.of(skb.sec_path.x)
+            handle, generation = (sa.handle, sa.generation) if sa else (0, 0)
+        self._descriptors[index % RING_SIZE] = (offset, len(frame), flags, 0, handle, generation)
 
     def _ring(self, first: int, count: int) -> None:
         slots = (first + np.arange(count)) % RING_SIZE
@@ -219,6 +241,8 @@ class RxQueue:
         data = frame[ETHERNET_BYTES:]
         if ETHERTYPES.get(data[0] >> 4) != frame[ETHERNET_BYTES - 2 : ETHERNET_BYTES]:
             self._counters["rx_not_ip"] += 1
+        elif flags & RxFlag.CRYPTO:
+            self._take_crypto(data, syndrome, self._sas.find(handle, generation))
         elif syndrome:  # RX-03: an error status is dropped silently by the stack
             self._counters["rx_error_status"] += 1
         elif not self._dev.up:
@@ -229,6 +253,19 @@ class RxQueue:
             self._deliver(Skb(data, sec_path=SecPath(sa.x), in_dev=self._dev))
         else:  # RX-11: decrypted by an SA that is gone
             self._counters["rx_drop_sadb_miss"] += 1
+
+    def _take_crypto(self, data: bytes, syndrome: int, sa: Sa | None) -> None:
+        """An ESP packet with what the card made of it (OBJ-32); taking it apart is the host's."""
+        if sa is None:  # RX-11
+            self._counters["rx_drop_sadb_miss"] += 1
+            return
+        status = CRYPTO_SUCCESS
+        if syndrome == Drop.INTEGRITY:
+            transport = sa.x.props.mode == MODE_TRANSPORT
+            status = TRANSPORT_ESP_AUTH_FAILED if transport else TUNNEL_ESP_AUTH_FAILED
+        elif syndrome:
+            status = CRYPTO_GENERIC_ERROR
+        self._deliver(Skb(data, sec_path=SecPath(sa.x, CRYPTO_DONE, status), in_dev=self._dev))
 
     def _deliver(self, skb: Skb) -> None:
         self._counters["rx_packets"] += 1

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference driver: xdo_* callbacks on the mailbox, packet offload only.
+"""The reference driver: xdo_* callbacks on the mailbox, for packet and crypto offload.
 
     add      check -> key -> SA -> bind -> rule; any failure is taken back in reverse
     delete   no more events and limits; the destroys are posted, nobody waits (OPS-16)
     free     waits until the card has nothing left of it (OPS-17)
 
-The SA is bound before its rule exists, so no packet or event can name an SA that nobody knows. A
-larval SA is a placeholder without anything on the card (ACQ-03).
+The SA is bound before its rule exists, so no packet or event can name an SA that nobody knows. An
+outbound crypto SA needs no rule: the descriptor of each packet names it (`driver.queues`). A larval
+SA is a placeholder without anything on the card (ACQ-03).
 """
 
 import errno
@@ -19,15 +20,23 @@ from host_driver.driver.context import DriverContext
 from host_driver.driver.events import EventHandler
 from host_driver.driver.mailbox import TIMEOUT_NS
 from host_driver.driver.objects import CardObjects
-from host_driver.driver.sa import Sa, create_key, create_sa, limits, selector
+from host_driver.driver.sa import Sa, create_crypto_sa, create_key, create_sa, limits, selector
 from host_driver.driver.validate import check_policy, check_state
 from host_driver.ops import Extack
 from host_driver.sleep import Sleep, wait
-from host_driver.xfrm.state import OFFLOAD_FLAG_ACQ
-from proto.commands import ALLOW, IN, OUT, AnyCommand, CreatePolicyRule, CreateSaRule
+from host_driver.xfrm.state import OFFLOAD_CRYPTO, OFFLOAD_FLAG_ACQ
+from proto.commands import (
+    ALLOW,
+    IN,
+    OUT,
+    AdvanceEsn,
+    AnyCommand,
+    CreatePolicyRule,
+    CreateSaRule,
+)  # fmt: skip
 from proto.events import Event
 from proto.status import OffloadError
-from proto.xfrm import POLICY_IN
+from proto.xfrm import MODE_TUNNEL, POLICY_IN
 
 if TYPE_CHECKING:
     from host_driver.netdev import NetDevice
@@ -76,7 +85,7 @@ class ReferenceDriver:
     def xdo_dev_state_update_curlft(self, x: "XfrmState") -> None:
         """Cached totals, absolute and monotonic; larval and deleted SAs are fine (OPS-22)."""
         sa = self._sas.get(x.xso.offload_handle)
-        if sa is None:
+        if sa is None or sa.crypto:
             return
         self._context.sas.note_limits(sa)
         self._tell_limits(sa)
@@ -86,6 +95,17 @@ class ReferenceDriver:
         stats.replay_window = max(stats.replay_window, totals.replay_window)
         stats.replay = max(stats.replay, totals.replay)
         stats.integrity_failed = max(stats.integrity_failed, totals.integrity_failed)
+
+    def xdo_dev_state_advance_esn(self, x: "XfrmState") -> None:
+        """Crypto offload: a new high half of what comes in. What goes out the card sees by itself,
+        packet after packet (REPLAY-08, REPLAY-15)."""
+        sa = self._sas.get(x.xso.offload_handle)
+        if sa is None or sa.deleted or not sa.crypto or x.xso.dir != IN or x.replay_esn is None:
+            return
+        fixed = x.replay_esn.fixed
+        if fixed.seq_hi != sa.seq_hi:
+            sa.seq_hi = fixed.seq_hi
+            self._context.mailbox.post(AdvanceEsn(sa.handle, fixed.seq_hi << 32 | fixed.seq))
 
     def xdo_dev_policy_add(self, xp: "XfrmPolicy", extack: Extack) -> Sleep[int]:
         """One entry of the card's policy table."""
@@ -135,10 +155,13 @@ class ReferenceDriver:
         try:
             check_state(x, self._context.caps)
             key = yield from self._objects.make(create_key(x), undo)
-            made = yield from self._objects.make(create_sa(x, key.handle), undo)
-            sa = Sa(x, made.handle, made.generation, undo)
+            crypto = x.xso.type == OFFLOAD_CRYPTO
+            command = create_crypto_sa(x, key.handle) if crypto else create_sa(x, key.handle)
+            made = yield from self._objects.make(command, undo)
+            sa = Sa(x, made.handle, made.generation, undo, crypto=crypto)
             sa.base_packets, sa.base_bytes = x.curlft.packets, x.curlft.bytes
             sa.limits = limits(x, sa.base_packets, sa.base_bytes)
+            sa.seq_hi = x.replay_esn.fixed.seq_hi if x.replay_esn else 0
             self._context.sas.bind(sa)
             yield from self._steer(sa)
         except OffloadError as error:
@@ -164,6 +187,8 @@ class ReferenceDriver:
         about to refuse or release it, and no packet may take it meanwhile (TRACE-03, TRACE-08).
         One whose destruction the card has not confirmed yet is waited for (TRAP-48)."""
         sas = self._context.sas
+        if sa.crypto and sa.x.xso.dir == OUT:
+            return
         if sas.twins(sa):
             self._shadows.append(sa)
             return
@@ -215,7 +240,7 @@ def create_policy_rule(xp: "XfrmPolicy") -> CreatePolicyRule:
     """
     template = xp.xfrm_vec[0] if xp.xfrm_vec else None
     protect = template is not None and xp.action == ALLOW
-    return CreatePolicyRule(
+    command = CreatePolicyRule(
         direction=IN if xp.dir == POLICY_IN else OUT,
         selector=selector(xp.selector),
         priority=xp.priority,
@@ -224,3 +249,7 @@ def create_policy_rule(xp: "XfrmPolicy") -> CreatePolicyRule:
         reqid=template.reqid if template else 0,
         spi=template.id.spi if template else 0,
     )
+    if template is not None and template.mode == MODE_TUNNEL:
+        command.mode, command.tmpl_family = MODE_TUNNEL, template.family or xp.family
+        command.tmpl_saddr, command.tmpl_daddr = template.saddr, template.id.daddr
+    return command

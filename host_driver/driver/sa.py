@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from host_driver.sleep import Completion
 from proto.commands import (
     IN,
@@ -19,7 +21,14 @@ from proto.commands import (
     Selector,
     SetLimits,
 )  # fmt: skip
-from proto.xfrm import SA_XFLAG_OSEQ_MAY_WRAP, STATE_ESN
+from proto.xfrm import (
+    SA_XFLAG_DONT_ENCAP_DSCP,
+    SA_XFLAG_OSEQ_MAY_WRAP,
+    STATE_DECAP_DSCP,
+    STATE_ESN,
+    STATE_NOECN,
+    STATE_NOPMTUDISC,
+)
 from proto.xfrm_structs import XfrmSelector
 
 if TYPE_CHECKING:
@@ -71,7 +80,8 @@ class Sa:
     """One SA on the card. `undo` are the commands that take it away, in the order of its making.
 
     `base_packets` and `base_bytes` are what `x.curlft` held when the SA was offloaded, `limits`
-    what the card was told last. `retired` completes when nothing is left on the card.
+    what the card was told last, `seq_hi` likewise. `retired` completes when nothing is left on the
+    card. Of a `crypto` SA the host counts, and keeps the limits.
     """
 
     x: "XfrmState"
@@ -79,9 +89,11 @@ class Sa:
     generation: int
     undo: list[AnyCommand] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
+    crypto: bool = False
     base_packets: int = 0
     base_bytes: int = 0
     limits: "Limits | None" = None
+    seq_hi: int = 0
     deleted: bool = False
     stop_sent: bool = False
     read: Read = Read.IDLE
@@ -97,7 +109,7 @@ class Sa:
     def exhausted(self) -> bool:
         """Whether the last outbound sequence number was used (RFC 4303 3.3.3)."""
         props = self.x.props
-        if self.x.xso.dir != OUT or props.extra_flags & SA_XFLAG_OSEQ_MAY_WRAP:
+        if self.crypto or self.x.xso.dir != OUT or props.extra_flags & SA_XFLAG_OSEQ_MAY_WRAP:
             return False
         return self.totals.seq >= (SEQ64_LAST if props.flags & STATE_ESN else SEQ32_LAST)
 
@@ -105,6 +117,8 @@ class Sa:
     def limited(self) -> bool:
         """Whether packets, bytes or, while it was not used yet, use can expire this SA."""
         lft = self.x.lft
+        if self.crypto:
+            return False
         if not self.x.curlft.use_time and (
             lft.soft_use_expires_seconds or lft.hard_use_expires_seconds
         ):
@@ -120,6 +134,7 @@ class SaTable:
 
     def __init__(self) -> None:
         self._sas: dict[int, Sa] = {}
+        self._by_state: dict[XfrmState, Sa] = {}
         self._by_identity: defaultdict[Identity, list[Sa]] = defaultdict(list)
         self.limited: dict[int, Sa] = {}
 
@@ -132,6 +147,7 @@ class SaTable:
     def bind(self, sa: Sa) -> None:
         """Make the SA known to receive path and events."""
         self._sas[sa.handle] = sa
+        self._by_state[sa.x] = sa
         self._by_identity[sa.identity].append(sa)
         self.note_limits(sa)
 
@@ -139,6 +155,7 @@ class SaTable:
         """Forget it; unknown ones are fine."""
         if self._sas.get(sa.handle) is sa:
             del self._sas[sa.handle]
+            self._by_state.pop(sa.x, None)
             same = self._by_identity[sa.identity]
             same.remove(sa)
             if not same:
@@ -155,7 +172,7 @@ class SaTable:
     def new_limits(self, sa: Sa) -> SetLimits | None:
         """The command that tells the card of changed limits or of dying; the core tells nobody."""
         now = limits(sa.x, sa.base_packets, sa.base_bytes)
-        if sa.deleted or now == sa.limits:
+        if sa.deleted or sa.crypto or now == sa.limits:
             return None
         sa.limits = now
         sa.totals.stopped = sa.stop_sent = False
@@ -165,6 +182,11 @@ class SaTable:
         """The SA of a descriptor, event or record; None for a stale generation (F-LIM-04)."""
         sa = self._sas.get(handle)
         return sa if sa is not None and sa.generation == generation else None
+
+    def of(self, x: "XfrmState") -> Sa | None:
+        """What the card has of a state; None when nothing, or no longer."""
+        sa = self._by_state.get(x)
+        return sa if sa is not None and not sa.deleted else None
 
     def twins(self, sa: Sa, *, deleted: bool = False) -> list[Sa]:
         """Other bound SAs of the same identity; `deleted` asks for those on their way out."""
@@ -245,9 +267,28 @@ def create_key(x: "XfrmState") -> CreateKey:
 
 def create_sa(x: "XfrmState", key: int) -> CreateSa:
     """The SA object of a validated state; `key` is the handle of its key object."""
+    now, flags = limits(x, x.curlft.packets, x.curlft.bytes), x.props.flags
+    return msgspec.structs.replace(
+        create_crypto_sa(x, key),
+        crypto=False,
+        reqid=x.props.reqid,
+        selector=selector(x.sel),
+        bitmap=_replay(x)[1],
+        packets=now.packets,
+        soft_packets=now.soft_packets,
+        bytes=now.bytes,
+        mode=x.props.mode,
+        noecn=bool(flags & STATE_NOECN),
+        decap_dscp=bool(flags & STATE_DECAP_DSCP),
+        nopmtudisc=bool(flags & STATE_NOPMTUDISC),
+        dont_encap_dscp=bool(x.props.extra_flags & SA_XFLAG_DONT_ENCAP_DSCP),
+    )
+
+
+def create_crypto_sa(x: "XfrmState", key: int) -> CreateSa:
+    """The same for crypto offload: what sealing and opening needs, and nothing that the host does."""
     assert x.aead is not None
-    seq, bitmap = _replay(x)
-    encap, now = x.encap, limits(x, x.curlft.packets, x.curlft.bytes)
+    encap = x.encap
     return CreateSa(
         key=key,
         salt=bytes(x.aead.key[-SALT_BYTES:]),
@@ -257,18 +298,15 @@ def create_sa(x: "XfrmState", key: int) -> CreateSa:
         saddr=x.props.saddr,
         daddr=x.id.daddr,
         direction=x.xso.dir,
-        reqid=x.props.reqid,
-        selector=selector(x.sel),
+        reqid=0,
+        selector=Selector(),
         esn=bool(x.props.flags & STATE_ESN),
         may_wrap=bool(x.props.extra_flags & SA_XFLAG_OSEQ_MAY_WRAP),
-        seq=seq,
+        seq=_replay(x)[0],
         replay_window=replay_window(x) if x.xso.dir == IN else 0,
-        bitmap=bitmap,
-        packets=now.packets,
-        soft_packets=now.soft_packets,
-        bytes=now.bytes,
         encap_sport=encap.encap_sport if encap else 0,
         encap_dport=encap.encap_dport if encap else 0,
+        crypto=True,
     )
 
 

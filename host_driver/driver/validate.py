@@ -3,7 +3,7 @@
 2.3 (states) and 2.6 (policies).
 
 Every refusal is an OffloadError whose text states the object, the offer and the limit. EOPNOTSUPP
-means "use software" and is kept for the crypto type (STATE-24).
+means "use software" and is kept for crypto offload on a card that has none (STATE-24).
 """
 
 import errno
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from host_driver.driver.sa import SALT_BYTES, replay_window
 from host_driver.xfrm.flow import WITH_PORTS, WITH_TYPES
 from proto.caps import Caps
-from proto.commands import IN
+from proto.commands import IN, OUT
 from proto.status import OffloadError
 from proto.xfrm import (
     AF_INET,
@@ -20,12 +20,13 @@ from proto.xfrm import (
     ENCAP_ESPINUDP,
     IPPROTO_ESP,
     MODE_TRANSPORT,
+    MODE_TUNNEL,
     POLICY_IN,
     POLICY_OUT,
     POLICY_TYPE_MAIN,
     STATE_ESN,
 )
-from proto.xfrm_structs import XfrmSelector
+from proto.xfrm_structs import UserTmpl, XfrmSelector
 
 if TYPE_CHECKING:
     from host_driver.xfrm.policy import XfrmPolicy
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 RFC4106 = "rfc4106(gcm(aes))"
 OFFLOAD_PACKET = 2
+ANY_ADDRESS = bytes(16)
 PORT_PROTOCOLS = tuple(sorted(WITH_PORTS | WITH_TYPES))  # whose headers the card reads
 MODES = ("transport", "tunnel", "ro", "in_trigger", "beet", "iptfs")
 
@@ -52,7 +54,8 @@ def _mode(mode: int) -> str:
 def check_state(x: "XfrmState", caps: Caps) -> None:
     """Refuse an SA that the card cannot take. Raises OffloadError(EINVAL or EOPNOTSUPP)."""
     what = f"SA {x.id.spi:#x}"
-    if x.xso.type != OFFLOAD_PACKET:
+    packet = x.xso.type == OFFLOAD_PACKET
+    if not packet and not caps.crypto:
         _refuse(f"{what}: card {caps.name} has no crypto offload", errno.EOPNOTSUPP)
     _check_algorithms(what, x)
     if x.props.flags & STATE_ESN and not caps.esn:
@@ -65,15 +68,29 @@ def check_state(x: "XfrmState", caps: Caps) -> None:
     _check_aead(what, x, caps)
     if x.tfcpad:
         _refuse(f"{what}: TFC padding to {x.tfcpad} bytes is not offered")
-    if x.props.mode != MODE_TRANSPORT:
-        _refuse(f"{what}: mode {_mode(x.props.mode)} is not offered, card takes transport")
+    _check_mode(what, "mode", x.props.mode, tunnel=caps.tunnel or not packet)
+    if packet:
+        _check_packet(what, x, caps)
+
+
+def _check_packet(what: str, x: "XfrmState", caps: Caps) -> None:
+    """What packet offload leaves to the card and crypto offload to the host."""
     if not caps.packet:
         _refuse(f"{what}: card {caps.name} has no packet offload")
+    if x.props.mode == MODE_TUNNEL and x.xso.dir == OUT and x.props.saddr == ANY_ADDRESS:
+        _refuse(f"{what}: source address any of a tunnel out is not offered, card takes one address")
     if x.xso.dir == IN:
         _check_window(what, x, caps)
     if not x.lft.hard_packet_limit or not x.lft.hard_byte_limit:
         _refuse(f"{what}: a hard limit of 0 lets no packet pass, card takes 1 or more")
     _check_unmatched(what, x.mark.v or x.mark.m, x.if_id, x.sel)
+
+
+def _check_mode(what: str, name: str, mode: int, *, tunnel: bool) -> None:
+    modes = (MODE_TRANSPORT, MODE_TUNNEL) if tunnel else (MODE_TRANSPORT,)
+    if mode not in modes:
+        takes = ", ".join(map(_mode, modes))
+        _refuse(f"{what}: {name} {_mode(mode)} is not offered, card takes {takes}")
 
 
 def _check_algorithms(what: str, x: "XfrmState") -> None:
@@ -142,6 +159,18 @@ def _check_unmatched(what: str, mark: int, if_id: int, sel: XfrmSelector) -> Non
         )
 
 
+def _check_template_ends(what: str, xp: "XfrmPolicy", template: UserTmpl) -> None:
+    """In tunnel mode the template's addresses choose the SA (TX-10); inbound they may be any."""
+    family = template.family or xp.family
+    if template.mode == MODE_TRANSPORT:
+        if family != xp.family:
+            _refuse(f"{what}: template family {family} is not the policy's {xp.family}")
+    elif family not in (AF_INET, AF_INET6):
+        _refuse(f"{what}: template family {family} is neither IPv4 nor IPv6")
+    elif xp.dir == POLICY_OUT and ANY_ADDRESS in (template.saddr, template.id.daddr):
+        _refuse(f"{what}: address any in a tunnel template out is not offered, card takes both ends")
+
+
 def check_policy(xp: "XfrmPolicy", caps: Caps) -> None:
     """Refuse a policy that the card cannot keep. Raises OffloadError(EINVAL)."""
     what = f"policy {('in', 'out', 'fwd')[xp.dir]} priority {xp.priority}"
@@ -158,12 +187,8 @@ def check_policy(xp: "XfrmPolicy", caps: Caps) -> None:
     for template in xp.xfrm_vec:
         if template.id.proto != IPPROTO_ESP:
             _refuse(f"{what}: template protocol {template.id.proto} is not offered, card takes ESP")
-        if template.mode != MODE_TRANSPORT:
-            _refuse(
-                f"{what}: template mode {_mode(template.mode)} is not offered, card takes transport"
-            )
+        _check_mode(what, "template mode", template.mode, tunnel=caps.tunnel)
         if template.optional:
             _refuse(f"{what}: level use is not offered, card takes level required")
-        if template.family not in (0, xp.family):
-            _refuse(f"{what}: template family {template.family} is not the policy's {xp.family}")
+        _check_template_ends(what, xp, template)
     _check_unmatched(what, xp.mark.v or xp.mark.m, xp.if_id, xp.selector)

@@ -19,7 +19,7 @@ from nic_model.esp import expand_key
 from nic_model.steering import Steering
 from proto.caps import parse_card
 from proto.commands import ALLOW, OUT, CreatePolicyRule, CreateSa, Selector
-from proto.layouts import DESCRIPTOR
+from proto.layouts import DESCRIPTOR, RxFlag
 from proto.limits import BUFFER_BYTES, DMA_BYTES, RX_OFFSET
 from proto.status import Drop
 
@@ -89,7 +89,8 @@ class Bench:
         }  # fmt: skip
         command = CreateSa(**(values | fields))
         tables.write_sa(self.t, self.rows, command, self.rows, 7, iv_mask, self.caps)
-        self.steering.add_sa(self.rows)
+        if not (command.crypto and command.direction == OUT):
+            self.steering.add_sa(self.rows)
         return self.rows
 
     def policy(self, *, direction: int = OUT, family: int = 2, action: int = ALLOW,
@@ -104,29 +105,33 @@ class Bench:
             )
         )  # fmt: skip
 
-    def tx(self, frames: Sequence[bytes], *, mtu: int = 1500, flags: int = 0) -> list[bytes | Drop]:
-        """Frames from the host: what left for each, or why it did not."""
-        n = len(frames)
-        offsets = np.zeros(n, np.int64)
+    def tx(self, frames: Sequence[bytes], *, mtu: int = 1500, flags: int = 0, row: int = 0,
+           generation: int = 7) -> list[bytes | Drop]:  # fmt: skip
+        """Frames from the host: what left for each, or why it did not. `row` is the SA that crypto
+        offload names."""
+        descriptors = np.zeros(len(frames), DESCRIPTOR)
+        descriptors["flags"] = flags
+        if row:
+            descriptors["handle"], descriptors["generation"] = row | generation << 24, generation
         for i, data in enumerate(frames):
-            offsets[i] = (self.tx_index + i) % 1024 * BUFFER_BYTES
-            self.memory[offsets[i] : offsets[i] + len(data)] = np.frombuffer(data, np.uint8)
-        lengths = np.array([len(data) for data in frames], np.int64)
-        out, out_length, verdict = self.tx_raw(offsets, lengths, mtu, flags)
+            offset = (self.tx_index + i) % 1024 * BUFFER_BYTES
+            self.memory[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+            descriptors[i]["offset"], descriptors[i]["length"] = offset, len(data)
+        out, out_length, verdict = self.tx_raw(descriptors, mtu)
         return [
             out[i * 9600 : i * 9600 + out_length[i]].tobytes() if not why else Drop(why)
             for i, why in enumerate(verdict)
         ]
 
-    def tx_raw(self, offsets: Any, lengths: Any, mtu: int = 1500, flags: int = 0) -> Any:
+    def tx_raw(self, descriptors: Any, mtu: int = 1500) -> Any:
         """tx_burst itself; also checks that each descriptor is sent or has one drop."""
-        n = len(offsets)
+        n = len(descriptors)
         out, out_length = np.zeros(n * 9600, np.uint8), np.zeros(n, np.int64)
         verdict = np.zeros(n, np.uint8)
         before = self.t.drops[tables.TX].sum()
         sent = tx_burst(
-            self.t, self.memory, self.tx_index, offsets, lengths, np.full(n, flags, np.uint8), n,
-            mtu, out, 9600, out_length, verdict,
+            self.t, self.memory, self.tx_index, descriptors, n, mtu, out, 9600, out_length,
+            verdict,
         )  # fmt: skip
         self.tx_index += n
         assert sent == np.count_nonzero(out_length) == np.count_nonzero(verdict == 0)
@@ -157,7 +162,7 @@ class Bench:
     def _read(self, descriptor: Any) -> bytes:
         offset = int(descriptor["offset"])
         assert offset >= RX_OFFSET and (offset - RX_OFFSET) % BUFFER_BYTES == 0
-        assert descriptor["syndrome"] == 0
+        assert descriptor["syndrome"] == 0 or descriptor["flags"] == RxFlag.CRYPTO
         return self.memory[offset : offset + int(descriptor["length"])].tobytes()
 
     def state(self, row: int) -> Any:

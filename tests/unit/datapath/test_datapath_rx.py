@@ -109,8 +109,6 @@ def test_no_plaintext_of_a_dropped_packet_in_dma(bench: Any, peer: Peer) -> None
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"", Drop.ESP_HEADER),
-        (bytes(7), Drop.ESP_HEADER),
         (SPI.to_bytes(4, "big") + bytes(4), Drop.ESP_HEADER),
         (SPI.to_bytes(4, "big") + bytes(29), Drop.ESP_HEADER),
         (SPI.to_bytes(4, "big") + b"\0\0\0\1" + bytes(26), Drop.INTEGRITY),
@@ -118,6 +116,13 @@ def test_no_plaintext_of_a_dropped_packet_in_dma(bench: Any, peer: Peer) -> None
 )
 def test_short_esp(bench: Any, peer: Peer, data: bytes, why: Drop) -> None:
     assert bench.rx([peer.outer(data)]) == [why]
+
+
+@pytest.mark.parametrize("size", [0, 7])
+def test_esp_without_a_whole_header_is_the_hosts(bench: Any, peer: Peer, size: int) -> None:
+    """It names no SA: the host counts XfrmInHdrError."""
+    frame = peer.outer(bytes(size))
+    assert bench.rx([frame]) == [frame]
 
 
 def test_trailer(bench: Any, peer: Peer) -> None:

@@ -23,7 +23,7 @@ from nic_model import tables
 from proto.caps import PROFILES
 from proto.commands import BLOCK, Selector
 from proto.events import EventType
-from proto.layouts import TxFlag
+from proto.layouts import DESCRIPTOR, TxFlag
 from proto.status import Drop
 
 BASE = {"src": "10.1.0.1", "dst": "10.1.0.2", "id": 7, "tos": 16, "flags": "DF"}
@@ -283,9 +283,10 @@ def test_mtu_counts_what_leaves(bench: Any, mtu: int) -> None:
 
 
 def test_descriptors_stay_in_their_slots(bench: Any) -> None:
-    offsets = np.array([5, 10_240 - 5, 3 * 10_240, 3 * 10_240, -1, 5 * 10_240], np.int64)
-    lengths = np.array([10_240, 60, 60, 60, 60, -1], np.int64)
-    _, _, verdict = bench.tx_raw(offsets, lengths)
+    descriptors = np.zeros(6, DESCRIPTOR)
+    descriptors["offset"] = (5, 10_240 - 5, 3 * 10_240, 3 * 10_240, (1 << 32) - 1, 5 * 10_240)
+    descriptors["length"] = (10_240, 60, 60, 60, 60, 0xFFFF)
+    _, _, verdict = bench.tx_raw(descriptors)
     assert [Drop(why) for why in verdict[[0, 1, 2, 4, 5]]] == [Drop.DESCRIPTOR] * 5
     assert verdict[3] == 0  # in its slot, and no IP
 

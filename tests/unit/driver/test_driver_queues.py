@@ -25,8 +25,9 @@ class Tx:
         self.dma = Dma.anonymous()
         self.sent: list[Message] = []
         self.counters: Counter[str] = Counter()
+        self.sas = SaTable()
         self.queue = TxQueue(
-            self.dma, MAC, PEER, lambda raw: self.sent.append(unpack(raw)), self.counters
+            self.dma, MAC, PEER, self.sas, lambda raw: self.sent.append(unpack(raw)), self.counters
         )
 
     def put(self, count: int, now_ns: int = 0) -> None:

@@ -160,9 +160,9 @@ def _kind(what: str, command: CreateSa, caps: Caps) -> None:
     elif not caps.crypto:
         _unsupported(Syndrome.CRYPTO_UNSUPPORTED, f"{what}: card {caps.name} has no crypto offload")
     elif command.mode != MODE_TRANSPORT:
-        _bad(Syndrome.MODE, f"{what}: mode {command.mode} for crypto offload, where it is the host's")
+        _bad(Syndrome.MODE, f"{what}: mode {command.mode} in crypto offload, it is the host's")
     elif {command.packets, command.soft_packets, command.bytes} != {INFINITE}:
-        _bad(Syndrome.LIMIT, f"{what}: limits for crypto offload, where they are the host's")
+        _bad(Syndrome.LIMIT, f"{what}: limits in crypto offload, they are the host's")
 
 
 def check_sequence(what: str, seq: int, *, esn: bool) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crypto offload: ESP packets that the host built, or takes apart, and the card only seals or opens.
+"""Crypto offload: ESP packets that the host builds or takes apart, and the card seals or opens.
 
 Everything around the cipher is the host's: headers, IV, padding, sequence numbers, replay window,
 limits, selectors, policies. Nothing in the packet but payload, ICV and a UDP checksum changes, and

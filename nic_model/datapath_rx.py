@@ -58,8 +58,8 @@ _MULTICAST = 1 << 40  # the group bit of a MAC address
 #  2. parse                                                    (MALFORMED)
 #  3. ESP for an SA of ours: open it (_open has its own reasons), then selector and IN policy with
 #     the SA (SELECTOR POLICY_BLOCK TEMPLATE); of a crypto SA: open it in place; clear: IN policy
-#     (CLEAR_TEXT POLICY_BLOCK FRAGMENT); native ESP without an SA, and everything that is not IP: to
-#     the host as it is (RX-12)
+#     (CLEAR_TEXT POLICY_BLOCK FRAGMENT); native ESP without an SA, and everything that is not IP:
+#     to the host as it is (RX-12)
 #  4. into the next receive slot, with its descriptor          (NO_BUFFER)
 @njit
 def rx_burst(

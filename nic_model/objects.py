@@ -219,7 +219,7 @@ class Objects:
             raise Refused(
                 Status.BAD_PARAMETER,
                 Syndrome.DIRECTION,
-                f"SA handle {handle:#x} is an outbound crypto SA, which descriptors name, not rules",
+                f"SA handle {handle:#x} is an outbound crypto SA, descriptors name it and no rule",
             )
         self.rules.require_space()
         try:

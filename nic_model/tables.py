@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The card's memory: SA rows, policy rows, hash buckets, counters; how rows are written and read.
 
-All of it is numpy, so that the kernels take one `Tables` argument. Row 0 of every table stays
-unused: 0 means "none". What a row holds says `rows`. An SA is written first (`write_sa`) and reached
+All of it is numpy, so that the kernels take one `Tables` argument. What a row holds says `rows`;
+row 0 of every table stays unused: 0 means "none". An SA is written first (`write_sa`) and reached
 by packets only after `Steering.add_sa`.
 """
 

@@ -4,7 +4,7 @@
 Written as the recorded kernels 6.12 and 7.3.4 do (xfrm4_tunnel_encap_add and its kin):
 
     DSCP         of the inner packet, 0 with dont_encap_dscp
-    ECN          of the inner packet, ECT(0) for CE (RFC 3168 9.1.1 "full functionality"), 0 with noecn
+    ECN          of the inner packet, ECT(0) for CE (RFC 3168 9.1.1), 0 with noecn
     hop limit    64; flow label of an inner IPv6 packet
     DF           of an inner IPv4 packet, set for IPv6, clear with nopmtudisc
     ID           0 with DF; else the low half of the IV, so that 2^16 packets in turn differ

@@ -205,8 +205,8 @@ class Teardown(Command):
 
 AnyCommand = (
     QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | SetLimits | AdvanceEsn | StopSa
-    | QuerySa | CreateSaRule | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus | SetPort
-    | Fence | Teardown
+    | QuerySa | CreateSaRule | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus
+    | SetPort | Fence | Teardown
 )  # fmt: skip
 
 

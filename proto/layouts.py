@@ -17,12 +17,12 @@ class RxFlag(IntFlag):
     """Flags of a receive descriptor."""
 
     CRYPTO_DONE = 1  # by the SA in `handle`: decrypted, and its headers taken off
-    CRYPTO = 2  # an ESP packet, opened in place by the crypto SA in `handle` unless `syndrome` is set
+    CRYPTO = 2  # ESP, opened in place by the crypto SA in `handle` unless `syndrome` is set
 
 
 # One packet of a ring. `offset` counts from the start of the DMA region; on an inline link the
-# packets follow the descriptors in their order. `syndrome` is a status.Drop (0 = good). `handle` and
-# `generation` name an SA where a flag says so.
+# packets follow the descriptors in their order. `syndrome` is a status.Drop (0 = good). `handle`
+# and `generation` name an SA where a flag says so.
 DESCRIPTOR = np.dtype(
     [
         ("offset", "<u4"),

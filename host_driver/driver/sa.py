@@ -286,7 +286,7 @@ def create_sa(x: "XfrmState", key: int) -> CreateSa:
 
 
 def create_crypto_sa(x: "XfrmState", key: int) -> CreateSa:
-    """The same for crypto offload: what sealing and opening needs, and nothing that the host does."""
+    """The same for crypto offload: what sealing and opening need, nothing that the host does."""
     assert x.aead is not None
     encap = x.encap
     return CreateSa(

@@ -78,7 +78,7 @@ def _check_packet(what: str, x: "XfrmState", caps: Caps) -> None:
     if not caps.packet:
         _refuse(f"{what}: card {caps.name} has no packet offload")
     if x.props.mode == MODE_TUNNEL and x.xso.dir == OUT and x.props.saddr == ANY_ADDRESS:
-        _refuse(f"{what}: source address any of a tunnel out is not offered, card takes one address")
+        _refuse(f"{what}: source any of a tunnel out is not offered, card takes one address")
     if x.xso.dir == IN:
         _check_window(what, x, caps)
     if not x.lft.hard_packet_limit or not x.lft.hard_byte_limit:
@@ -168,7 +168,7 @@ def _check_template_ends(what: str, xp: "XfrmPolicy", template: UserTmpl) -> Non
     elif family not in (AF_INET, AF_INET6):
         _refuse(f"{what}: template family {family} is neither IPv4 nor IPv6")
     elif xp.dir == POLICY_OUT and ANY_ADDRESS in (template.saddr, template.id.daddr):
-        _refuse(f"{what}: address any in a tunnel template out is not offered, card takes both ends")
+        _refuse(f"{what}: any in a tunnel template out is not offered, card takes both addresses")
 
 
 def check_policy(xp: "XfrmPolicy", caps: Caps) -> None:

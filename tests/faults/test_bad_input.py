@@ -19,11 +19,15 @@ POLICY = (
     "xfrm policy add src 10.0.0.1 dst 10.0.0.2 dir {dir} {more} "
     "tmpl src 10.0.0.1 dst 10.0.0.2 proto esp reqid 1 mode transport offload packet dev nic0"
 )
+TO_TUNNEL, TO_BEET = ("mode transport", "mode tunnel"), ("mode transport", "mode beet")
 RANDOM_MESSAGES = 10_000
 
 
 def sa(**change: str) -> str:
     return SA.format(**{**GOOD, **change})
+
+
+TUNNEL = sa().replace(*TO_TUNNEL)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,12 @@ def cards():
         ("full:replay_window_max=64", sa(more="replay-window 128"), "128"),
         ("full", sa(dev="nic7"), "nic7"),
         ("full", sa(dev="lo"), ""),
-        ("full", sa().replace("mode transport", "mode tunnel"), "tunnel"),
+        ("full:tunnel=no", TUNNEL, "mode tunnel is not offered, card takes transport"),
+        ("tiny", TUNNEL, "mode tunnel"),
+        ("full:tunnel=no", POLICY.format(dir="in", more="").replace(*TO_TUNNEL), "template mode"),
+        ("full", sa(dir="out").replace(*TO_TUNNEL).replace("10.0.0.1", "0.0.0.0"), "source"),
+        ("full", sa().replace("transport", "beet"), "beet"),
+        ("full", sa(key="0x" + "11" * 20).replace("packet", "crypto").replace(*TO_BEET), "beet"),
         ("full", sa(more="if_id 3"), "if_id"),
         ("full", sa(dir="out", more="replay-window 32"), "output SA"),
         ("full:esn=no", sa(more="replay-window 32 flag esn"), "ESN"),

@@ -258,8 +258,8 @@ def test_link_down_flushes_without_a_word(pair) -> None:
 
 
 def test_a_refused_sa_says_why(pair) -> None:
-    result = pair.ip(STATE.format(limits="", dir="out").replace("mode transport", "mode tunnel"))
-    assert "SA 0x1000: mode tunnel is not offered, card takes transport" in result.stderr
+    result = pair.ip(STATE.format(limits="", dir="out").replace("mode transport", "mode beet"))
+    assert "SA 0x1000: mode beet is not offered, card takes transport, tunnel" in result.stderr
     assert result.rc == 2
     assert pair.ask(control.SetLink("nic9")).errno == errno.ENODEV
     assert pair.census() == EMPTY

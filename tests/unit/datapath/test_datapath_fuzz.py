@@ -5,6 +5,8 @@ The bench itself asserts that every frame passes or has exactly one drop counted
 """
 
 import random
+import struct
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,16 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting
 
 from nic_model import packet, tables
+from proto.layouts import TxFlag
 from proto.status import Drop
+from proto.xfrm import MODE_TUNNEL
 
 FRAMES = 10_000
+TUNNEL = {
+    "mode": MODE_TUNNEL, "tmpl_family": 2,
+    "tmpl_saddr": bytes((192, 0, 2, 1)).ljust(16, b"\0"),
+    "tmpl_daddr": bytes((192, 0, 2, 2)).ljust(16, b"\0"),
+}  # fmt: skip
 EXTENSIONS = IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / IPv6ExtHdrRouting(addresses=["::1"])
 SEEDS = (
     bytes(12) + b"\x08\x00" + bytes(IP(src="10.1.0.1", dst="10.1.0.2") / UDP(dport=9) / b"abcdef"),
@@ -70,6 +79,78 @@ def test_garbage_in(busy: Any) -> None:
         verdicts |= {one for one in got if isinstance(one, Drop)}
     assert {Drop.MALFORMED, Drop.FRAGMENT, Drop.INTEGRITY, Drop.CLEAR_TEXT} <= verdicts
     assert all(busy.state(row).packets <= 1 for row in range(1, busy.rows + 1))
+
+
+@pytest.fixture
+def tunnelled(bench: Any) -> Any:
+    """A tunnel for everything, both ways and for both families inside."""
+    ends = {"src": "192.0.2.1", "dst": "192.0.2.2"}
+    bench.sa(mode=MODE_TUNNEL, **ends)
+    bench.sa(direction=1, mode=MODE_TUNNEL, decap_dscp=True, **ends)
+    for family, direction in ((2, 1), (2, 2), (10, 1), (10, 2)):
+        bench.policy(family=family, direction=direction, **TUNNEL)
+    return bench
+
+
+def test_garbage_into_a_tunnel(tunnelled: Any) -> None:
+    rng = random.Random(4)
+    verdicts: Counter[Any] = Counter()
+    for _ in range(FRAMES // 500):
+        frames = [damaged(rng, SEEDS) for _ in range(500)]
+        got = tunnelled.tx(frames)
+        for data, sent in zip(frames, got, strict=True):
+            verdicts[sent if isinstance(sent, Drop) else "sent"] += 1
+            if not isinstance(sent, Drop) and sent != data:  # and what is sealed opens to it
+                opened = tunnelled.open_esp(tunnelled.KEY, sent[34:])
+                assert data[14:].startswith(opened[: -opened[-2] - 2])
+            elif sent == data:
+                assert data[12:14] not in (b"\x08\x00", b"\x86\xdd")
+    assert set(verdicts) == {"sent", Drop.MALFORMED, Drop.FRAGMENT}
+    assert min(verdicts.values()) > 20
+
+
+def test_garbage_out_of_a_tunnel(tunnelled: Any) -> None:
+    """Sealed well, and of all sorts inside: delivered as a whole packet, or dropped."""
+    rng = random.Random(5)
+    verdicts: Counter[Any] = Counter()
+    for round_ in range(FRAMES // 500):
+        frames = []
+        for number in range(500):
+            inner = damaged(rng, SEEDS)[14:]
+            nxt = rng.choice((4, 4, 41, 41, 59, rng.randrange(256)))
+            pad = None if rng.randrange(8) else rng.randrange(256)
+            sealed = tunnelled.esp(
+                tunnelled.KEY, 0x1000, round_ * 500 + number, inner, nxt, pad=pad
+            )
+            outer = IP(src="192.0.2.1", dst="192.0.2.2", proto=50, tos=rng.randrange(256))
+            frames.append(tunnelled.frame(bytes(outer / sealed)))
+        for got in tunnelled.rx(frames):
+            verdicts[got if isinstance(got, Drop) else "delivered"] += 1
+            if not isinstance(got, Drop):
+                four = got[12:14] == b"\x08\x00"
+                said = int.from_bytes(got[16:18] if four else got[18:20], "big")
+                assert len(got) == 14 + said + (0 if four else 40)
+    expected = {Drop.MALFORMED, Drop.FRAGMENT, Drop.MODE, Drop.TRAILER, Drop.DUMMY}
+    assert set(verdicts) == {"delivered", *expected}
+    assert min(verdicts.values()) > 20
+
+
+def test_garbage_for_crypto_offload(bench: Any) -> None:
+    """Nothing of it leaves but ESP of the SA with payload and ICV replaced."""
+    rng = random.Random(6)
+    row = bench.sa(crypto=True)
+    bench.sa(crypto=True, direction=1)
+    clear = struct.pack(">IIQ", 0x1000, 1, 1) + b"known text" + b"\0\x11" + bytes(16)
+    good = bench.frame(bytes(IP(src="10.1.0.1", dst="10.1.0.2", proto=50) / clear))
+    verdicts: Counter[Any] = Counter()
+    for _ in range(FRAMES // 500):
+        frames = [damaged(rng, (*SEEDS, good, good, good)) for _ in range(500)]
+        for sent in bench.tx(frames, flags=TxFlag.CRYPTO, row=row):
+            verdicts[sent if isinstance(sent, Drop) else "sent"] += 1
+            assert isinstance(sent, Drop) or b"known text" not in sent
+        for got in bench.rx(frames):
+            verdicts["received" if not isinstance(got, Drop) else got] += 1
+    assert {"sent", "received", Drop.CRYPTO, Drop.MALFORMED} <= set(verdicts)
 
 
 def test_every_flip_of_an_esp_frame_is_caught(busy: Any) -> None:

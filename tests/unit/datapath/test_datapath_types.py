@@ -7,12 +7,22 @@ from typing import Any
 import pytest
 from scapy.layers.inet import IP, UDP
 
-from nic_model import account, aso, datapath_rx, datapath_tx, lookup, packet
+from nic_model import (
+    account,
+    aso,
+    datapath_crypto,
+    datapath_rx,
+    datapath_tx,
+    lookup,
+    packet,
+    tunnel,
+)
 from nic_model.jit import config
+from proto.layouts import TxFlag
 
 
 def dispatchers() -> list[Any]:
-    modules = (aso, lookup, packet, account, datapath_rx, datapath_tx)
+    modules = (aso, lookup, packet, account, tunnel, datapath_crypto, datapath_rx, datapath_tx)
     found = {id(item): item for module in modules for item in vars(module).values()}
     return [item for item in found.values() if hasattr(item, "nopython_signatures")]
 
@@ -22,7 +32,10 @@ def test_all_numbers_are_integers(bench: Any) -> None:
     bench.sa()
     bench.sa(direction=1)
     bench.policy()
-    bench.rx(bench.tx([bench.frame(bytes(IP(src="10.1.0.1", dst="10.1.0.2") / UDP()))]))
+    clear = bench.frame(bytes(IP(src="10.1.0.1", dst="10.1.0.2") / UDP()))
+    bench.rx(bench.tx([clear]))
+    crypto = bench.sa(crypto=True)
+    bench.tx([clear], flags=TxFlag.CRYPTO, row=crypto)
     seen = 0
     for kernel in dispatchers():
         for overload in kernel.overloads.values():

@@ -9,11 +9,22 @@ import pytest
 
 from host_driver.driver.queues import WATCHDOG_NS, RxQueue, TxQueue
 from host_driver.driver.sa import Sa, SaTable
-from host_driver.netdev import CRYPTO_DONE, CRYPTO_SUCCESS, NetDevice, Skb
+from host_driver.netdev import (
+    CRYPTO_DONE,
+    CRYPTO_GENERIC_ERROR,
+    CRYPTO_SUCCESS,
+    TRANSPORT_ESP_AUTH_FAILED,
+    TUNNEL_ESP_AUTH_FAILED,
+    NetDevice,
+    SecPath,
+    Skb,
+)
 from proto.frame import Kind, Message, unpack
-from proto.layouts import DESCRIPTOR, RxFlag
+from proto.layouts import DESCRIPTOR, RxFlag, TxFlag
 from proto.limits import BUFFER_BYTES, BURST, RING_SIZE, TXQUEUE_LEN
 from proto.link.dma import Dma, rx_offset, tx_offset
+from proto.status import Drop
+from proto.xfrm import MODE_TRANSPORT, MODE_TUNNEL
 
 MAC, PEER = b"\x02card\x00", b"\x02card\x01"
 IPV4 = b"\x45" + bytes(27)
@@ -119,6 +130,20 @@ def test_a_slow_wire_is_no_loss(tx) -> None:
     assert not tx.queue.idle
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_descriptor_names_the_crypto_sa(tx, make_state, gone) -> None:
+    """Of one that is gone since it names none, and the card drops the packet."""
+    sa = Sa(make_state(), handle=5, generation=3, crypto=True)
+    tx.sas.bind(sa)
+    esp = b"\x45" + bytes(60)
+    assert tx.queue.enqueue(Skb(esp, sec_path=SecPath(sa.x, 0, 0))) == 0
+    sa.deleted = gone
+    tx.queue.flush(0)
+    (row,) = np.frombuffer(tx.sent[0].body, DESCRIPTOR)
+    assert (row["flags"], row["length"]) == (TxFlag.CRYPTO, 14 + len(esp))
+    assert (row["handle"], row["generation"]) == ((0, 0) if gone else (5, 3))
+
+
 class Rx:
     def __init__(self, state) -> None:
         self.dma = Dma.anonymous()
@@ -186,6 +211,33 @@ def test_bad_descriptors_are_counted_and_credited(rx, row, counter) -> None:
     assert rx.got == []
     assert +rx.counters == Counter({counter: 1})
     assert rx.sent[0].count == 1
+
+
+@pytest.mark.parametrize(
+    ("syndrome", "mode", "status"),
+    [
+        (0, MODE_TRANSPORT, CRYPTO_SUCCESS),
+        (Drop.INTEGRITY, MODE_TRANSPORT, TRANSPORT_ESP_AUTH_FAILED),
+        (Drop.INTEGRITY, MODE_TUNNEL, TUNNEL_ESP_AUTH_FAILED),
+        (99, MODE_TUNNEL, CRYPTO_GENERIC_ERROR),
+    ],
+)
+def test_what_crypto_offload_found_becomes_the_status(rx, syndrome, mode, status) -> None:
+    """OBJ-32: the packet is delivered either way, and the host counts."""
+    rx.state.props.mode = mode
+    rx.arrive(0, (rx_offset(0), LENGTH, RxFlag.CRYPTO, syndrome, 7, 3))
+    (skb,) = rx.got
+    assert (skb.data, skb.sec_path.x) == (IPV4, rx.state)
+    assert (skb.sec_path.flags, skb.sec_path.status) == (CRYPTO_DONE, status)
+
+
+def test_what_an_unknown_crypto_sa_opened_is_not_delivered(rx) -> None:
+    rx.arrive(
+        0,
+        (rx_offset(0), LENGTH, RxFlag.CRYPTO, 0, 7, 4),
+        (rx_offset(1), LENGTH, RxFlag.CRYPTO, Drop.INTEGRITY, 6, 3),
+    )
+    assert rx.got == [] and rx.counters["rx_drop_sadb_miss"] == 2
 
 
 def test_frames_that_are_not_ip(rx) -> None:

@@ -8,11 +8,17 @@ import pytest
 
 from host_driver.driver.validate import check_policy, check_state
 from host_driver.ops import Extack
-from host_driver.xfrm.state import Aead, Algorithm, ReplayEsn
+from host_driver.xfrm.state import (
+    OFFLOAD_CRYPTO,
+    OFFLOAD_PACKET,
+    Aead,
+    Algorithm,
+    ReplayEsn,
+)
 from proto import commands as c
 from proto.caps import PROFILES
 from proto.status import OffloadError
-from proto.xfrm import STATE_ESN
+from proto.xfrm import AF_INET, AF_INET6, MODE_TUNNEL, POLICY_IN, STATE_ESN
 from proto.xfrm_structs import (
     EncapTmpl,
     LifetimeCfg,
@@ -25,6 +31,7 @@ from proto.xfrm_structs import (
 
 FULL, CX6DX = PROFILES["full"], PROFILES["cx6dx"]
 GCM = "rfc4106(gcm(aes))"
+ANY = bytes(16)
 
 
 def aead(key_bytes=20, icv_bits=128, name=GCM):
@@ -90,17 +97,46 @@ def test_esn_needs_capability_and_window(make_state) -> None:
     assert "ESN is not offered" in refusal(x, msgspec.structs.replace(FULL, esn=False))[1]
 
 
-@pytest.mark.parametrize(("mode", "name"), [(1, "tunnel"), (4, "beet"), (5, "iptfs"), (77, "77")])
-def test_only_transport_mode(make_state, mode, name) -> None:
+@pytest.mark.parametrize(("mode", "name"), [(4, "beet"), (5, "iptfs"), (77, "77")])
+@pytest.mark.parametrize("offload", [OFFLOAD_CRYPTO, OFFLOAD_PACKET])
+def test_only_transport_and_tunnel_mode(make_state, mode, name, offload) -> None:
+    """MLX-09."""
     x = make_state()
-    x.props.mode = mode
-    assert f"mode {name} is not offered, card takes transport" in refusal(x, FULL)[1]
+    x.props.mode, x.xso.type = mode, offload
+    assert f"mode {name} is not offered, card takes transport, tunnel" in refusal(x, FULL)[1]
+
+
+def test_tunnel_mode_needs_a_capability_and_two_ends(make_state, make_policy) -> None:
+    plain = msgspec.structs.replace(FULL, tunnel=False)
+    x = make_state()
+    x.props.mode = MODE_TUNNEL
+    check_state(x, FULL)
+    said = "SA 0x1000: mode tunnel is not offered, card takes transport"
+    assert refusal(x, plain) == (errno.EINVAL, said)
+    x.xso.type = OFFLOAD_CRYPTO  # the headers are the host's business
+    check_state(x, plain)
+
+    x.xso.type, x.props.saddr = OFFLOAD_PACKET, bytes(16)
+    assert "source any of a tunnel out is not offered" in refusal(x, FULL)[1]
+    x.xso.dir = c.IN
+    check_state(x, FULL)
+
+
+def test_crypto_offload_leaves_to_the_host_what_the_host_does(make_state) -> None:
+    """What the card could not match or count in packet offload is nothing to it here (CRYPTO)."""
+    x = make_state(0x1000, c.IN, mark=XfrmMark(5, 0xFF), replay_esn=esn(96),
+                   lft=LifetimeCfg(hard_packet_limit=0))  # fmt: skip
+    x.xso.type = OFFLOAD_CRYPTO
+    check_state(x, CX6DX)
+    check_state(x, PROFILES["crypto-only"])
+    x.aead = aead(28)
+    assert "AES key of 192 bits" in refusal(x, CX6DX)[1]
 
 
 def test_crypto_offload_falls_back_to_software(bench, make_state) -> None:
     """EOPNOTSUPP without a text: the core goes on, nobody has anything to report (STATE-24)."""
     x, extack = make_state(), Extack()
-    x.xso.type = 1
+    x.xso.type = OFFLOAD_CRYPTO
     assert bench.add(x, extack) == -errno.EOPNOTSUPP
     assert extack.msg == ""
     assert bench.card.log == []
@@ -123,7 +159,10 @@ def template(**changes) -> UserTmpl:
         ({"type": 1}, "type 1 is not offered"),
         ({"xfrm_vec": [template(), template()]}, "2 templates are not offered, card takes"),
         ({"xfrm_vec": [template(id=XfrmId(bytes(16), 0, 51))]}, "template protocol 51"),
-        ({"xfrm_vec": [template(mode=1)]}, "template mode tunnel"),
+        ({"xfrm_vec": [template(mode=4)]}, "template mode beet is not offered, card takes"),
+        ({"xfrm_vec": [template(mode=1)]}, "any in a tunnel template out"),
+        ({"xfrm_vec": [template(mode=1, saddr=ANY)]}, "any in a tunnel template out"),
+        ({"xfrm_vec": [template(mode=1, family=7)]}, "template family 7 is neither"),
         ({"xfrm_vec": [template(optional=1)]}, "level use is not offered"),
         ({"xfrm_vec": [template(family=10)]}, "template family 10"),
         ({"mark": XfrmMark(0, 1)}, "mark 0x1 cannot be matched"),
@@ -137,6 +176,15 @@ def test_policies_are_refused_with_reasons(make_policy, changes, words) -> None:
     assert caught.value.errno == errno.EINVAL
     assert words in caught.value.text
     assert caught.value.text.startswith("policy out priority 10: ")
+
+
+@pytest.mark.parametrize("family", [0, AF_INET, AF_INET6])
+def test_a_tunnel_template_may_be_of_the_other_family(make_policy, family) -> None:
+    tunnel = template(mode=1, family=family, saddr=b"\1" * 16, id=XfrmId(b"\2" * 16, 0, 50))
+    check_policy(make_policy(xfrm_vec=[tunnel]), FULL)
+    with pytest.raises(OffloadError, match="template mode tunnel is not offered, card takes"):
+        check_policy(make_policy(xfrm_vec=[tunnel]), msgspec.structs.replace(FULL, tunnel=False))
+    check_policy(make_policy(POLICY_IN, xfrm_vec=[template(mode=1)]), FULL)
 
 
 READ = "cannot be matched by the card, which reads those of protocols 1, 6, 17, 33, 58, 132, 136"

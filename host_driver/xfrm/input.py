@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from host_driver.netdev import CRYPTO_DONE, CRYPTO_SUCCESS, SecPath, Skb
+from host_driver.xfrm.aevent import xfrm_replay_notify
 from host_driver.xfrm.device import xfrm_dev_state_advance_esn
 from host_driver.xfrm.esp import ESP_HEADER, Failure, Opened, esp_input, esp_strip
 from host_driver.xfrm.esp_crypto import sizes as esp_sizes
@@ -162,6 +163,7 @@ def _rcv(
     with net.running.within("lock"):
         xfrm_replay_advance(x, seq)
         xfrm_dev_state_advance_esn(x)
+        xfrm_replay_notify(net, x)
     x.curlft.bytes += len(opened.payload)
     x.curlft.packets += 1
     x.lastused = net.seconds()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from host_driver.netdev import NetDevice
 from host_driver.sleep import Completion, Sleep
+from host_driver.xfrm.aevent import xfrm_replay_timer_start
 from host_driver.xfrm.device import (
     xfrm_dev_policy_delete,
     xfrm_dev_policy_free,
@@ -37,6 +38,7 @@ def xfrm_state_insert(net: "XfrmNet", x: XfrmState) -> None:
     x.refcnt += 1
     net.sad.insert(x)
     net.arm(x, net.now_ns + NS)
+    xfrm_replay_timer_start(net, x)
 
 
 def xfrm_state_put(net: "XfrmNet", x: XfrmState) -> None:
@@ -55,6 +57,8 @@ def _gc_task(net: "XfrmNet") -> Sleep[None]:
         batch, net.gc_list = net.gc_list[::-1], []
         for x in batch:
             net.disarm(x)
+            if x.rtimer is not None:
+                net.disarm(x.rtimer)
             x.wipe_keys()
             x.encap = x.replay_esn = x.coaddr = None
             yield from xfrm_dev_state_free(net, x)

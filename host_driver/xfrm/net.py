@@ -18,6 +18,7 @@ from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
 from host_driver.running import Running
 from host_driver.sleep import Mutex, Scheduler, Sleep
 from host_driver.xfrm import lifecycle
+from host_driver.xfrm.aevent import xfrm_replay_timer_handler
 from host_driver.xfrm.answers import Answers
 from host_driver.xfrm.bundle import FlowCache
 from host_driver.xfrm.device import xfrm_dev_state_update_stats
@@ -37,7 +38,7 @@ from host_driver.xfrm.profile import LATEST, Profile
 from host_driver.xfrm.reassembly import Reassembly
 from host_driver.xfrm.sad import Sad
 from host_driver.xfrm.spd import Spd
-from host_driver.xfrm.state import XfrmState
+from host_driver.xfrm.state import ReplayTimer, XfrmState
 from host_driver.xfrm.user import netlink_rcv
 from proto.xfrm import (
     AF_INET,
@@ -54,6 +55,9 @@ from proto.xfrm_structs import LifetimeCur
 ACQ_EXPIRES_S = 30  # CONST-01
 AEVENT_ETIME_100MS = 10  # CONST-03
 AEVENT_RSEQTH_PACKETS = 2  # CONST-04
+
+
+TimerOwner = XfrmState | XfrmPolicy | ReplayTimer
 
 
 class XfrmNet:
@@ -104,7 +108,7 @@ class XfrmNet:
         self.gc_running = False
         self._acqseq = 0
         self._ip_id = 0
-        self._timers: list[tuple[int, int, XfrmState | XfrmPolicy]] = []
+        self._timers: list[tuple[int, int, TimerOwner]] = []
         self._order = itertools.count()
 
     def seconds(self) -> int:
@@ -194,12 +198,12 @@ class XfrmNet:
 
     # Timers: an object has at most one shot; an older one on the heap is void.
 
-    def arm(self, owner: XfrmState | XfrmPolicy, due_ns: int) -> None:
+    def arm(self, owner: TimerOwner, due_ns: int) -> None:
         """Let the owner's timer fire at `due_ns`, instead of any earlier plan."""
         owner.timer_ns = due_ns
         heapq.heappush(self._timers, (due_ns, next(self._order), owner))
 
-    def disarm(self, owner: XfrmState | XfrmPolicy) -> None:
+    def disarm(self, owner: TimerOwner) -> None:
         """The owner's timer does not fire any more."""
         owner.timer_ns = None
 
@@ -214,6 +218,8 @@ class XfrmNet:
             with self.running.within("timer"):
                 if isinstance(owner, XfrmState):
                     xfrm_timer_handler(self, owner)
+                elif isinstance(owner, ReplayTimer):
+                    xfrm_replay_timer_handler(self, owner)
                 else:
                     xfrm_policy_timer(self, owner)
 

@@ -13,6 +13,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from host_driver.netdev import NetDevice, SecPath, Skb
+from host_driver.xfrm.aevent import xfrm_replay_notify
 from host_driver.xfrm.bundle import xfrm_lookup
 from host_driver.xfrm.device import (
     xfrm_dev_offload_ok,
@@ -142,6 +143,7 @@ def xfrm_output_one(
             return Refused("XfrmOutStateSeqError", errno.EOVERFLOW)
         if crypto and net.profile.output_advances_esn:
             xfrm_dev_state_advance_esn(x)
+        xfrm_replay_notify(net, x)
 
     x.curlft.bytes += len(parts.payload)
     x.curlft.packets += 1

@@ -184,6 +184,7 @@ class XfrmState:
     soft_expire: bool = False
     saved_tmo: int = 0
     timer_ns: int | None = None
+    rtimer: "ReplayTimer | None" = None
     # The collector has run: nothing may touch the state any more.
     freed: bool = False
 
@@ -197,3 +198,16 @@ class XfrmState:
             if algorithm is not None:
                 algorithm.wipe()
         self.aead = self.aalg = self.ealg = self.calg = None
+
+
+@dataclass(slots=True, eq=False)
+class ReplayTimer:
+    """x->rtimer (`aevent.py`): the replay counters that users know of, and the shot due.
+
+    `deferred` is XFRM_TIME_DEFER: the shot came to nothing, the next packet stands in for it.
+    """
+
+    x: XfrmState
+    told: tuple[int, ...]
+    deferred: bool = False
+    timer_ns: int | None = None

@@ -122,6 +122,7 @@ class Stage:
     def _act(self, command: dict[str, Any]) -> None:
         action = command["action"]
         if action.startswith("start: ip xfrm monitor"):
+            self.lab.advance(1.0)  # which the recorder waited for its monitor, too
             self.hosts["A"].notifications()
             self.hosts["A"].listen(*Group)
         elif action == "stop monitor":

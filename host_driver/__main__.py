@@ -10,8 +10,10 @@ goodbye, 2 for a bad flag, 3 when the environment refuses (an address, a file, a
 
 import argparse
 import os
+import random
 import re
 import resource
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +88,8 @@ def _serve(options: argparse.Namespace) -> int:
         options.seed,
         options.driver,
         options.profile,
+        # Two labs may be given one seed and one key: their IVs must differ.
+        random.Random(secrets.randbits(256)),
     )
     with Hub(curve) as hub:
         endpoints = hub.connect_link(options.link)

@@ -48,7 +48,8 @@ TICK_NS = RECONCILE_INTERVAL_MS * 1_000_000
 class Host:
     """One host with one card behind it: devices lo and nic0.
 
-    `mac` and `peer_mac` are 6 bytes; `driver` is "package.module:Class" or None. Raises
+    `mac` and `peer_mac` are 6 bytes; `driver` is "package.module:Class" or None. `iv_rng` draws
+    what makes IVs; without it `seed` does, which is for simulated hosts only. Raises
     OffloadError(EINVAL) for a driver or kernel profile that is not there.
     """
 
@@ -61,6 +62,7 @@ class Host:
         seed: int,
         driver: str | None = None,
         profile: str = LATEST.name,
+        iv_rng: random.Random | None = None,
     ) -> None:
         self.name = name
         self.driver_name = driver or "reference"
@@ -83,7 +85,7 @@ class Host:
         self.devices = Devices()
         self.net = XfrmNet(
             self.devices, self.sched, random.Random(seed), self.notifications.multicast,
-            self.notifications.listening, profile_by_name(profile), self.running,
+            self.notifications.listening, profile_by_name(profile), self.running, iv_rng,
         )  # fmt: skip
         self.devices.on_event = self.net.netdev_event
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # net.core.xfrm_*, by what the core calls them.
-SYSCTLS = ("acq_expires", "aevent_etime", "aevent_rseqth")
+SYSCTLS = ("acq_expires", "larval_drop", "aevent_etime", "aevent_rseqth")
 
 
 class _Envelope(msgspec.Struct, array_like=True):

@@ -61,7 +61,7 @@ class HostHandle:
         self._ask(control.Listen(list(groups)))
 
     def sysctl(self, name: str, value: int | str) -> None:
-        """`sysctl -w NAME=VALUE`, for net.core.xfrm_{acq_expires, aevent_etime, aevent_rseqth}."""
+        """`sysctl -w NAME=VALUE`: net.core.xfrm_{acq_expires, larval_drop, aevent_*}."""
         self._ask(control.Sysctl(name, int(value)))
 
     def send(self, packets: Sequence[bytes]) -> list[int]:

@@ -36,13 +36,13 @@ class Decision(NamedTuple):
     """What becomes of the packets of a flow.
 
     `error` is a positive errno, or 0 with `states` for the SAs to apply, an empty one means clear;
-    `drop` is a packet that vanishes although its sender hears of no error (ACQ-20).
+    `pending` is the policy whose SAs are missing: key managers have been asked (section 6.4).
     """
 
     counters: tuple[str, ...] = ()
     error: int = 0
     states: tuple[XfrmState, ...] = ()
-    drop: bool = False
+    pending: XfrmPolicy | None = None
 
 
 class _Cached(NamedTuple):
@@ -84,10 +84,10 @@ def xfrm_lookup(net: "XfrmNet", flow: Flow) -> Decision:
         decision = Decision(error=errno.EPERM if blocked else 0)
     else:
         decision = _by_policy(net, flow, xp)
-        settled = xp.action == POLICY_BLOCK or not (decision.error or decision.drop)
+        settled = xp.action == POLICY_BLOCK or not (decision.error or decision.pending)
         if settled and not xp.curlft.use_time:  # not while an acquire is pending
             xp.curlft.use_time = net.seconds()
-    if not decision.counters and not decision.drop:
+    if not decision.counters:
         net.flows.put(flow, generation, decision)
     return decision
 
@@ -107,7 +107,7 @@ def _by_policy(net: "XfrmNet", flow: Flow, xp: XfrmPolicy) -> Decision:
         if x is not None:
             states.append(x)
         elif not tmpl.optional and error in (errno.EAGAIN, errno.ESRCH):
-            return Decision(("XfrmOutNoStates",), drop=True)  # ACQ-20
+            return Decision(("XfrmOutNoStates",), pending=xp)
         elif not tmpl.optional:
             return Decision(("XfrmOutPolError",), error)
     if not all(_has_route(net, x) for x in states):

@@ -258,6 +258,9 @@ def xfrm_policy_kill(net: "XfrmNet", xp: XfrmPolicy) -> None:
         xfrm_dev_policy_delete(xp)
     xp.dead = True
     net.disarm(xp)
+    if xp.polq is not None:  # what waited for it is dropped
+        net.disarm(xp.polq)
+        xp.polq = None
     xfrm_dev_policy_free(xp)
 
 

@@ -23,6 +23,7 @@ from host_driver.xfrm.answers import Answers
 from host_driver.xfrm.bundle import FlowCache
 from host_driver.xfrm.device import xfrm_dev_state_update_stats
 from host_driver.xfrm.encode import build_expire
+from host_driver.xfrm.hold import PolicyQueue, xfrm_policy_queue_process
 from host_driver.xfrm.input import xfrm_input
 from host_driver.xfrm.lifetime import (
     NS,
@@ -53,11 +54,12 @@ from proto.xfrm import (
 from proto.xfrm_structs import LifetimeCur
 
 ACQ_EXPIRES_S = 30  # CONST-01
+LARVAL_DROP = 1  # CONST-02
 AEVENT_ETIME_100MS = 10  # CONST-03
 AEVENT_RSEQTH_PACKETS = 2  # CONST-04
 
-
-TimerOwner = XfrmState | XfrmPolicy | ReplayTimer
+# An SA, a policy, an SA's replay events, and the packets that wait for a policy's SAs.
+TimerOwner = XfrmState | XfrmPolicy | ReplayTimer | PolicyQueue
 
 
 class XfrmNet:
@@ -90,6 +92,7 @@ class XfrmNet:
         self.now_ns = 0
         # The sysctls net.core.xfrm_*.
         self.acq_expires = ACQ_EXPIRES_S
+        self.larval_drop = LARVAL_DROP
         self.aevent_etime = AEVENT_ETIME_100MS
         self.aevent_rseqth = AEVENT_RSEQTH_PACKETS
         self.mib = Mib()
@@ -121,10 +124,10 @@ class XfrmNet:
         """One datagram of a user; returns the reply messages, acks and errors included."""
         return netlink_rcv(self, request, privileged)
 
-    def output(self, packet: bytes, mark: int = 0) -> int:
+    def output(self, packet: bytes, mark: int = 0, may_hold: bool = True) -> int:
         """The stack sends an IP packet. 0, or a negative errno; ACQ-20 counts as accepted."""
         with self.running.within("data"):
-            return xfrm_output(self, packet, mark)
+            return xfrm_output(self, packet, mark, may_hold)
 
     def input(self, skb: Skb) -> bytes | None:
         """A device hands a packet up. The IP packet to deliver, or None when it was dropped."""
@@ -220,6 +223,8 @@ class XfrmNet:
                     xfrm_timer_handler(self, owner)
                 elif isinstance(owner, ReplayTimer):
                     xfrm_replay_timer_handler(self, owner)
+                elif isinstance(owner, PolicyQueue):
+                    xfrm_policy_queue_process(self, owner)
                 else:
                     xfrm_policy_timer(self, owner)
 

@@ -25,10 +25,12 @@ from host_driver.xfrm.esp_crypto import sizes as esp_sizes
 from host_driver.xfrm.flow import UDP, decode
 from host_driver.xfrm.headers import (
     dont_fragment,
+    family_of,
     fragments,
     join,
     udp_encapsulate,
 )
+from host_driver.xfrm.hold import xdst_queue_output
 from host_driver.xfrm.lifetime import xfrm_state_check_expire
 from host_driver.xfrm.mode import mode_output
 from host_driver.xfrm.replay import xfrm_replay_overflow
@@ -48,21 +50,28 @@ class Refused(NamedTuple):
     error: int
 
 
-def xfrm_output(net: "XfrmNet", packet: bytes, mark: int) -> int:
-    """Send an IP packet. Returns 0 when it was accepted, else a negative errno."""
+def xfrm_output(net: "XfrmNet", packet: bytes, mark: int, may_hold: bool) -> int:
+    """Send an IP packet. Returns 0 when it was accepted, else a negative errno.
+
+    Without an SA it vanishes, and its sender hears of no error (ACQ-20); with sysctl
+    xfrm_larval_drop 0 it is held instead where it `may_hold`, else refused (ACQ-21, ACQ-22).
+    """
     flow = decode(packet)
     if flow is None:
         return -errno.EINVAL
     dev = net.devices.route(flow.address(flow.daddr))
     if dev is None:
         return -errno.ENETUNREACH
-    decision = xfrm_lookup(net, flow._replace(oif=dev.ifindex, mark=mark))
+    flow = flow._replace(oif=dev.ifindex, mark=mark)
+    decision = xfrm_lookup(net, flow)
+    if decision.pending is not None and may_hold and not net.larval_drop:
+        return xdst_queue_output(net, decision.pending, flow, packet)
     for counter in decision.counters:
         net.mib.bump(counter)
     if decision.error:
         return -decision.error
-    if decision.drop:
-        return 0
+    if decision.pending is not None:
+        return 0 if net.larval_drop else -errno.EAGAIN
     if not decision.states:
         return -abs(dev.xmit(Skb(packet, mark)))
     if decision.states[0].xso.type == OFFLOAD_PACKET:
@@ -72,8 +81,12 @@ def xfrm_output(net: "XfrmNet", packet: bytes, mark: int) -> int:
 
 def _packet_offload(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: NetDevice) -> int:
     """Hand a clear packet to the device of its SA (TX-05, TX-23), or drop it."""
+    x = states[0]
+    uncut = family_of(skb.data) == AF_INET and dont_fragment(skb.data)
+    if uncut and len(skb.data) > xfrm_state_mtu(net, x, dev.mtu):
+        return -errno.EMSGSIZE  # TX-31: IP itself refuses, before anything is counted
     # A device takes no packet that needs a second transform.
-    if len(states) > 1 or not xfrm_dev_offload_ok(net, skb, states[0], dev):
+    if len(states) > 1 or not xfrm_dev_offload_ok(net, skb, x, dev):
         net.mib.bump("XfrmOutError")
         return -errno.EHOSTUNREACH
     return -abs(dev.xmit(skb))

@@ -2,9 +2,13 @@
 """`struct xfrm_policy`: one entry of the SPD, as core, driver and dump see it (section 2.3)."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from host_driver.xfrm.state import DevOffload
 from proto.xfrm_structs import LifetimeCfg, LifetimeCur, UserTmpl, XfrmMark, XfrmSelector
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.hold import PolicyQueue
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -35,3 +39,4 @@ class XfrmPolicy:
     # Order of insertion among the inexact policies (SPD-22) and the shot of the timer that is due.
     pos: int = 0
     timer_ns: int | None = None
+    polq: "PolicyQueue | None" = None

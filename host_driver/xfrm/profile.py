@@ -4,6 +4,9 @@
 Each switch is a change that came after the series was merged (v6.2): True is what late kernels do,
 False what v6.2 did. The comment of a switch names its rule and says what v6.2 did instead. All
 other code asks `net.profile.SWITCH` and never for a version.
+
+No switches have: MIGRATE (STATE-39, 40), as the core has none; and what differs only for packets
+that are forwarded or need neighbours (TX-24, TX-42..44), as the host's stack has neither.
 """
 
 import errno
@@ -52,8 +55,6 @@ class Profile:
     esn_callback_for_crypto_only: bool
     # Section 2.1: the core set xso.real_dev to the device; now only bonding does.
     real_dev_left_alone: bool
-    # STATE-39, 40: the clone of a MIGRATE carried no offload.
-    migrate_offloads: bool
 
     # Acquire (section 6.4).
     # ACQ-02, TRAP-03: a larval SA was not marked for the driver.
@@ -92,12 +93,8 @@ class Profile:
     route_device_checked: bool
     # TX-23, TRAP-22: IP options and IPv6 extension headers went to the driver.
     headers_checked: bool
-    # TX-24, TRAP-21: a packet too long for a tunnel was dropped without ICMP or EMSGSIZE.
-    tunnel_size_checked: bool
     # TX-33, TRAP-34: the usable MTU wrapped around below 0.
     mtu_guarded: bool
-    # TX-42..44, TRAP-18: tunnel packets were sent by way of the inner destination's neighbour.
-    tunnel_sent_directly: bool
     # OPS-23, REPLAY-15: crypto output with ESN did not call advance_esn.
     output_advances_esn: bool
     # RX-05, TRAP-17: the policy check left the sec_path on the packet.

@@ -12,6 +12,7 @@ from host_driver.xfrm.device import (
     xfrm_dev_policy_add,
 )
 from host_driver.xfrm.encode import build, build_delpolicy, build_polexpire, build_policy
+from host_driver.xfrm.hold import xfrm_policy_requeue
 from host_driver.xfrm.lifecycle import (
     xfrm_policy_discard,
     xfrm_policy_flush,
@@ -170,6 +171,7 @@ def xfrm_add_policy(net: "XfrmNet", request: "Request") -> Sleep[None]:
     replaced = net.spd.insert(xp)
     net.arm(xp, net.now_ns + NS)
     if replaced is not None:
+        xfrm_policy_requeue(net, replaced, xp)
         xfrm_policy_kill(net, replaced)
     net.multicast(Group.POLICY, build_policy(xp, nlh.type, nlh.seq, nlh.pid, 0))
 

@@ -41,6 +41,14 @@ def test_every_switch_cites_a_rule_where_it_is_defined():
         assert re.search(r"\b([A-Z]+-\d\d|[Ss]ection \d)", comment[1]), name
 
 
+def test_every_switch_is_asked_and_versions_are_asked_nowhere():
+    sources = {path: path.read_text() for path in (REPO / "host_driver").rglob("*.py")}
+    for name in SWITCHES:
+        assert any(f"profile.{name}" in text for text in sources.values()), name
+    asking = re.compile(r"\b(is|==|!=|in) \(?(LATEST|V6_2)\b|profile\.name (is|==|in)")
+    assert [path for path, text in sources.items() if asking.search(text)] == []
+
+
 @pytest.mark.parametrize("profile", ["latest", "v6.2"])
 def test_a_lab_hands_the_profile_to_its_hosts(profile):
     with Lab(profile=profile) as lab:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from host_driver.netdev import HW_ESP, Skb
+from host_driver.netdev import HW_ESP, SecPath, Skb
 from host_driver.xfrm.device import xfrm_dev_offload_ok, xfrm_state_mtu
 from host_driver.xfrm.profile import LATEST, V6_2
 from host_driver.xfrm.state import OFFLOAD_PACKET
@@ -275,3 +275,57 @@ def test_usable_mtu(world_with, on, mtu, usable):
     world = world_with(mtu_guarded=on)
     world.add_sa()
     assert xfrm_state_mtu(world.net, world.state(0x1000), mtu) == usable
+
+
+@pytest.mark.parametrize("on", BOTH)
+def test_a_route_through_another_device(make_world, pktsim, base, udp_packet, on):
+    """TX-21 as recorded of 6.12: the driver is asked, and the packet leaves where the route leads.
+    It stays marked, so that a card of ours does not let it out in clear."""
+    world = make_world(profile=replace(base, name="test", route_device_checked=on))
+    world.add_device("other0", 9)
+    world.nic = world.add_device("nic0", 2, pktsim)
+    world.add_policy()
+    world.add_sa()
+    pktsim.log.clear()
+    assert world.net.output(udp_packet()) == (-errno.EHOSTUNREACH if on else 0)
+    assert world.net.mib.values()["XfrmOutError"] == int(on)
+    assert [skb.protect for skb in world.sent] == ([] if on else [True])
+    assert pktsim.log == ([] if on else ["offload_ok spi=0x00001000"])
+
+
+@pytest.mark.parametrize("on", BOTH)
+def test_the_sec_path_after_the_policy_check(world_with, udp_packet, on):
+    """RX-05: whatever the outcome."""
+    world = world_with(sec_path_consumed=on)
+    world.add_sa(flags=2 | 4)
+    for status in (1, 8):
+        skb = Skb(udp_packet(), sec_path=SecPath(world.state(0x1000), status=status))
+        assert (world.net.input(skb) is None) == (status == 8)
+        assert (skb.sec_path is None) == on
+
+
+@pytest.mark.parametrize("on", BOTH)
+@pytest.mark.parametrize("offload", BOTH)
+def test_a_clear_packet_and_a_policy_that_asks_for_esp(world_with, udp_packet, on, offload):
+    world = world_with(offloaded_policy_trusted=on)
+    world.add_policy(dir=0, offload=offload)
+    delivered = world.net.input(Skb(udp_packet())) is not None
+    assert delivered == (on and offload)
+    assert world.net.mib.values()["XfrmInTmplMismatch"] == int(not delivered)
+
+
+@pytest.mark.parametrize("on", BOTH)
+@pytest.mark.parametrize("esn", BOTH)
+def test_crypto_output_tells_of_each_number(world_with, pktsim, requests, udp_packet, on, esn):
+    """OPS-23, as recorded of 7.3: with ESN, for every packet."""
+    world = world_with(output_advances_esn=on)
+    window = ReplayStateEsn(bmp_len=1, replay_window=32).pack() + bytes(4)
+    request = requests[0](flags=0)
+    if esn:
+        payload = bytearray(request[16:])
+        payload[216] = 128
+        request = nl_message(0x10, bytes(payload) + attribute(ESN, window), 5)
+    assert world.errno(request) == 0
+    world.add_policy(offload=False)
+    assert [world.net.output(udp_packet()) for _ in range(3)] == [0, 0, 0]
+    assert pktsim.log.count("advance_esn spi=0x00001000") == (3 if on and esn else 0)

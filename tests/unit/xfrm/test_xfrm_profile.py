@@ -42,7 +42,8 @@ def test_every_switch_cites_a_rule_where_it_is_defined():
 
 
 def test_every_switch_is_asked_and_versions_are_asked_nowhere():
-    sources = {path: path.read_text() for path in (REPO / "host_driver").rglob("*.py")}
+    paths = (REPO / "host_driver").rglob("*.py")
+    sources = {path: path.read_text() for path in paths if path.name != "profile.py"}
     for name in SWITCHES:
         assert any(f"profile.{name}" in text for text in sources.values()), name
     asking = re.compile(r"\b(is|==|!=|in) \(?(LATEST|V6_2)\b|profile\.name (is|==|in)")

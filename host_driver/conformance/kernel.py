@@ -2,7 +2,7 @@
 """Target `kernel`: the running Linux, in a network namespace of its own, through AF_NETLINK.
 
 The same requests go to a real socket, and UDP datagrams to a real stack, whose routes all lead to
-`lo`. What a kernel cannot show from outside (calls of its driver, its clock) and what this one was
+one end of a veth pair. What a kernel cannot show from outside (calls of its driver, its clock) and what this one was
 built without (ESP, for one) skips the case with the reason. A device named by `dev` is moved into
 the namespace and comes back with its end.
 """
@@ -38,6 +38,14 @@ REPLY_TIMEOUT_S = 0.3  # the kernel has answered when the send returns
 WAIT_MAX_S = 5  # of real time
 DATAGRAM_BYTES = 1 << 20
 PLAIN_SPI = 0x7FFF_FFFF
+PLUMBING = (
+    "link set lo up",
+    "link add wire0 type veth peer name wire1",
+    "link set wire1 up",
+    "link set wire0 arp off up",
+    "route add default dev wire0",
+    "-6 route add default dev wire0",
+)
 OWN_NAMESPACE = "/proc/thread-self/ns/net"
 
 
@@ -78,7 +86,7 @@ class KernelHost:
             ) from None
         if dev is not None:
             self._take(dev)
-        for words in ("link set lo up", "route add default dev lo", "-6 route add default dev lo"):
+        for words in PLUMBING:
             subprocess.run(["ip", *words.split()], check=False, capture_output=True)
         self.nic = KernelNic(dev or "lo")
         self._requests = _socket(())
@@ -154,7 +162,7 @@ class KernelHost:
         return [_send_udp(packet) for packet in packets]
 
     def receive(self) -> list[bytes]:
-        """Nobody takes what comes in by `lo`."""
+        """Nobody takes what comes in."""
         return []
 
     def trace(self) -> list[dict[str, Any]]:

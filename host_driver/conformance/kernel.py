@@ -2,9 +2,9 @@
 """Target `kernel`: the running Linux, in a network namespace of its own, through AF_NETLINK.
 
 The same requests go to a real socket, and UDP datagrams to a real stack, whose routes all lead to
-one end of a veth pair. What a kernel cannot show from outside (calls of its driver, its clock) and what this one was
-built without (ESP, for one) skips the case with the reason. A device named by `dev` is moved into
-the namespace and comes back with its end.
+one end of a veth pair. What a kernel cannot show from outside (calls of its driver, its clock) and
+what this one was built without (ESP, for one) skips the case with the reason. A device named by
+`dev` is moved into the namespace and comes back with its end.
 """
 
 import contextlib

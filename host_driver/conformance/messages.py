@@ -148,10 +148,10 @@ def selector(
     """xfrm_selector between two hosts, or two networks of `prefixlen`."""
     longest = 32 if family_of(dst) == AF_INET else 128
     length = longest if prefixlen is None else prefixlen
+    fields = {"family": family_of(dst), **fields}
     return XfrmSelector(
-        address(dst), address(src), family=family_of(dst), prefixlen_d=length, prefixlen_s=length,
-        **fields,
-    )  # fmt: skip
+        address(dst), address(src), prefixlen_d=length, prefixlen_s=length, **fields
+    )
 
 
 def policy_info(

@@ -92,7 +92,7 @@ def test_modes_of_a_template(bench: Bench) -> None:
 
 @rule("UAPI-22")
 def test_policy_directions(bench: Bench) -> None:
-    """IN 0, OUT 1, FWD 2: the low bits of the index are the direction, and only OUT stops a send."""
+    """IN 0, OUT 1, FWD 2: the low bits of the index say so, and only OUT stops a send."""
     host = bench.host()
     for dir in (0, 1, 2):
         flush(host)

@@ -41,6 +41,12 @@ def xfrm_state_insert(net: "XfrmNet", x: XfrmState) -> None:
     xfrm_replay_timer_start(net, x)
 
 
+def sanitize_mark(net: "XfrmNet", mark: XfrmMark) -> None:
+    """Before an SA or policy of a request is stored: only what the mask covers counts (UAPI-52)."""
+    if net.profile.marks_sanitized:
+        mark.v &= mark.m
+
+
 def xfrm_state_put(net: "XfrmNet", x: XfrmState) -> None:
     """Drop a reference; the last one hands the state to the collector (DEL-04)."""
     x.refcnt -= 1
@@ -86,6 +92,7 @@ def xfrm_state_add(net: "XfrmNet", x: XfrmState) -> None:
     if net.sad.locate(x) is not None:
         raise OffloadError(errno.EEXIST, "")
     larval = _resolved_by(net, x) if proto_match(x.id.proto, IPSEC_PROTO_ANY) else None
+    sanitize_mark(net, x.mark)
     xfrm_state_insert(net, x)
     if larval is not None:
         xfrm_state_delete(net, larval)
@@ -172,6 +179,7 @@ def xfrm_state_update(net: "XfrmNet", x: XfrmState) -> None:
     if old.km.state == KmState.ACQ:
         if x.dir and old.dir != x.dir:
             raise OffloadError(errno.ESRCH, "")
+        sanitize_mark(net, x.mark)
         xfrm_state_insert(net, x)
         xfrm_state_delete(net, old)
         return

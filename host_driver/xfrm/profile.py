@@ -33,6 +33,8 @@ class Profile:
     iptfs_known: bool
     # Section 1.2: message types ended with GETDEFAULT, 0x29 was an unknown one.
     migrate_state_known: bool
+    # UAPI-52: a mark kept what its mask does not cover, and so could never match.
+    marks_sanitized: bool
     # STATE-08, TRAP-25, 26: high words without ESN and counters at their end were accepted.
     replay_counters_verified: bool
     # STATE-03, as recorded of 6.12: TFC padding of any size was accepted.

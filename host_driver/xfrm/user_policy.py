@@ -14,6 +14,7 @@ from host_driver.xfrm.device import (
 from host_driver.xfrm.encode import build, build_delpolicy, build_polexpire, build_policy
 from host_driver.xfrm.hold import xfrm_policy_requeue
 from host_driver.xfrm.lifecycle import (
+    sanitize_mark,
     xfrm_policy_discard,
     xfrm_policy_flush,
     xfrm_policy_kill,
@@ -162,6 +163,7 @@ def xfrm_add_policy(net: "XfrmNet", request: "Request") -> Sleep[None]:
         yield from xfrm_dev_policy_add(net, xp, offload, request.extack)
     try:
         xfrm_dev_check_registered(net, xp.xdo)
+        sanitize_mark(net, xp.mark)
         if nlh.type == Msg.NEWPOLICY and net.spd.existing(xp) is not None:
             raise refuse("", errno.EEXIST)
     except OffloadError:

@@ -93,7 +93,8 @@ def test_the_fixed_part_of_an_sa_comes_back(bench: Bench) -> None:
     host = bench.host()
     sel = layouts.SELECTOR.make(
         daddr=DESTINATION, saddr=SOURCE, dport=b"\x12\x34", dport_mask=b"\xff\xff",
-        sport=b"\x56\x78", sport_mask=b"\xff\xfe", family=2, prefixlen_d=30, prefixlen_s=29, proto=17, user=1000,
+        sport=b"\x56\x78", sport_mask=b"\xff\xfe", family=2, prefixlen_d=30, prefixlen_s=29,
+        proto=17, user=1000,
     )  # fmt: skip
     lft = (1000, 2000, 3000, 4000, 500, 600, 700, 800)
     info = usersa_info(

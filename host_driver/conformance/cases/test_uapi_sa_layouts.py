@@ -27,6 +27,7 @@ def usersa_info(spi: bytes = b"\0\0\x10\0", lft: tuple[int, ...] = FOREVER, **fi
 
 
 def new_sa(info: bytes, attributes: dict[int, bytes] | None = None) -> bytes:
+    """NEWSA with AES-GCM-128."""
     aead = layouts.ALGO_AEAD.make(name=messages.GCM, key_len=160, icv_len=128) + messages.KEY
     return request(Msg.NEWSA, info, {int(Attr.ALG_AEAD): aead} | (attributes or {}))
 

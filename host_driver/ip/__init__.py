@@ -34,18 +34,26 @@ class Result:
     stderr: str
 
 
-def run(text: str | Sequence[str], transact: Transact, devices: Mapping[str, int]) -> Result:
+def run(
+    text: str | Sequence[str],
+    transact: Transact,
+    devices: Mapping[str, int],
+    sa_dir_known: bool = True,
+) -> Result:
     """Run one command; no text makes it raise.
 
     `text` is the command line, or its words; it may begin with `ip xfrm`, `ip` or `xfrm`.
     `transact` sends one datagram to the core and gives the reply messages; what it raises passes
-    through. `devices` maps device names to ifindex.
+    through. `devices` maps device names to ifindex. Kernels before v6.10 do not know a direction of
+    SAs (`sa_dir_known`), and none is sent to them (CLI-15).
     """
     talk = Talk(transact)
     notes: list[str] = []
     try:
         words = shlex.split(text) if isinstance(text, str) else list(text)
-        stdout, rc, stderr = _run(words, talk, devices, notes), 0, ""
+        options = parse_options(words[1:] if words[:1] == ["ip"] else words)
+        read = Words(options.rest[3:], devices, options.family, sa_dir_known)
+        stdout, rc, stderr = _run(options, read, talk, notes), 0, ""
     except IpError as error:
         stdout, rc, stderr = "", error.rc, error.stderr
     except ValueError as error:  # shlex; NetlinkError is one too
@@ -56,9 +64,8 @@ def run(text: str | Sequence[str], transact: Transact, devices: Mapping[str, int
     return Result(rc, stdout, "".join(notes) + talk.warnings + stderr)
 
 
-def _run(words: list[str], talk: Talk, devices: Mapping[str, int], notes: list[str]) -> str:
+def _run(options: Options, words: Words, talk: Talk, notes: list[str]) -> str:
     """Find object and verb and do it; gives what goes to stdout."""
-    options = parse_options(words[1:] if words[:1] == ["ip"] else words)
     rest = options.rest
     if not rest:
         raise IpError(255, IP)
@@ -77,15 +84,12 @@ def _run(words: list[str], talk: Talk, devices: Mapping[str, int], notes: list[s
     handler = next((verbs[full] for full in verbs if is_prefix(verb, full)), None)
     if handler is None:
         raise IpError(255, f'Command "{shown(verb)}" is unknown, try "ip xfrm {name} help".\n')
-    return handler(_command(options, talk, devices, notes))
+    return handler(_command(options, words, talk, notes))
 
 
-def _command(
-    options: Options, talk: Talk, devices: Mapping[str, int], notes: list[str]
-) -> state_verbs.Command:
-    by_index = {ifindex: name for name, ifindex in devices.items()}
+def _command(options: Options, words: Words, talk: Talk, notes: list[str]) -> state_verbs.Command:
+    by_index = {ifindex: name for name, ifindex in words.devices.items()}
     style = Style(options.stats > 0, options.oneline, False, options.family, by_index)
-    words = Words(options.rest[3:], devices, options.family)
     return state_verbs.Command(words, talk, style, options.stats, notes)
 
 

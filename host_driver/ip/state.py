@@ -81,8 +81,10 @@ class StateWords:
         self.words.family = self.words.family or self.info.family
 
     def dir_attribute(self) -> bytes:
-        """SA_DIR, when a direction was given (CLI-15)."""
-        return netlink.attribute(Attr.SA_DIR, bytes([self.dir])) if self.dir else b""
+        """SA_DIR, when a direction was given and the kernel knows such a thing (CLI-15)."""
+        if not self.dir or not self.words.sa_dir_known:
+            return b""
+        return netlink.attribute(Attr.SA_DIR, bytes([self.dir]))
 
 
 class AllocSpi(StateWords):

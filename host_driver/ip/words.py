@@ -66,15 +66,22 @@ class Words:
     """A cursor over the words of one command.
 
     `family` is the preferred address family: set by -4 or -6, and by the addresses read so far.
-    `devices` maps device names to ifindex.
+    `devices` maps device names to ifindex; `sa_dir_known` says whether the kernel has SA_DIR.
     """
 
-    def __init__(self, words: Sequence[str], devices: Mapping[str, int], family: int) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        devices: Mapping[str, int],
+        family: int,
+        sa_dir_known: bool = True,
+    ) -> None:
         self._words = words
         self._next = 0
         self._known: Container[str] | None = None
         self.devices = devices
         self.family = family
+        self.sa_dir_known = sa_dir_known
 
     def more(self) -> bool:
         """Whether a word is left."""

@@ -33,8 +33,11 @@ class HostHandle:
     def ip(self, text: str) -> "Result":
         """Run an `ip` command -> Result(rc, stdout, stderr); what `ip` refuses is a result, too."""
         from host_driver.ip import run
+        from host_driver.xfrm.profile import profile_by_name
 
-        return run(text, self.netlink, {dev["name"]: dev["ifindex"] for dev in self.devices()})
+        info = self.info()
+        devices = {dev["name"]: dev["ifindex"] for dev in info["devices"]}
+        return run(text, self.netlink, devices, profile_by_name(info["profile"]).sa_dir_known)
 
     def netlink(self, request: bytes, privileged: bool = True) -> list[bytes]:
         """Send one NETLINK_XFRM request datagram; -> reply messages, as a socket gives them.

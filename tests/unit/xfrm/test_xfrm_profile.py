@@ -54,3 +54,20 @@ def test_every_switch_is_asked_and_versions_are_asked_nowhere():
 def test_a_lab_hands_the_profile_to_its_hosts(profile):
     with Lab(profile=profile) as lab:
         assert lab.hosts[0].info()["profile"] == profile
+
+
+@pytest.mark.parametrize(("profile", "directions"), [("latest", 2), ("v6.2", 0)])
+def test_the_language_sends_a_direction_only_to_a_kernel_that_knows_one(profile, directions):
+    """CLI-15."""
+    add = (
+        "xfrm state add src 10.0.0.1 dst 10.0.0.2 proto esp spi 0x100{n} reqid 1 {dir} "
+        "aead rfc4106(gcm(aes)) 0x0102030405060708090a0b0c0d0e0f1011121314 128 "
+        "offload packet dev nic0 dir {dir_word}"
+    )
+    with Lab(profile=profile) as lab:
+        host = lab.hosts[0]
+        for n, word in enumerate(("in", "out")):
+            assert host.ip(add.format(n=n, dir=f"dir {word}", dir_word=word)).rc == 0
+        shown = host.ip("xfrm state").stdout
+        assert shown.count("\tdir ") == directions
+        assert shown.count("offload parameters: dev nic0 dir") == 2

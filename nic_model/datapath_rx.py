@@ -180,8 +180,8 @@ def _find_esp(t, p):
             return 0
     elif p.proto != ESP:
         return 0
-    if p.fragment:
-        return -_FRAGMENT  # ESP is never opened in pieces (RFC 4303 3.4.1)
+    if p.fragment and esp != p.upper:
+        return -_FRAGMENT  # the pieces behind the first do not look like ESP
     return esp
 
 
@@ -191,8 +191,8 @@ def _find_sa(t, p, esp):
 
     0 is also what it cannot take: the host's software judges and counts it.
     """
-    if p.end - esp < 8:
-        return 0  # not even an SPI: XfrmInHdrError
+    if p.fragment or p.end - esp < 8:
+        return 0  # ESP is never opened in pieces (RFC 4303 3.4.1); not even an SPI: XfrmInHdrError
     row = lookup.find_rx(t, p.dst_hi, p.dst_lo, load32(t.frame, esp), p.family)
     in_udp = esp != p.upper
     if row == 0 or (t.sa[row].encap_dport != 0) != in_udp:

@@ -47,6 +47,7 @@ class _Packet:
     mark: int
     ifindex: int
     xvec: list[XfrmState] = field(default_factory=list)
+    reassembled: bool = False
 
     def flow(self) -> Flow | None:
         flow = decode(self.data)
@@ -93,10 +94,10 @@ def _receive(net: "XfrmNet", packet: _Packet, done: SecPath | None) -> str | Non
             whole = net.reassembly.add(net.now_ns, packet.data, upper)
             if whole is None:
                 return ""
-            packet.data = whole
+            packet.data, packet.reassembled = whole, True
             continue
         esp = _find_esp(net, packet, upper)
-        if esp is None or esp.encap:
+        if esp is None or (esp.encap and done is None):
             flow = packet.flow()
             counter = xfrm_policy_check(net, flow, packet.xvec) if flow else "XfrmInHdrError"
             if counter or esp is None:
@@ -186,6 +187,9 @@ def _state_of(net: "XfrmNet", packet: _Packet, upper: Upper, spi: int) -> XfrmSt
         return "XfrmInNoStates"
     if x.dir not in (0, SA_DIR_IN):
         return "XfrmInStateDirError"
+    if packet.reassembled and x.xso.type == OFFLOAD_PACKET:
+        # The device keeps the window and opens no pieces: here a packet it has taken would be new.
+        return "XfrmInStateProtoError"
     smark = x.props.smark
     packet.mark = packet.mark & ~smark.m | smark.v & smark.m
     return x

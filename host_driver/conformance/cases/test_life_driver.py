@@ -49,7 +49,7 @@ def test_exactly_the_hard_limit_of_packets_leaves(bench: Bench) -> None:
 
 @rule("LIFE-30")
 def test_a_byte_limit_ends_an_sa(bench: Bench) -> None:
-    """Bytes are counted by the card, told by the driver, and nothing leaves after the hard limit."""
+    """The card counts bytes, the driver tells, and nothing leaves after the hard limit."""
     host = outbound(bench, "limit byte-soft 300 limit byte-hard 600")
     told = []
     for _ in range(60):

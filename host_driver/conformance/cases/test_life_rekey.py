@@ -4,6 +4,7 @@
 from host_driver.conformance import packets, texts
 from host_driver.conformance.bench import Bench
 from host_driver.conformance.marks import rule
+from host_driver.conformance.messages import KEY
 from host_driver.conformance.packets import ETHERNET_BYTES, Esp
 from host_driver.conformance.subject import Subject
 
@@ -100,7 +101,7 @@ def test_the_card_takes_a_living_sa_before_a_dying_one(bench: Bench) -> None:
 def test_both_spis_are_received_until_each_is_deleted(bench: Bench) -> None:
     """Old and new are open at once, in any order; a deleted one is closed."""
     host = bench.host()
-    for spi, key in ((OLD, packets.KEY), (NEW, NEW_KEY)):
+    for spi, key in ((OLD, KEY), (NEW, NEW_KEY)):
         host.ok(texts.state(host.dev, spi=spi, key=key, dir="in"))
     host.ok(texts.policy(host.dev, dir="in"))
     old, new = Esp(OLD), Esp(NEW, NEW_KEY)

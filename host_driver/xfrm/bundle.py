@@ -37,12 +37,14 @@ class Decision(NamedTuple):
 
     `error` is a positive errno, or 0 with `states` for the SAs to apply, an empty one means clear;
     `pending` is the policy whose SAs are missing: key managers have been asked (section 6.4).
+    `used` is the policy that each packet of the flow uses.
     """
 
     counters: tuple[str, ...] = ()
     error: int = 0
     states: tuple[XfrmState, ...] = ()
     pending: XfrmPolicy | None = None
+    used: XfrmPolicy | None = None
 
 
 class _Cached(NamedTuple):
@@ -74,22 +76,25 @@ class FlowCache:
 def xfrm_lookup(net: "XfrmNet", flow: Flow) -> Decision:
     """What becomes of a flow, from the cache or decided anew."""
     generation = (net.spd.generation, net.sad.generation, net.policy_default_generation)
-    cached = net.flows.get(flow, generation)
-    if cached is not None:
-        return cached
+    decision = net.flows.get(flow, generation)
+    if decision is None:
+        decision = _decide(net, flow)
+        if not decision.counters:
+            net.flows.put(flow, generation, decision)
+    if decision.used is not None:  # of a policy, use_time is the last use
+        decision.used.curlft.use_time = net.seconds()
+    return decision
+
+
+def _decide(net: "XfrmNet", flow: Flow) -> Decision:
     xp = net.spd.lookup(flow, POLICY_OUT)
     if xp is None:
         # A default block moves no counter: so 7.3.4 was seen to do, whatever TX-01 says.
         blocked = net.policy_default[POLICY_OUT] == USERPOLICY_BLOCK
-        decision = Decision(error=errno.EPERM if blocked else 0)
-    else:
-        decision = _by_policy(net, flow, xp)
-        settled = xp.action == POLICY_BLOCK or not (decision.error or decision.pending)
-        if settled and not xp.curlft.use_time:  # not while an acquire is pending
-            xp.curlft.use_time = net.seconds()
-    if not decision.counters:
-        net.flows.put(flow, generation, decision)
-    return decision
+        return Decision(error=errno.EPERM if blocked else 0)
+    decision = _by_policy(net, flow, xp)
+    settled = xp.action == POLICY_BLOCK or not (decision.error or decision.pending)
+    return decision._replace(used=xp) if settled else decision  # not while an acquire is pending
 
 
 def _by_policy(net: "XfrmNet", flow: Flow, xp: XfrmPolicy) -> Decision:

@@ -38,8 +38,7 @@ def xfrm_policy_check(net: "XfrmNet", flow: Flow, xvec: Sequence[XfrmState]) -> 
     xp = net.spd.lookup(flow, POLICY_IN)
     if xp is None:
         return _without_policy(net, xvec)
-    if not xp.curlft.use_time:
-        xp.curlft.use_time = net.seconds()
+    xp.curlft.use_time = net.seconds()
     if xp.action == POLICY_BLOCK:
         return "XfrmInPolBlock"
     if len(xp.xfrm_vec) >= XFRM_MAX_DEPTH:

@@ -49,7 +49,7 @@ def test_a_time_since_the_add_expires_a_policy(bench: Bench, limit: str) -> None
 @rule("LIFE-50")
 @pytest.mark.parametrize("limit", ["time-use-hard", "time-use-soft"])
 def test_a_time_since_the_use_expires_a_policy(bench: Bench, limit: str) -> None:
-    """From the first use on; from the add on while it is unused."""
+    """From the last use on; from the add on while it is unused."""
     host = limited(bench, f"limit {limit} 6")
     host.ok(texts.policy(src="10.9.0.1", dst="10.9.0.2", template=False, more=f"limit {limit} 6"))
     host.notes()
@@ -59,6 +59,18 @@ def test_a_time_since_the_use_expires_a_policy(bench: Bench, limit: str) -> None
     assert host.expired() == [f"{limit[9:]} policy"]
     bench.advance(4)
     assert host.expired() == [f"{limit[9:]} policy"]
+
+
+@rule("LIFE-50")
+def test_a_policy_that_is_used_again_and_again_does_not_expire_by_use(bench: Bench) -> None:
+    """Each packet begins the time anew."""
+    host = limited(bench, "limit time-use-hard 6")
+    for _ in range(4):
+        bench.advance(4)
+        host.send([packets.udp()])
+    assert host.expired() == []
+    bench.advance(8)
+    assert host.expired() == ["hard policy"]
 
 
 @rule("LIFE-51")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LIFE-04 and LIFE-16 where the core protects packets itself: what counts, and when it is looked at.
+"""LIFE-04 and LIFE-16 where the core protects packets itself: what counts, and when it looks.
 
 Figures are those of Linux 7.3.4 and 6.12.
 """

@@ -32,6 +32,15 @@ class NetlinkMore(Query):
     dump: int
 
 
+class NetlinkTogether(Query):
+    """Datagrams of several requesters at one moment -> Answer.value: replies, a list for each."""
+
+    requests: list[bytes]
+
+    def __repr__(self) -> str:
+        return f"NetlinkTogether(<{len(self.requests)} requests>)"
+
+
 class Notifications(Query):
     """-> Answer.blobs: multicast messages since the last call."""
 
@@ -130,9 +139,9 @@ class Quiesce(Query):
 
 
 AnyQuery = (
-    Netlink | NetlinkMore | Notifications | Listen | Sysctl | Send | Receive | Mib | Counters
-    | Census | Trace | AddFault | RemoveFault | ResetFaults | SetLink | SetClockForward | Info
-    | Capture | Quiesce
+    Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Receive | Mib
+    | Counters | Census | Trace | AddFault | RemoveFault | ResetFaults | SetLink | SetClockForward
+    | Info | Capture | Quiesce
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import msgspec
 from host_driver import control
 from host_driver.control import Answer, AnyQuery
 from host_driver.netdev import HW_ESP, NetDevice
-from host_driver.sleep import Sleep, may_sleep, wait
+from host_driver.sleep import Completion, Sleep, may_sleep, wait
 from host_driver.xfrm.answers import Answers
 from proto import VERSION
 from proto.clock import NS
@@ -51,6 +51,7 @@ class Queries:
         self._handlers: dict[type, Callable[[Any], Answer | Sleep[Answer]]] = {
             control.Netlink: self._netlink,
             control.NetlinkMore: self._netlink_more,
+            control.NetlinkTogether: self._netlink_together,
             control.Notifications: self._notifications,
             control.Listen: self._listen,
             control.Sysctl: self._sysctl,
@@ -112,6 +113,23 @@ class Queries:
         if answers is None:
             raise OffloadError(errno.ENOENT, f"dump {query.dump} has ended or was given up")
         return self._next_of(answers)
+
+    def _netlink_together(self, query: control.NetlinkTogether) -> Sleep[Answer]:
+        """A task for each requester, as a process for each would be."""
+        replies: list[list[bytes]] = [[] for _ in query.requests]
+        done = [Completion() for _ in query.requests]
+
+        def ask(number: int) -> Sleep[None]:
+            try:
+                replies[number] += yield from self._host.net.netlink(query.requests[number])
+            finally:
+                done[number].complete()
+
+        for number in range(len(query.requests)):
+            self._host.spawn(ask(number))
+        for one in done:
+            yield from wait(one)
+        return Answer(0, value=replies)
 
     def _next_of(self, answers: Answers) -> Answer:
         """The next piece; what is left waits under a number. Of too many, the oldest goes."""

@@ -76,6 +76,10 @@ class Subject:
         """The bytes of its answer, message behind message."""
         return b"".join(self.raw.netlink(datagram))
 
+    def together(self, datagrams: list[bytes]) -> list[Reply]:
+        """Requests of several requesters, sent at one moment in this order."""
+        return [messages.reply(answer) for answer in self.raw.netlink_together(datagrams)]
+
     def listen(self, *groups: int) -> None:
         """Be a member of these multicast groups only; a case begins as a member of all."""
         self.raw.listen(*groups)

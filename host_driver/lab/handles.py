@@ -46,6 +46,11 @@ class HostHandle:
         """
         return [message for piece in self.netlink_pieces(request, privileged) for message in piece]
 
+    def netlink_together(self, requests: Sequence[bytes]) -> list[list[bytes]]:
+        """Requests of several requesters, sent at one moment in this order; -> replies of each."""
+        together = control.NetlinkTogether([bytes(request) for request in requests])
+        return list(self._ask(together).value)
+
     def netlink_pieces(self, request: bytes, privileged: bool = True) -> Iterator[list[bytes]]:
         """The same as the socket is read: a dump goes on only when its next piece is taken."""
         answer = self._ask(control.Netlink(bytes(request), privileged))

@@ -23,7 +23,7 @@ def flush(host: Subject) -> None:
     host.request(request(Msg.FLUSHPOLICY, b""))
 
 
-@rule("UAPI-20")
+@rule("UAPI-20", "UAPI-53")
 @pytest.mark.parametrize(
     ("flags", "type", "dir", "reported"),
     [

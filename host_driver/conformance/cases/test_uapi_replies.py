@@ -35,6 +35,7 @@ ESN = layouts.REPLAY_STATE_ESN.make(bmp_len=1, replay_window=32) + bytes(4)
 
 
 def sa_of(host: Subject) -> messages.Note:
+    """The one SA there is."""
     (note,) = host.request(messages.dump(Msg.GETSA)).notes
     return note
 

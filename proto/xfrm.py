@@ -38,9 +38,10 @@ class Msg(IntEnum):
     MAPPING = 0x26
     SETDEFAULT = 0x27
     GETDEFAULT = 0x28
+    MIGRATE_STATE = 0x29
 
 
-MSG_MAX = 0x29
+MSG_MAX = Msg.MIGRATE_STATE
 
 # Smallest fixed part of each type, in bytes (UAPI-05).
 MSG_MIN: dict[int, int] = {
@@ -49,6 +50,7 @@ MSG_MIN: dict[int, int] = {
     Msg.UPDSA: 224, Msg.POLEXPIRE: 176, Msg.FLUSHSA: 1, Msg.FLUSHPOLICY: 0, Msg.NEWAE: 48,
     Msg.GETAE: 48, Msg.REPORT: 60, Msg.MIGRATE: 64, Msg.NEWSADINFO: 4, Msg.GETSADINFO: 4,
     Msg.NEWSPDINFO: 4, Msg.GETSPDINFO: 4, Msg.MAPPING: 64, Msg.SETDEFAULT: 3, Msg.GETDEFAULT: 3,
+    Msg.MIGRATE_STATE: 132,
 }  # fmt: skip
 
 
@@ -91,7 +93,15 @@ class Attr(IntEnum):
     SA_DIR = 33
     NAT_KEEPALIVE_INTERVAL = 34
     SA_PCPU = 35
+    IPTFS_DROP_TIME = 36
+    IPTFS_REORDER_WINDOW = 37
+    IPTFS_DONT_FRAG = 38
+    IPTFS_INIT_DELAY = 39
+    IPTFS_MAX_QSIZE = 40
+    IPTFS_PKT_SIZE = 41
 
+
+IPTFS = tuple(type for type in Attr if type.name.startswith("IPTFS_"))
 
 # Minimum payload of each attribute, in bytes (UAPI-06).
 ATTR_MIN: dict[int, int] = {
@@ -103,6 +113,8 @@ ATTR_MIN: dict[int, int] = {
     Attr.REPLAY_ESN_VAL: 24, Attr.SA_EXTRA_FLAGS: 4, Attr.PROTO: 1, Attr.ADDRESS_FILTER: 36,
     Attr.PAD: 0, Attr.OFFLOAD_DEV: 8, Attr.SET_MARK: 4, Attr.SET_MARK_MASK: 4, Attr.IF_ID: 4,
     Attr.MTIMER_THRESH: 4, Attr.SA_DIR: 1, Attr.NAT_KEEPALIVE_INTERVAL: 4, Attr.SA_PCPU: 4,
+    Attr.IPTFS_DROP_TIME: 4, Attr.IPTFS_REORDER_WINDOW: 2, Attr.IPTFS_DONT_FRAG: 0,
+    Attr.IPTFS_INIT_DELAY: 4, Attr.IPTFS_MAX_QSIZE: 4, Attr.IPTFS_PKT_SIZE: 4,
 }  # fmt: skip
 
 

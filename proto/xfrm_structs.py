@@ -302,12 +302,38 @@ class AddressFilter(Struct):
     dplen: int = plain("B", 0)
 
 
+@dataclass(slots=True)
+class UserMigrate(Struct):
+    """xfrm_user_migrate (UAPI-55): what of an SA and of templates changes to what."""
+
+    old_daddr: bytes = _address()
+    old_saddr: bytes = _address()
+    new_daddr: bytes = _address()
+    new_saddr: bytes = _address()
+    proto: int = plain("B", 0)
+    mode: int = plain("B2x", 0)
+    reqid: int = plain("I", 0)
+    old_family: int = plain("H", 0)
+    new_family: int = plain("H", 0)
+
+
+@dataclass(slots=True)
+class UserKmaddress(Struct):
+    """xfrm_user_kmaddress (UAPI-55): where a key manager is now."""
+
+    local: bytes = _address()
+    remote: bytes = _address()
+    reserved: int = plain("I", 0)
+    family: int = plain("H2x", 0)
+
+
 _SIZES: dict[type[Struct], int] = {
     XfrmId: 24, XfrmSelector: 56, LifetimeCfg: 64, LifetimeCur: 32, XfrmStats: 12, UserSaInfo: 224,
     UserSaId: 24, UserSpiInfo: 232, UserPolicyInfo: 168, UserPolicyId: 64, UserTmpl: 64,
     UserAcquire: 280, UserExpire: 232, UserPolExpire: 176, AeventId: 48, ReplayState: 12,
     ReplayStateEsn: 24, Algo: 68, AlgoAuth: 72, AlgoAead: 72, EncapTmpl: 24, XfrmMark: 8,
     UserOffload: 8, UserSaFlush: 1, UserPolicyType: 6, UserPolicyDefault: 3, AddressFilter: 36,
+    UserMigrate: 76, UserKmaddress: 40,
 }  # fmt: skip
 for _type, _size in _SIZES.items():
     assert _type.size() == _size, (_type, _type.size(), _size)

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 from host_driver.xfrm import algo
 from host_driver.xfrm.replay import parse_esn, xfrm_init_replay
 from host_driver.xfrm.state import Aead, Algorithm, XfrmState
-from host_driver.xfrm.verify import key_bytes, refuse, u32
+from host_driver.xfrm.verify import key_bytes, pcpu_of, refuse, u32
 from proto.xfrm import (
+    AF_INET,
     AF_UNSPEC,
     ENCAP_ESPINUDP,
+    IPPROTO_AH,
+    IPPROTO_COMP,
+    IPPROTO_DSTOPTS,
     IPPROTO_ESP,
+    IPPROTO_ROUTING,
     MODE_BEET,
+    MODE_IPTFS,
+    MODE_ROUTEOPTIMIZATION,
+    MODE_TRANSPORT,
     MODE_TUNNEL,
+    SA_DIR_OUT,
     STATE_AF_UNSPEC,
     Attr,
 )
@@ -55,9 +64,8 @@ def xfrm_state_construct(
     x.if_id = u32(attributes, Attr.IF_ID)
     x.dir = attributes[Attr.SA_DIR][0] if Attr.SA_DIR in attributes else 0
     x.nat_keepalive_interval = u32(attributes, Attr.NAT_KEEPALIVE_INTERVAL)
-    if Attr.SA_PCPU in attributes:
-        x.pcpu_num = u32(attributes, Attr.SA_PCPU)
-    _init_state(x)
+    x.pcpu_num = pcpu_of(attributes, errno.ERANGE)
+    xfrm_init_state(x)
     if Attr.REPLAY_ESN_VAL in attributes:
         x.replay_esn = parse_esn(attributes[Attr.REPLAY_ESN_VAL])
     x.km.seq = info.seq
@@ -148,19 +156,68 @@ def _attach_auth(data: bytes, truncated: bool) -> Algorithm:
     return Algorithm(name, key, fixed.alg_key_len, trunc_bits)
 
 
-def _init_state(x: XfrmState) -> None:
+def xfrm_init_state(x: XfrmState) -> None:
     """Mode, protocol and keys must work together (STATE-15; __xfrm_init_state)."""
-    tunnel = x.props.mode in (MODE_TUNNEL, MODE_BEET)
+    for family in (x.sel.family, x.props.family):
+        if x.props.mode == MODE_ROUTEOPTIMIZATION and family == AF_INET:
+            raise refuse("Requested mode not found", errno.EPROTONOSUPPORT)
+    tunnel = x.props.mode in (MODE_TUNNEL, MODE_BEET, MODE_IPTFS)
     if x.sel.family != AF_UNSPEC and not tunnel and x.props.family != x.sel.family:
         raise refuse("Only tunnel modes can accommodate a change of family", errno.EPROTONOSUPPORT)
-    if x.encap is not None:
-        if x.id.proto != IPPROTO_ESP:
-            raise refuse(f"Protocol {x.id.proto} is not compatible with encapsulation")
-        if x.encap.encap_type != ENCAP_ESPINUDP:
-            raise refuse("Unsupported encapsulation type for ESP")
-    if x.aead is not None and len(x.aead.key) not in algo.AEAD[x.aead.name].key_bytes:
-        raise refuse(CRYPTO_REFUSED)
-    if x.ealg is not None and len(x.ealg.key) not in algo.CRYPT[x.ealg.name]:
+    _INIT[x.id.proto](x)
+    if x.props.mode == MODE_IPTFS:  # STATE-09: it needs its own support
+        raise refuse("Requested mode not found")
+    if x.nat_keepalive_interval:
+        if x.dir != SA_DIR_OUT:
+            raise refuse("NAT keepalive is only supported for outbound SAs")
+        if x.encap is None or x.encap.encap_type != ENCAP_ESPINUDP:
+            raise refuse("NAT keepalive is only supported for UDP encapsulation")
+
+
+def _init_esp(x: XfrmState) -> None:
+    if x.aead is not None:
+        if len(x.aead.key) not in algo.AEAD[x.aead.name].key_bytes:
+            raise refuse(CRYPTO_REFUSED)
+    elif x.ealg is None:
+        raise refuse("ESP: AEAD or CRYPT must be provided")
+    elif len(x.ealg.key) not in algo.CRYPT[x.ealg.name]:
         raise refuse("")
     if x.aalg is not None and len(x.aalg.key) not in algo.AUTH[x.aalg.name].key_bytes:
-        raise refuse("" if x.id.proto == IPPROTO_ESP else CRYPTO_REFUSED)
+        raise refuse("")
+    if x.encap is not None and x.encap.encap_type != ENCAP_ESPINUDP:
+        raise refuse("Unsupported encapsulation type for ESP")
+
+
+def _init_ah(x: XfrmState) -> None:
+    if x.encap is not None:
+        raise refuse("AH is not compatible with encapsulation")
+    if x.aalg is not None and len(x.aalg.key) not in algo.AUTH[x.aalg.name].key_bytes:
+        raise refuse(CRYPTO_REFUSED)
+    if x.props.mode == MODE_ROUTEOPTIMIZATION:
+        raise refuse("Invalid mode requested for AH, must be one of TRANSPORT, TUNNEL, BEET")
+
+
+def _init_ipcomp(x: XfrmState) -> None:
+    if x.encap is not None:
+        raise refuse("IPComp is not compatible with encapsulation")
+    if x.props.mode not in (MODE_TRANSPORT, MODE_TUNNEL):
+        raise refuse("Unsupported XFRM mode for IPcomp")
+
+
+def _init_mip6(x: XfrmState) -> None:
+    """Destination options and routing headers of mobile IPv6."""
+    if x.props.family == AF_INET:
+        raise refuse("Requested type not found", errno.EPROTONOSUPPORT)
+    if x.id.spi:
+        raise refuse("SPI must be 0")
+    if x.props.mode != MODE_ROUTEOPTIMIZATION:
+        raise refuse("XFRM mode must be XFRM_MODE_ROUTEOPTIMIZATION")
+
+
+_INIT = {
+    IPPROTO_ESP: _init_esp,
+    IPPROTO_AH: _init_ah,
+    IPPROTO_COMP: _init_ipcomp,
+    IPPROTO_DSTOPTS: _init_mip6,
+    IPPROTO_ROUTING: _init_mip6,
+}

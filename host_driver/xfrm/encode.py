@@ -145,9 +145,12 @@ def _offload(record: DevOffload) -> bytes:
     return attribute(Attr.OFFLOAD_DEV, UserOffload(record.dev.ifindex, flags).pack())
 
 
+def _pcpu(x: XfrmState) -> bytes:
+    return b"" if x.pcpu_num is None else _u32(Attr.SA_PCPU, x.pcpu_num)
+
+
 def _direction(x: XfrmState) -> bytes:
-    pcpu = b"" if x.pcpu_num is None else _u32(Attr.SA_PCPU, x.pcpu_num)
-    return pcpu + (_u8(Attr.SA_DIR, x.dir) if x.dir else b"")
+    return _pcpu(x) + (_u8(Attr.SA_DIR, x.dir) if x.dir else b"")
 
 
 def build_state(net: "XfrmNet", x: XfrmState, type: int, seq: int, pid: int, flags: int) -> bytes:
@@ -231,7 +234,7 @@ def build_acquire(x: XfrmState, tmpl: UserTmpl, xp: XfrmPolicy) -> bytes:
         calgos=tmpl.calgos,
         seq=x.km.seq,
     )
-    return build(Msg.ACQUIRE, acquire.pack() + policy_attributes(xp))
+    return build(Msg.ACQUIRE, acquire.pack() + policy_attributes(xp) + _pcpu(x))
 
 
 def aevent_attributes(x: XfrmState, flags: int) -> bytes:
@@ -244,4 +247,5 @@ def aevent_attributes(x: XfrmState, flags: int) -> bytes:
     parts.append(_mark(x.mark))
     if x.if_id:
         parts.append(_u32(Attr.IF_ID, x.if_id))
+    parts.append(_direction(x))
     return b"".join(parts)

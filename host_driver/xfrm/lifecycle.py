@@ -166,7 +166,7 @@ def xfrm_alloc_spi(net: "XfrmNet", x: XfrmState, low: int, high: int) -> None:
 def _spi_clashes(net: "XfrmNet", x: XfrmState, spi: int) -> bool:
     """Whether another SA has this SPI: whatever its family and mark, in late kernels (TRAP-31)."""
     if net.profile.spi_clash_checked:
-        return net.sad.spi_taken(x.id.daddr, spi, x.id.proto)
+        return net.sad.spi_taken(spi, x.id.proto)
     mark = x.mark.v & x.mark.m
     return net.sad.lookup(mark, x.id.daddr, spi, x.id.proto, x.props.family) is not None
 

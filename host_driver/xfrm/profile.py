@@ -58,6 +58,9 @@ class Profile:
     # Section 2.1: the core set xso.real_dev to the device; now only bonding does.
     real_dev_left_alone: bool
 
+    # STATE-39, 40: the clone of a MIGRATE carried no offload.
+    migrate_offloads: bool
+
     # Acquire (section 6.4).
     # ACQ-02, TRAP-03: a larval SA was not marked for the driver.
     larval_flagged: bool

@@ -29,8 +29,9 @@ def _refuse(text: str) -> OffloadError:
 
 def verify_replay(info: UserSaInfo, esn: bytes | None, sa_dir: int) -> None:
     """Check REPLAY_ESN_VAL against the request (STATE-06..08). Raises OffloadError."""
+    esn_flag = bool(info.flags & STATE_ESN)
     if esn is None:
-        if info.flags & STATE_ESN:
+        if esn_flag:
             raise _refuse("Missing required attribute for ESN")
         return
     fixed = ReplayStateEsn.unpack(esn)
@@ -53,23 +54,26 @@ def verify_replay(info: UserSaInfo, esn: bytes | None, sa_dir: int) -> None:
         raise _refuse("Replay oseq and oseq_hi should be 0 for input SA")
 
 
-def verify_replay_counters(info: UserSaInfo, esn: bytes) -> None:
+def verify_replay_counters(info: UserSaInfo, esn: bytes, sa_dir: int) -> None:
     """High words need ESN, and a counter at its end has nothing left (STATE-08)."""
-    fixed = ReplayStateEsn.unpack(esn)
-    if info.flags & STATE_ESN:
-        if (fixed.oseq, fixed.oseq_hi) == (U32, U32):
-            raise _refuse("Replay oseq and oseq_hi are already at the end")
-        if (fixed.seq, fixed.seq_hi) == (U32, U32):
-            raise _refuse("Replay seq and seq_hi are already at the end")
+    fixed, esn_flag = ReplayStateEsn.unpack(esn), bool(info.flags & STATE_ESN)
+    if sa_dir == SA_DIR_OUT:
+        _verify_counter("oseq", fixed.oseq, fixed.oseq_hi, esn_flag, "output")
+    if sa_dir == SA_DIR_IN:
+        _verify_counter("seq", fixed.seq, fixed.seq_hi, esn_flag, "input")
+
+
+def _verify_counter(name: str, low: int, high: int, esn: bool, which: str) -> None:
+    if esn:
+        if (low, high) == (U32, U32):
+            text = f"Replay {name} and {name}_hi should be less than 0xFFFFFFFF for {which} SA"
+            raise _refuse(text)
         return
-    if fixed.oseq_hi:
-        raise _refuse("Replay oseq_hi should be 0 in non-ESN mode")
-    if fixed.seq_hi:
-        raise _refuse("Replay seq_hi should be 0 in non-ESN mode")
-    if fixed.oseq == U32:
-        raise _refuse("Replay oseq is already at the end")
-    if fixed.seq == U32:
-        raise _refuse("Replay seq is already at the end")
+    if high:
+        raise _refuse(f"Replay {name}_hi should be 0 in non-ESN mode for {which} SA")
+    if low == U32:
+        text = f"Replay {name} should be less than 0xFFFFFFFF in non-ESN mode for {which} SA"
+        raise _refuse(text)
 
 
 def parse_esn(esn: bytes) -> ReplayEsn:

@@ -6,16 +6,17 @@ states at the head; the others before the first of their kind, but at the very h
 holds packet-offload states only (SAD-03, a trap that the kernel still has).
 """
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from typing import TypeVar
 
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
 from host_driver.xfrm.walk import WalkList
-from proto.xfrm import AF_INET, AF_INET6, IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, IPSEC_PROTO_ANY
+from proto.xfrm import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, IPSEC_PROTO_ANY
 
 DstKey = tuple[bytes, bytes, int, int]
 SpiKey = tuple[bytes, int, int, int]
-AddressKey = tuple[bytes, bytes, int, int]
+AddressKey = tuple[bytes, bytes, int]
 
 BUCKETS_MAX = 1 << 20
 WITH_SPI = (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP)
@@ -37,8 +38,8 @@ def spi_key(x: XfrmState) -> SpiKey:
 
 
 def address_key(x: XfrmState) -> AddressKey:
-    """Where the input looks for a protocol without SPI."""
-    return x.id.daddr, x.props.saddr, x.id.proto, x.props.family
+    """Where a state is found by its ends alone."""
+    return x.id.daddr, x.props.saddr, x.props.family
 
 
 def mark_match(mark: int, x: XfrmState) -> bool:
@@ -106,8 +107,9 @@ class Sad:
         self._bydst: dict[DstKey, Bucket] = {}
         self._byspi: dict[SpiKey, Bucket] = {}
         self._byseq: dict[int, Bucket] = {}
-        # Of protocols without an SPI.
-        self._byaddr: dict[AddressKey, Bucket] = {}
+        self._bysrc: dict[AddressKey, Bucket] = {}
+        # How often an SPI is in use with a protocol, whatever the address (STATE-38).
+        self._spis: Counter[tuple[int, int]] = Counter()
         # States that came in as larval ones: they tell where a search for one is worth it.
         self._acquiring: dict[DstKey, Bucket] = {}
         # Moves whenever a cached choice of an SA may have become wrong (STATE-30).
@@ -135,8 +137,7 @@ class Sad:
             _insert(self._acquiring, dst_key(x), x)
         if x.km.seq:
             _insert(self._byseq, x.km.seq, x)
-        if x.id.proto not in WITH_SPI:
-            _insert(self._byaddr, address_key(x), x)
+        _insert(self._bysrc, address_key(x), x)
         self.insert_spi(x)
         self.generation += 1
 
@@ -144,6 +145,7 @@ class Sad:
         """A state that is on the lists has got its SPI (ALLOCSPI)."""
         if x.id.spi:
             _insert(self._byspi, spi_key(x), x)
+            self._spis[x.id.spi, x.id.proto] += 1
 
     def remove(self, x: XfrmState) -> None:
         """Take a state off all lists; doing it twice changes nothing (TRAP-36)."""
@@ -154,7 +156,11 @@ class Sad:
         _discard(self._acquiring, dst_key(x), x)
         _discard(self._byspi, spi_key(x), x)
         _discard(self._byseq, x.km.seq, x)
-        _discard(self._byaddr, address_key(x), x)
+        _discard(self._bysrc, address_key(x), x)
+        if x.id.spi:
+            self._spis[x.id.spi, x.id.proto] -= 1
+            if not self._spis[x.id.spi, x.id.proto]:
+                del self._spis[x.id.spi, x.id.proto]
         self.generation += 1
 
     def bucket(self, daddr: bytes, saddr: bytes, reqid: int, family: int) -> Iterable[XfrmState]:
@@ -176,12 +182,16 @@ class Sad:
                 return x
         return None
 
+    def between(self, daddr: bytes, saddr: bytes, family: int) -> Iterable[XfrmState]:
+        """States with these ends, in the kernel's order."""
+        return self._bysrc.get((daddr, saddr, family), ())
+
     def lookup_byaddr(
         self, mark: int, daddr: bytes, saddr: bytes, proto: int, family: int
     ) -> XfrmState | None:
-        """By addresses, for protocols without SPI; others are not found by them."""
-        for x in self._byaddr.get((daddr, saddr, proto, family), ()):
-            if mark_match(mark, x):
+        """By addresses, for protocols without SPI."""
+        for x in self.between(daddr, saddr, family):
+            if x.id.proto == proto and mark_match(mark, x):
                 return x
         return None
 
@@ -190,11 +200,11 @@ class Sad:
         mark = x.mark.v & x.mark.m
         if proto_match(x.id.proto, IPSEC_PROTO_ANY):
             return self.lookup(mark, *spi_key(x))
-        return self.lookup_byaddr(mark, *address_key(x))
+        return self.lookup_byaddr(mark, x.id.daddr, x.props.saddr, x.id.proto, x.props.family)
 
-    def spi_taken(self, daddr: bytes, spi: int, proto: int) -> bool:
-        """Whether any family has this SPI already (STATE-38)."""
-        return any((daddr, spi, proto, family) in self._byspi for family in (AF_INET, AF_INET6))
+    def spi_taken(self, spi: int, proto: int) -> bool:
+        """Whether an SPI is in use with a protocol, whatever address and family (STATE-38)."""
+        return (spi, proto) in self._spis
 
     def find_acq_byseq(self, mark: int, seq: int) -> XfrmState | None:
         """The larval state that an ACQUIRE with this sequence number made (SAD-07)."""

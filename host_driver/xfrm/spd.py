@@ -114,12 +114,13 @@ class Spd:
     def lookup(self, flow: Flow, dir: int, if_id: int = 0) -> XfrmPolicy | None:
         """The policy for a flow; sub policies come before main ones (SPD-20..25)."""
         for type in (POLICY_TYPE_SUB, POLICY_TYPE_MAIN):
-            xp = self._lookup_bytype(flow, dir, type, if_id)
+            xp = self.lookup_bytype(flow, dir, type, if_id)
             if xp is not None:
                 return xp
         return None
 
-    def _lookup_bytype(self, flow: Flow, dir: int, type: int, if_id: int) -> XfrmPolicy | None:
+    def lookup_bytype(self, flow: Flow, dir: int, type: int, if_id: int) -> XfrmPolicy | None:
+        """The policy of one type (SPD-20..25)."""
         key = (dir, type, flow.family)
         bits_d, bits_s = self._bits(dir, flow.family)
         chain = self._exact.get(key, {}).get(

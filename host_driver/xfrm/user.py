@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from host_driver.ops import Extack
 from host_driver.sleep import Sleep, may_sleep
-from host_driver.xfrm import user_ae, user_info, user_policy, user_sa
+from host_driver.xfrm import (
+    user_acquire,
+    user_ae,
+    user_info,
+    user_migrate,
+    user_policy,
+    user_sa,
+)
 from host_driver.xfrm.answers import Answers
 from host_driver.xfrm.nlattr import Invalid, nla_parse
 from proto.netlink import (
+    NLA,
     NLM_F_ACK,
     NLM_F_ACK_TLVS,
     NLM_F_CAPPED,
@@ -30,6 +38,7 @@ from proto.netlink import (
     NlMsg,
     align,
     attribute,
+    attributes,
     message,
 )
 from proto.status import OffloadError
@@ -53,6 +62,21 @@ class Request:
     policy: bytes = b""
     replies: list[bytes] = field(default_factory=list)
 
+    def rewrite(self, type: int, at: int, data: bytes) -> None:
+        """Change the message itself, `at` within the payload of its last attribute `type`."""
+        payload, start = self.nlh.payload, align(MSG_MIN[self.nlh.type])
+        at += NLA.size + attributes(payload, start).offsets[type]
+        payload = payload[:at] + data + payload[at + len(data) :]
+        self.nlh = self.nlh._replace(payload=payload)
+
+    def refused(self, refusal: OffloadError) -> int:
+        """Keep what the refusal tells; -> its errno."""
+        if refusal.text:
+            self.extack.set(refusal.text)
+        if isinstance(refusal, Invalid):
+            self.policy = refusal.policy
+        return refusal.errno
+
 
 Handler = Callable[["XfrmNet", Request], Any]
 
@@ -65,6 +89,7 @@ DISPATCH: dict[int, Handler] = {
     Msg.DELPOLICY: user_policy.xfrm_get_policy,
     Msg.GETPOLICY: user_policy.xfrm_get_policy,
     Msg.ALLOCSPI: user_sa.xfrm_alloc_userspi,
+    Msg.ACQUIRE: user_acquire.xfrm_add_acquire,
     Msg.EXPIRE: user_sa.xfrm_add_sa_expire,
     Msg.UPDPOLICY: user_policy.xfrm_add_policy,
     Msg.UPDSA: user_sa.xfrm_add_sa,
@@ -73,15 +98,13 @@ DISPATCH: dict[int, Handler] = {
     Msg.FLUSHPOLICY: user_policy.xfrm_flush_policy,
     Msg.NEWAE: user_ae.xfrm_new_ae,
     Msg.GETAE: user_ae.xfrm_get_ae,
+    Msg.MIGRATE: user_migrate.xfrm_do_migrate,
     Msg.GETSADINFO: user_info.xfrm_get_sadinfo,
     Msg.NEWSPDINFO: user_info.xfrm_set_spdinfo,
     Msg.GETSPDINFO: user_info.xfrm_get_spdinfo,
     Msg.SETDEFAULT: user_info.xfrm_set_default,
     Msg.GETDEFAULT: user_info.xfrm_get_default,
 }
-
-# Types that the kernel handles and this core does not: a user's own ACQUIRE, and MIGRATE.
-NOT_HERE = (Msg.ACQUIRE, Msg.MIGRATE, MSG_MAX)
 
 DUMPS = {Msg.GETSA: user_sa.xfrm_dump_sa, Msg.GETPOLICY: user_policy.xfrm_dump_policy}
 
@@ -121,9 +144,7 @@ def _message(net: "XfrmNet", request: Request, privileged: bool, answers: Answer
                 return  # a dump is never acked (UAPI-04)
             yield from _dispatch(net, request)
         except OffloadError as refusal:
-            error = refusal.errno
-            if refusal.text:
-                request.extack.set(refusal.text)
+            error = request.refused(refusal)
     if error or nlh.flags & NLM_F_ACK:
         request.replies.append(_ack(request, error))
     answers.add(request.replies)
@@ -139,9 +160,9 @@ def _admit(net: "XfrmNet", type: int, privileged: bool) -> None:
 
 def _dispatch(net: "XfrmNet", request: Request) -> Sleep[None]:
     type = request.nlh.type
-    _parse(net, request, MSG_MIN.get(type, 0))
+    _parse(net, request, 0 if type == Msg.NEWSADINFO else MSG_MIN.get(type, 0))
     handler = DISPATCH.get(type)
-    if handler is None and type in NOT_HERE:
+    if handler is None and type == Msg.MIGRATE_STATE:
         raise OffloadError(errno.EOPNOTSUPP, f"Message type {type:#x} is not supported here")
     if handler is None:
         raise OffloadError(errno.EINVAL, "")
@@ -154,14 +175,10 @@ def _parse(net: "XfrmNet", request: Request, minimum: int) -> None:
     payload = request.nlh.payload
     if len(payload) < minimum:
         raise OffloadError(errno.EINVAL, "Invalid header length")
-    try:
-        request.attributes = nla_parse(
-            payload, align(minimum), net.profile, request.extack,
-            spdinfo=request.nlh.type == Msg.NEWSPDINFO,
-        )  # fmt: skip
-    except Invalid as refusal:
-        request.policy = refusal.policy
-        raise
+    request.attributes = nla_parse(
+        payload, align(minimum), net.profile, request.extack,
+        spdinfo=request.nlh.type == Msg.NEWSPDINFO,
+    )  # fmt: skip
 
 
 def _reject_unused(request: Request) -> None:
@@ -169,24 +186,25 @@ def _reject_unused(request: Request) -> None:
     taking = (Msg.NEWSA, Msg.UPDSA, Msg.ALLOCSPI)
     if request.nlh.type in taking:
         return
+    acquire = request.nlh.type == Msg.ACQUIRE
     if Attr.SA_DIR in request.attributes:
         raise OffloadError(errno.EINVAL, "Invalid attribute SA_DIR")
-    if Attr.SA_PCPU in request.attributes:
+    if Attr.SA_PCPU in request.attributes and not acquire:
         raise OffloadError(errno.EINVAL, "Invalid attribute SA_PCPU")
 
 
 def _dump(net: "XfrmNet", request: Request) -> Iterator[bytes]:
-    """All objects, then DONE, which carries what went wrong."""
-    nlh, error = request.nlh, 0
+    """All objects, then DONE, which carries what went wrong; texts only when it comes first."""
+    nlh, error, began = request.nlh, 0, False
     try:
         if nlh.type == Msg.GETSA:  # xfrm_dump_policy looks at no attribute
             _parse(net, request, 0)
-        yield from DUMPS[Msg(nlh.type)](net, request)
+        for reply in DUMPS[Msg(nlh.type)](net, request):
+            began = True
+            yield reply
     except OffloadError as refusal:
-        error = refusal.errno
-        if refusal.text:
-            request.extack.set(refusal.text)
-    tlvs = _tlvs(request, 0)
+        error = request.refused(refusal)
+    tlvs = b"" if began else _tlvs(request, error)
     flags = NLM_F_MULTI | (NLM_F_ACK_TLVS if tlvs else 0)
     done = (-error).to_bytes(4, "little", signed=True) + tlvs
     yield message(NLMSG_DONE, done, flags, nlh.seq, nlh.pid)

@@ -49,7 +49,6 @@ from proto.xfrm import (
     Msg,
 )
 from proto.xfrm_structs import (
-    LifetimeCur,
     UserOffload,
     UserPolExpire,
     UserPolicyId,
@@ -100,43 +99,51 @@ def type_of(attributes: Mapping[int, bytes]) -> int:
     return type
 
 
-def templates_of(
-    net: "XfrmNet", attributes: Mapping[int, bytes], family: int, dir: int
-) -> list[UserTmpl]:
-    """The policy's templates; family 0 becomes the policy's. Raises EINVAL (POL-10)."""
-    data = attributes.get(Attr.TMPL, b"")
-    count = len(data) // UserTmpl.size()
+def templates_of(net: "XfrmNet", request: "Request", family: int, dir: int) -> list[UserTmpl]:
+    """The policy's templates; family 0 becomes the policy's. Raises EINVAL (POL-10).
+
+    The kernel fills the family into the request itself, and so into what a refusal repeats.
+    """
+    data, size = request.attributes.get(Attr.TMPL, b""), UserTmpl.size()
+    count = len(data) // size
     if count > XFRM_MAX_DEPTH:
         raise refuse("Template count must be <= XFRM_MAX_DEPTH (6)")
-    templates = [UserTmpl.unpack(data, i * UserTmpl.size()) for i in range(count)]
-    before = family
-    for tmpl in templates:
-        tmpl.family = tmpl.family or family
-        if tmpl.mode in (MODE_TUNNEL, MODE_BEET):
-            refused = net.profile.optional_tunnel_refused
-            if tmpl.optional and dir == POLICY_OUT and refused:
-                raise refuse("Mode in optional template not allowed in outbound policy")
-        elif tmpl.mode != MODE_IPTFS and tmpl.family != before:
-            raise refuse("Mode in template doesn't support a family change")
-        if tmpl.mode > (MODE_IPTFS if net.profile.iptfs_known else MODE_BEET):
-            raise refuse("Invalid mode in template")
+    templates, before = [], family
+    for number in range(count):
+        tmpl = UserTmpl.unpack(data, number * size)
+        if not tmpl.family:
+            tmpl.family = family
+            request.rewrite(Attr.TMPL, number * size, tmpl.pack())
+        _check_template(net, tmpl, before, dir)
         before = tmpl.family
-        if tmpl.family not in (AF_INET, AF_INET6):
-            raise refuse("Invalid family in template")
-        if tmpl.id.proto not in TEMPLATE_PROTOS:
-            raise refuse("Invalid XFRM protocol in template")
+        templates.append(tmpl)
     return templates
 
 
-def xfrm_policy_construct(
-    net: "XfrmNet", info: UserPolicyInfo, attributes: Mapping[int, bytes]
-) -> XfrmPolicy:
-    """A finished policy that no device has seen yet."""
+def _check_template(net: "XfrmNet", tmpl: UserTmpl, before: int, dir: int) -> None:
+    """One template; `before` is the family of the one in front of it, or of the policy."""
+    if tmpl.mode in (MODE_TUNNEL, MODE_BEET, MODE_IPTFS):
+        if tmpl.optional and dir == POLICY_OUT and net.profile.optional_tunnel_refused:
+            raise refuse("Mode in optional template not allowed in outbound policy")
+    elif tmpl.family != before:
+        raise refuse("Mode in template doesn't support a family change")
+    modes = MODE_IPTFS + net.profile.iptfs_known
+    if tmpl.mode >= modes:
+        raise refuse(f"Mode in template must be < XFRM_MODE_MAX ({modes})")
+    if tmpl.family not in (AF_INET, AF_INET6):
+        raise refuse("Invalid family in template")
+    if tmpl.id.proto not in TEMPLATE_PROTOS:
+        raise refuse("Invalid XFRM protocol in template")
+
+
+def xfrm_policy_construct(net: "XfrmNet", request: "Request", info: UserPolicyInfo) -> XfrmPolicy:
+    """A finished policy that no device has seen yet; `index` is what the request wishes for."""
+    attributes = request.attributes
     type = type_of(attributes)
     return XfrmPolicy(
         selector=info.sel,
         priority=info.priority,
-        index=0,
+        index=info.index,
         dir=info.dir,
         mark=mark_of(attributes),
         if_id=u32(attributes, Attr.IF_ID),
@@ -144,8 +151,7 @@ def xfrm_policy_construct(
         action=info.action,
         flags=info.flags,
         lft=info.lft,
-        curlft=LifetimeCur(add_time=net.seconds()),
-        xfrm_vec=templates_of(net, attributes, info.sel.family, info.dir),
+        xfrm_vec=templates_of(net, request, info.sel.family, info.dir),
         family=info.sel.family,
     )
 
@@ -157,7 +163,7 @@ def xfrm_add_policy(net: "XfrmNet", request: "Request") -> Sleep[None]:
     verify_newpolicy_info(info)
     if Attr.SEC_CTX in request.attributes:
         verify_sec_ctx(request.attributes[Attr.SEC_CTX])
-    xp = xfrm_policy_construct(net, info, request.attributes)
+    xp = xfrm_policy_construct(net, request, info)
     if Attr.OFFLOAD_DEV in request.attributes:
         offload = UserOffload.unpack(request.attributes[Attr.OFFLOAD_DEV])
         yield from xfrm_dev_policy_add(net, xp, offload, request.extack)
@@ -169,7 +175,7 @@ def xfrm_add_policy(net: "XfrmNet", request: "Request") -> Sleep[None]:
     except OffloadError:
         xfrm_policy_discard(net, xp)
         raise
-    xp.index = info.index
+    xp.curlft.add_time = net.seconds()
     replaced = net.spd.insert(xp)
     net.arm(xp, net.now_ns + NS)
     if replaced is not None:

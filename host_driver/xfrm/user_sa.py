@@ -21,15 +21,18 @@ from host_driver.xfrm.lifecycle import (
     xfrm_state_flush,
     xfrm_state_update,
 )
-from host_driver.xfrm.sad import WITH_SPI, proto_match
+from host_driver.xfrm.sad import proto_match
 from host_driver.xfrm.state import KmState, XfrmState
 from host_driver.xfrm.verify import pcpu_of, refuse, u32, verify_newsa_info
 from proto.netlink import NLM_F_MULTI
 from proto.status import OffloadError
 from proto.xfrm import (
+    AF_INET,
+    AF_INET6,
     IPPROTO_AH,
     IPPROTO_COMP,
     IPPROTO_ESP,
+    IPSEC_PROTO_ANY,
     Attr,
     Group,
     Msg,
@@ -84,7 +87,7 @@ def _lookup(net: "XfrmNet", request: "Request") -> XfrmState:
     id = UserSaId.unpack(request.nlh.payload)
     mark = mark_of(request.attributes)
     masked = mark.v & mark.m
-    if id.proto in WITH_SPI:
+    if proto_match(id.proto, IPSEC_PROTO_ANY):
         x = net.sad.lookup(masked, id.daddr, id.spi, id.proto, id.family)
     else:
         saddr = request.attributes.get(Attr.SRCADDR)
@@ -132,7 +135,7 @@ def xfrm_dump_sa(net: "XfrmNet", request: "Request") -> Iterator[bytes]:
 
 
 def _passes(x: XfrmState, filter: AddressFilter) -> bool:
-    if filter.family and filter.family != x.props.family:
+    if filter.family in (AF_INET, AF_INET6) and filter.family != x.props.family:
         return False
     return all(
         prefix(has, length) == prefix(wanted, length)
@@ -184,7 +187,7 @@ def xfrm_add_sa_expire(net: "XfrmNet", request: "Request") -> None:
     if x is None:
         raise refuse("", errno.ENOENT)
     if x.km.state != KmState.VALID:
-        raise refuse("")
+        raise refuse("SA must be in VALID state")
     net.multicast(Group.EXPIRE, build_expire(net, x, bool(expire.hard), request.nlh.pid))
     if expire.hard:
         net.xfrm_state_delete(x)

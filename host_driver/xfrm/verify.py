@@ -16,7 +16,9 @@ from proto.xfrm import (
     IPPROTO_DSTOPTS,
     IPPROTO_ESP,
     IPPROTO_ROUTING,
+    IPTFS,
     MODE_BEET,
+    MODE_IPTFS,
     MODE_ROUTEOPTIMIZATION,
     MODE_TRANSPORT,
     MODE_TUNNEL,
@@ -39,6 +41,17 @@ Attributes = Mapping[int, bytes]
 
 MODES = (MODE_TRANSPORT, MODE_TUNNEL, MODE_ROUTEOPTIMIZATION, MODE_BEET)
 POSSIBLE_CPUS = 1
+# IP-TFS options of the other direction.
+IPTFS_IN_ONLY = (
+    (Attr.IPTFS_DROP_TIME, "drop time"),
+    (Attr.IPTFS_REORDER_WINDOW, "reorder window"),
+)
+IPTFS_OUT_ONLY = (
+    (Attr.IPTFS_DONT_FRAG, "don't fragment"),
+    (Attr.IPTFS_INIT_DELAY, "initial delay"),
+    (Attr.IPTFS_MAX_QSIZE, "max queue size"),
+    (Attr.IPTFS_PKT_SIZE, "packet size"),
+)
 
 FLAGS_OUT = (
     (STATE_DECAP_DSCP, "DECAP_DSCP"),
@@ -75,9 +88,8 @@ def verify_newsa_info(net: "XfrmNet", info: UserSaInfo, attributes: Attributes) 
     esn = attributes.get(Attr.REPLAY_ESN_VAL)
     verify_replay(info, esn, sa_dir)
     if esn is not None and net.profile.replay_counters_verified:
-        verify_replay_counters(info, esn)
-    if info.mode not in MODES:
-        raise refuse("Unsupported mode")
+        verify_replay_counters(info, esn, sa_dir)
+    verify_mode(net, info, sa_dir)
     if Attr.MTIMER_THRESH in attributes:
         if Attr.ENCAP not in attributes:
             raise refuse("MTIMER_THRESH requires encapsulation")
@@ -87,14 +99,8 @@ def verify_newsa_info(net: "XfrmNet", info: UserSaInfo, attributes: Attributes) 
         verify_out(info, attributes)
     if sa_dir == SA_DIR_IN:
         verify_in(info, attributes)
-    if Attr.NAT_KEEPALIVE_INTERVAL in attributes:
-        if Attr.ENCAP not in attributes:
-            raise refuse("NAT_KEEPALIVE_INTERVAL requires encapsulation")
-        if sa_dir != SA_DIR_OUT:
-            raise refuse("NAT keepalive is only supported for outbound SAs")
     if Attr.SA_PCPU in attributes and not sa_dir:
         raise refuse("SA_PCPU only supported with SA_DIR")
-    pcpu_of(attributes, errno.ERANGE)
 
 
 def pcpu_of(attributes: Attributes, too_big: int) -> int | None:
@@ -105,6 +111,17 @@ def pcpu_of(attributes: Attributes, too_big: int) -> int | None:
     if number >= POSSIBLE_CPUS:
         raise refuse("pCPU number too big", too_big)
     return number
+
+
+def verify_mode(net: "XfrmNet", info: UserSaInfo, sa_dir: int) -> None:
+    """STATE-09: a known mode; IP-TFS wants ESP and a direction."""
+    if info.mode == MODE_IPTFS and net.profile.iptfs_known:
+        if info.id.proto != IPPROTO_ESP:
+            raise refuse("IP-TFS mode only supported with ESP")
+        if not sa_dir:
+            raise refuse("IP-TFS mode requires in or out direction attribute")
+    elif info.mode not in MODES:
+        raise refuse("Unsupported mode")
 
 
 def verify_selector_family(info: UserSaInfo) -> None:
@@ -144,6 +161,8 @@ def verify_proto(net: "XfrmNet", info: UserSaInfo, attributes: Attributes) -> No
             raise refuse("TFC padding can only be used in tunnel mode")
         if u32(attributes, Attr.TFCPAD) > TFCPAD_MAX and net.profile.tfcpad_limited:
             raise refuse("Excessive TFC padding")
+        if info.mode != MODE_IPTFS and attributes.keys() & set(IPTFS):
+            raise refuse("IP-TFS options can only be used in IP-TFS mode")
     elif info.id.proto == IPPROTO_COMP:
         if Attr.ALG_COMP not in given:
             raise refuse("Missing required attribute for COMP: COMP")
@@ -151,8 +170,8 @@ def verify_proto(net: "XfrmNet", info: UserSaInfo, attributes: Attributes) -> No
             raise refuse("Invalid attributes for COMP: AEAD, AUTH, AUTH_TRUNC, CRYPT, TFCPAD")
         if info.id.spi >= 0x1_0000:
             raise refuse("SPI is too large for COMP (must be < 0x10000)")
-    elif info.id.proto in (IPPROTO_DSTOPTS, IPPROTO_ROUTING) and info.family == AF_INET6:
-        if given:
+    elif info.id.proto in (IPPROTO_DSTOPTS, IPPROTO_ROUTING):
+        if given or attributes.keys() & {Attr.ENCAP, Attr.SEC_CTX}:
             raise refuse("Invalid attributes for DSTOPTS/ROUTING")
         if Attr.COADDR not in attributes:
             raise refuse("Missing required COADDR attribute for DSTOPTS/ROUTING")
@@ -212,6 +231,9 @@ def verify_out(info: UserSaInfo, attributes: Attributes) -> None:
         replay = ReplayState.unpack(attributes[Attr.REPLAY_VAL])
         if replay.seq or replay.bitmap:
             raise refuse("Replay seq and bitmap should be 0 for output SA")
+    for type, name in IPTFS_IN_ONLY:
+        if type in attributes:
+            raise refuse(f"IP-TFS {name} should not be set for output SA")
 
 
 def verify_in(info: UserSaInfo, attributes: Attributes) -> None:
@@ -221,3 +243,6 @@ def verify_in(info: UserSaInfo, attributes: Attributes) -> None:
     for flag, name in XFLAGS_IN:
         if u32(attributes, Attr.SA_EXTRA_FLAGS) & flag:
             raise refuse(f"Flag {name} should not be set for input SA")
+    for type, name in IPTFS_OUT_ONLY:
+        if type in attributes:
+            raise refuse(f"IP-TFS {name} should not be set for input SA")

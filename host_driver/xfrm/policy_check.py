@@ -50,7 +50,8 @@ def _without_policy(net: "XfrmNet", xvec: Sequence[XfrmState]) -> str:
     """What a tunnel brought needs a policy, unless a crypto-offload SA did."""
     if net.policy_default[POLICY_IN] == USERPOLICY_BLOCK:
         return "XfrmInNoPols"
-    trusted = bool(xvec) and xvec[-1].xso.type == OFFLOAD_CRYPTO
+    by_device = bool(xvec) and xvec[-1].xso.type == OFFLOAD_CRYPTO
+    trusted = by_device and net.profile.crypto_tunnel_trusted
     return "XfrmInNoPols" if _has_tunnel(xvec) and not trusted else ""
 
 

@@ -104,6 +104,8 @@ class Profile:
     output_advances_esn: bool
     # RX-05, TRAP-17: the policy check left the sec_path on the packet.
     sec_path_consumed: bool
+    # RX-09: what a crypto-offload SA brought out of a tunnel needed a policy, too (until v6.11).
+    crypto_tunnel_trusted: bool
     # RX-08, TRAP-32: a packet without sec_path failed the templates of an offloaded policy too.
     offloaded_policy_trusted: bool
 

@@ -23,6 +23,39 @@ CLEAR = bytes(Ether() / IP(src="10.9.9.9", dst="10.9.9.8") / UDP() / bytes(1400)
 DELETE = "xfrm state delete dst 10.0.0.2 proto esp spi 0x1000"
 
 
+MAC = bytes.fromhex("7d11ea5500c3a99120f1e8d7c6b5a493")
+SOFTWARE = [
+    f"aead 'rfc4106(gcm(aes))' 0x{(NEEDLES[0] + SALT).hex()} 128",
+    f"auth-trunc 'hmac(sha256)' 0x{MAC.hex()} 128 enc 'cbc(aes)' 0x{NEEDLES[0].hex()}",
+]
+
+
+@pytest.mark.parametrize("algorithm", SOFTWARE, ids=["aead", "cipher-and-mac"])
+def test_software_leaves_no_key_either(algorithm):
+    with Lab(target="process", hosts=2, card="full", seed=3) as lab:
+        a, b = lab.hosts
+        for host in lab.hosts:
+            for command in (
+                "xfrm state add src 10.0.0.1 dst 10.0.0.2 proto esp spi 0x1000 reqid 1 "
+                f"mode transport replay-window 32 {algorithm}",
+                "xfrm policy add src 10.0.0.1 dst 10.0.0.2 dir out "
+                "tmpl proto esp reqid 1 mode transport",
+            ):
+                assert host.ip(command).stderr == ""
+        packets = [bytes(IP(src="10.0.0.1", dst="10.0.0.2") / UDP() / bytes(n)) for n in range(20)]
+        assert set(a.send(packets)) == {0}
+        lab.settle()
+        assert b.receive() == packets
+        for host in lab.hosts:
+            assert host.ip(DELETE).rc == 0
+            host.notifications()
+            lab.wire.inject(host=host.number, frames=[CLEAR] * 4)
+        lab.settle()
+        assert [len(host.receive()) for host in lab.hosts] == [4, 4]
+        for name, pid in lab.pids().items():
+            assert not any(count_in_memory(pid, [*NEEDLES, MAC]).values()), name
+
+
 @pytest.mark.parametrize("link", ["ipc", "tcp"])
 def test_a_deleted_key_is_nowhere(link):
     with Lab(target="process", hosts=1, card="full", seed=3, link=link) as lab:

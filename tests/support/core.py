@@ -10,6 +10,7 @@ from host_driver.ip import Result, run
 from host_driver.netdev import HW_ESP, Devices, NetDevice, SecPath, Skb
 from host_driver.sleep import Scheduler
 from host_driver.xfrm.net import XfrmNet
+from host_driver.xfrm.profile import LATEST, Profile
 from proto.xfrm import Group
 
 NS = 1_000_000_000
@@ -18,19 +19,27 @@ NS = 1_000_000_000
 class Core:
     """An XfrmNet with lo and nic0; `ops` is the callback table of nic0, `sent` what left it."""
 
-    def __init__(self, ops: Any = None, mtu: int = 1500, seed: int = 1) -> None:
+    def __init__(
+        self, ops: Any = None, mtu: int = 1500, seed: int = 1, profile: Profile = LATEST
+    ) -> None:
         self.devices = Devices()
         self.sched = Scheduler()
         self.sent: list[Skb] = []
         self.events: list[tuple[Group, bytes]] = []
-        self.net = XfrmNet(self.devices, self.sched, random.Random(seed), self._multicast)
+        rng = random.Random(seed)
+        self.net = XfrmNet(self.devices, self.sched, rng, self._multicast, profile=profile)
         self.net.now_ns = 1_700_000_000 * NS
         self.devices.register(NetDevice("lo", start_xmit=self._xmit)).up = True
-        self.nic = NetDevice("nic0", mtu=mtu, xfrmdev_ops=ops, start_xmit=self._xmit)
-        if ops is not None:
-            self.nic.features.add(HW_ESP)
-        self.devices.register(self.nic).up = True
+        self.nic = self.add_nic("nic0", ops, mtu)
         self._mib = self.net.mib.values()
+
+    def add_nic(self, name: str, ops: Any = None, mtu: int = 1500) -> NetDevice:
+        """A device that is up; packets go to the first one."""
+        dev = NetDevice(name, mtu=mtu, xfrmdev_ops=ops, start_xmit=self._xmit)
+        if ops is not None:
+            dev.features.add(HW_ESP)
+        self.devices.register(dev).up = True
+        return dev
 
     def _xmit(self, skb: Skb) -> int:
         self.sent.append(skb)
@@ -42,7 +51,7 @@ class Core:
 
     def ip(self, words: str | Sequence[str]) -> Result:
         """Run one command; what it makes the core do later is done, too."""
-        result = run(words, self._transact, {"lo": 1, "nic0": 2})
+        result = run(words, self._transact, {dev.name: dev.ifindex for dev in self.devices})
         self.sched.run(self.net.now_ns)
         return result
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from scapy.layers.inet import IP, UDP
 
 from host_driver.netdev import CRYPTO_DONE, SecPath
+from host_driver.xfrm.profile import LATEST, V6_2
 from support.core import Core, state_after
 from support.esp import GCM, SPI, A, B, datagram, parsed, policy, state, template
 
@@ -136,12 +137,15 @@ def test_what_the_device_reports(status, counter, failed):
     assert core.receive(packet, SecPath(x, 0, 0)) == datagram()  # not done: done here
 
 
-def test_a_tunnel_without_policy_passes_only_with_crypto_offload():
-    peer, core = Core(), Core(Device())
+@pytest.mark.parametrize("profile", [LATEST, V6_2], ids=lambda profile: profile.name)
+def test_a_tunnel_without_policy_passes_only_with_crypto_offload(profile):
+    peer, core = Core(), Core(Device(), profile=profile)
     peer.add(state(GCM, "tunnel"), policy("out", template(mode="tunnel", ends=(A, B))))
     core.add(state(GCM, "tunnel", f"replay-window 32 {IN}"))
     assert peer.net.output(datagram()) == 0
-    assert core.receive(opened(peer.take()[0]), SecPath(core.state(SPI))) == datagram()
+    got = core.receive(opened(peer.take()[0]), SecPath(core.state(SPI)))
+    assert got == (datagram() if profile is LATEST else None)
+    assert core.moved() == ({} if profile is LATEST else {"XfrmInNoPols": 1})
 
 
 def test_esn_is_told_with_every_packet():

@@ -46,9 +46,13 @@ class Notifications(Query):
 
 
 class Listen(Query):
-    """Hear these multicast groups from now on, and no others; None is all of them."""
+    """Hear these multicast groups from now on, and no others; None is all of them.
+
+    The socket's buffer takes `room` messages, None is NOTIFICATION_QUEUE.
+    """
 
     groups: list[int] | None = None
+    room: int | None = None
 
 
 class Sysctl(Query):
@@ -103,12 +107,14 @@ class ResetFaults(Query):
 
 
 class SetLink(Query):
-    """`ip link set DEV up|down mtu N`, `ethtool -K DEV esp-hw-offload on|off`; None = keep."""
+    """`ip link set DEV up|down mtu N`, `ethtool -K DEV esp-hw-offload on|off
+    esp-tx-csum-hw-offload on|off`; None = keep."""
 
     dev: str
     up: bool | None = None
     mtu: int | None = None
     esp_hw_offload: bool | None = None
+    esp_tx_csum_hw_offload: bool | None = None
     unregister: bool = False
 
 

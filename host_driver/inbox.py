@@ -55,12 +55,14 @@ class PacketSocket:
 
 
 class Notifications:
-    """Multicast messages of the core; `groups` are those listened to, at first every one."""
+    """Multicast messages of the core; `groups` are those listened to, at first every one, and
+    `room` the messages that the listener's buffer takes."""
 
     def __init__(self, counters: Counter[str]) -> None:
         self._counters = counters
         self._messages: deque[bytes] = deque()
         self.groups = frozenset(Group)
+        self.room = NOTIFICATION_QUEUE
         self.sent = 0
 
     def listening(self, group: Group) -> bool:
@@ -71,7 +73,7 @@ class Notifications:
         """Queue one message; returns how many listeners took it (0: none, or its queue is full)."""
         if group not in self.groups:
             return 0
-        if len(self._messages) >= NOTIFICATION_QUEUE:
+        if len(self._messages) >= self.room:
             self._counters["notification_overrun"] += 1
             return 0
         self._messages.append(message)

@@ -14,14 +14,14 @@ import msgspec
 
 from host_driver import control
 from host_driver.control import Answer, AnyQuery
-from host_driver.netdev import HW_ESP, NetDevice
+from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice
 from host_driver.sleep import Completion, Sleep, may_sleep, wait
 from host_driver.xfrm.answers import Answers
 from proto import VERSION
 from proto.clock import NS
 from proto.commands import Fence, QueryCensus, QueryCounters, SetPort
 from proto.frame import INDEX_MASK, Kind, Message, pack
-from proto.limits import MESSAGE_MAX_BYTES, OPEN_DUMPS, PROTOCOL_VERSION
+from proto.limits import MESSAGE_MAX_BYTES, NOTIFICATION_QUEUE, OPEN_DUMPS, PROTOCOL_VERSION
 from proto.status import OffloadError
 from proto.xfrm import Group
 
@@ -152,7 +152,10 @@ class Queries:
             if unknown:
                 raise OffloadError(errno.EINVAL, f"multicast groups {sorted(unknown)} are unknown")
             groups = frozenset(map(Group, query.groups))
-        self._host.notifications.groups = groups
+        room = NOTIFICATION_QUEUE if query.room is None else query.room
+        if not 0 <= room <= NOTIFICATION_QUEUE:
+            raise OffloadError(errno.EINVAL, f"room {room} is outside 0..{NOTIFICATION_QUEUE}")
+        self._host.notifications.groups, self._host.notifications.room = groups, room
         return Answer(0)
 
     def _sysctl(self, query: control.Sysctl) -> Answer:
@@ -214,14 +217,19 @@ class Queries:
             if dev is host.nic:
                 yield from host.mailbox.execute(SetPort(mtu=query.mtu))
             host.devices.set_mtu(dev, query.mtu)
-        if query.esp_hw_offload is not None:
-            change = dev.features.union if query.esp_hw_offload else dev.features.difference
-            host.devices.set_features(dev, change({HW_ESP}))
+        self._set_features(dev, query)
         if query.up is not None:
             host.devices.set_up(dev, query.up)
         if query.unregister:
             host.devices.unregister(dev)
         return Answer(0)
+
+    def _set_features(self, dev: NetDevice, query: control.SetLink) -> None:
+        wanted = {HW_ESP: query.esp_hw_offload, HW_ESP_TX_CSUM: query.esp_tx_csum_hw_offload}
+        features = dev.features - {name for name, on in wanted.items() if on is False}
+        features |= {name for name, on in wanted.items() if on}
+        if features != dev.features:
+            self._host.devices.set_features(dev, features)
 
     def _set_clock_forward(self, query: control.SetClockForward) -> Answer:
         if query.seconds < 0:

@@ -5,13 +5,13 @@
 each called in the driver's own form (`ops.FORMS`). A call becomes one entry, oldest first:
 
     {"seq": 7, "call": "xdo_dev_state_add", "context": "user", "object": 3, "spi": "0x1000",
-     "dir": "out", "type": "packet", "dev": "nic0", "state": "void", "reqid": 1, "keys": 20,
-     "result": 0}
+     "dir": "out", "type": "packet", "dev": "nic0", "refs": 1, "state": "void", "reqid": 1,
+     "keys": 20, "result": 0}
 
-`context` is the core's (`host_driver.running`); `seq` counts all calls, `object` the SAs and
-policies in the order in which drivers first saw them; `keys` is how many bytes of key material the
-SA has at the call (0 at free, DEL-05), an entry never holds a key. `result` is None while the call
-sleeps.
+`context` is the core's (`host_driver.running`); `refs` counts the references to the device, this
+object's included; `seq` counts all calls, `object` the SAs and policies in the order in which
+drivers first saw them; `keys` is how many bytes of key material the SA has at the call (0 at free,
+DEL-05), an entry never holds a key. `result` is None while the call sleeps.
 
 The core may rely on what comes out of here: an add gives 0 or a negative errno, totals are whole
 numbers, nothing is raised. What a driver does against that becomes -EIO and a text, never the end
@@ -252,7 +252,7 @@ def _finish(entry: Entry, result: Any, extack: Extack | None) -> Any:
 def _offload(record: Any) -> Entry:
     facts: Entry = {"dir": DIRECTIONS[record.dir], "type": TYPES[record.type]}
     if record.dev is not None:
-        facts["dev"] = record.dev.name
+        facts |= {"dev": record.dev.name, "refs": record.dev.refcnt}
     if record.flags & OFFLOAD_FLAG_ACQ:
         facts["acquire"] = True
     return facts

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from host_driver.conformance import packets
 from host_driver.conformance.kernel import KernelHost
 from host_driver.conformance.subject import Subject
 from host_driver.ip import Result
@@ -54,7 +55,7 @@ class RawHost(Protocol):
     def ip(self, text: str) -> Result: ...
     def netlink(self, request: bytes, privileged: bool = True) -> list[bytes]: ...
     def netlink_together(self, requests: Sequence[bytes]) -> list[list[bytes]]: ...
-    def listen(self, *groups: int) -> None: ...
+    def listen(self, *groups: int, room: int | None = None) -> None: ...
     def sysctl(self, name: str, value: int) -> None: ...
     def notifications(self) -> list[bytes]: ...
     def send(self, packets: Sequence[bytes]) -> list[int]: ...
@@ -64,7 +65,8 @@ class RawHost(Protocol):
     def devices(self) -> list[dict[str, Any]]: ...
     def set_link(
         self, dev: str, *, up: bool | None = None, mtu: int | None = None,
-        esp_hw_offload: bool | None = None, unregister: bool = False,
+        esp_hw_offload: bool | None = None, esp_tx_csum_hw_offload: bool | None = None,
+        unregister: bool = False,
     ) -> None: ...  # fmt: skip
 
 
@@ -144,6 +146,10 @@ class Bench:
         self.settle()
         return [frame.data for frame in self.lab.wire.frames(self._frames_before)]
 
+    def spis(self) -> list[int]:
+        """The SPI of each of these frames; 0 for a packet in clear."""
+        return [packets.spi(frame[packets.ETHERNET_BYTES :]) for frame in self.frames()]
+
     def settle(self) -> None:
         """Return when nothing moves any more."""
         if self.target != "kernel":
@@ -217,7 +223,8 @@ class Pool:
 
 
 def _taken_back(lab: Lab) -> bool:
-    """Whether a lab is as new: no SA, no policy, no fault, device up with its usual settings."""
+    """Whether a lab is as new: no SA or policy, no reference to the device, which is up and set as
+    usual, and no fault."""
     try:
         lab.faults.reset()
         for host in lab.hosts:
@@ -227,9 +234,14 @@ def _taken_back(lab: Lab) -> bool:
             host.listen(*Group)
             for name, value in SYSCTLS.items():
                 host.sysctl(name, value)
-            host.set_link(host.nic.name, up=True, mtu=1500, esp_hw_offload=True)
+            host.set_link(
+                host.nic.name, up=True, mtu=1500, esp_hw_offload=True, esp_tx_csum_hw_offload=False
+            )
         lab.settle()
-        return all(not any(host.nic.census().values()) for host in lab.hosts)
+        return all(
+            not any(host.nic.census().values()) and not any(dev["refcnt"] for dev in host.devices())
+            for host in lab.hosts
+        )
     except OffloadError:
         return False
 

@@ -127,6 +127,12 @@ class Esp:
         return self.spi.to_bytes(4) + high + seq.to_bytes(4)
 
 
+def spi(packet: bytes) -> int:
+    """The SPI of an ESP packet; 0 of any other."""
+    at = header_bytes(packet)
+    return int.from_bytes(packet[at : at + 4]) if is_esp(packet) else 0
+
+
 def is_esp(packet: bytes) -> bool:
     """Whether the packet is ESP, not encapsulated in UDP."""
     return protocol(packet) == ESP

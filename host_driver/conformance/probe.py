@@ -5,6 +5,7 @@ An order stands in the reqid of an SA (of a larval one, in its template's) or in
 policy, so cases can give it through `ip xfrm` text on every target:
 
     REFUSE | errno      the add is refused with that errno
+    REPORT              the add is refused, and the text says what the driver was given
     SLEEP               the add sleeps before it succeeds
     EVENTS              after every packet the driver calls xfrm_state_check_expire
     NO_PACKETS          offload_ok says no
@@ -12,22 +13,26 @@ policy, so cases can give it through `ip xfrm` text on every target:
 
 Its hardware is `offload_ok`: each packet that passes there is one packet of the SA and its bytes.
 Counter `driver_probe_expired`: how often xfrm_state_check_expire came back with -EINVAL.
+
+`TwoPorts` has a second device, `Bare` only what a driver must have, `NoDelete` not even that.
 """
 
 import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from host_driver.driver import DriverContext
+from host_driver.netdev import NetDevice
 from host_driver.ops import Extack
 from host_driver.sleep import Completion, Sleep, wait
 
 if TYPE_CHECKING:
-    from host_driver.netdev import NetDevice, Skb
+    from host_driver.netdev import Skb
     from host_driver.xfrm.policy import XfrmPolicy
     from host_driver.xfrm.state import XfrmState
 
 REFUSE, SLEEP, EVENTS, NO_PACKETS = 0xE000_0000, 0xE100_0000, 0xE200_0000, 0xE300_0000
-SILENT = 0xE400_0000
+SILENT, REPORT = 0xE400_0000, 0xE500_0000
 _ORDER, _ARGUMENT = 0xFF00_0000, 0x00FF_FFFF
 NAP_NS = 1_000_000
 
@@ -40,18 +45,22 @@ class Probe:
         self._totals: dict[int, tuple[int, int]] = {}
         self._last_handle = 0
 
-    def xdo_dev_state_add(
-        self, dev: "NetDevice", x: "XfrmState", extack: Extack
-    ) -> int | Sleep[int]:
+    def xdo_dev_state_add(self, dev: NetDevice, x: "XfrmState", extack: Extack) -> int | Sleep[int]:
         """Accept, or do as ordered."""
         self._last_handle += 1
         x.xso.offload_handle = self._last_handle
-        return self._as_ordered(x.props.reqid, extack)
+        lft, esn = x.lft, x.replay_esn
+        return self._as_ordered(x.props.reqid, extack, lambda: (
+            f"spi {x.id.spi:#x} {x.km.state.name} {len(x.aead.key) if x.aead else 0} bytes of key "
+            f"mode {x.props.mode} dir {x.xso.dir} type {x.xso.type} on {dev.name} is "
+            f"{dev is x.xso.dev} limits {lft.soft_packet_limit} {lft.hard_packet_limit} "
+            f"window {esn.fixed.replay_window if esn else x.props.replay_window}"
+        ))  # fmt: skip
 
-    def xdo_dev_state_delete(self, dev: "NetDevice", x: "XfrmState") -> None:
+    def xdo_dev_state_delete(self, dev: NetDevice, x: "XfrmState") -> None:
         """Totals stay: a message may still ask for them (OPS-22)."""
 
-    def xdo_dev_state_free(self, dev: "NetDevice", x: "XfrmState") -> None:
+    def xdo_dev_state_free(self, dev: NetDevice, x: "XfrmState") -> None:
         """Forget the totals."""
         self._totals.pop(x.xso.offload_handle, None)
 
@@ -76,7 +85,11 @@ class Probe:
 
     def xdo_dev_policy_add(self, xp: "XfrmPolicy", extack: Extack) -> int | Sleep[int]:
         """Accept, or do as ordered."""
-        return self._as_ordered(xp.priority, extack)
+        return self._as_ordered(xp.priority, extack, lambda: (
+            f"index {xp.index} dir {xp.xdo.dir} action {xp.action} mark {xp.mark.v}/{xp.mark.m} "
+            f"if_id {xp.if_id} sport {xp.selector.sport} dport {xp.selector.dport} "
+            f"templates {[(tmpl.reqid, tmpl.mode, tmpl.id.spi) for tmpl in xp.xfrm_vec]}"
+        ))  # fmt: skip
 
     def xdo_dev_policy_delete(self, xp: "XfrmPolicy") -> None:
         """Nothing to take out."""
@@ -84,7 +97,12 @@ class Probe:
     def xdo_dev_policy_free(self, xp: "XfrmPolicy") -> None:
         """Nothing to free."""
 
-    def _as_ordered(self, order: int, extack: Extack) -> int | Sleep[int]:
+    def _as_ordered(
+        self, order: int, extack: Extack, report: Callable[[], str]
+    ) -> int | Sleep[int]:
+        if order & _ORDER == REPORT:
+            extack.set(report())
+            return -errno.EINVAL
         if order & _ORDER == REFUSE:
             code = order & _ARGUMENT
             extack.set(f"probe: told to refuse with {errno.errorcode.get(code, code)}")
@@ -99,3 +117,42 @@ class Probe:
         yield from ()
         if self._context.xfrm_state_check_expire(x) == -errno.EINVAL:
             self._context.counters["probe_expired"] += 1
+
+
+class TwoPorts(Probe):
+    """Beside nic0 there is `PORT`, which takes SAs and policies like it, but no packets."""
+
+    PORT = "port1"
+
+    def __init__(self, context: DriverContext) -> None:
+        super().__init__(context)
+        self.netdevs = [NetDevice(self.PORT, start_xmit=lambda skb: errno.ENETUNREACH)]
+
+
+class Bare:
+    """What the registration check asks for (OPS-01), and `policy_add`; all else is missing."""
+
+    def __init__(self, context: DriverContext) -> None:
+        pass
+
+    def xdo_dev_state_add(self, dev: NetDevice, x: "XfrmState", extack: Extack) -> int:
+        """Accept."""
+        return 0
+
+    def xdo_dev_state_delete(self, dev: NetDevice, x: "XfrmState") -> None:
+        """Nothing to stop."""
+
+    def xdo_dev_policy_add(self, xp: "XfrmPolicy", extack: Extack) -> int:
+        """Accept."""
+        return 0
+
+
+class NoDelete:
+    """A driver that takes SAs and cannot give them back."""
+
+    def __init__(self, context: DriverContext) -> None:
+        pass
+
+    def xdo_dev_state_add(self, dev: NetDevice, x: "XfrmState", extack: Extack) -> int:
+        """Accept."""
+        return 0

@@ -80,9 +80,10 @@ class Subject:
         """Requests of several requesters, sent at one moment in this order."""
         return [messages.reply(answer) for answer in self.raw.netlink_together(datagrams)]
 
-    def listen(self, *groups: int) -> None:
-        """Be a member of these multicast groups only; a case begins as a member of all."""
-        self.raw.listen(*groups)
+    def listen(self, *groups: int, room: int | None = None) -> None:
+        """Be a member of these multicast groups only, with a buffer of so many messages; a case
+        begins as a member of all, with a large one."""
+        self.raw.listen(*groups, room=room)
 
     def sysctl(self, name: str, value: int) -> None:
         """`sysctl -w net.core.xfrm_NAME=VALUE`."""
@@ -113,19 +114,25 @@ class Subject:
         self.settle()
         return self.raw.trace()[self._calls_before :]
 
-    def order(self, *without: str) -> str:
-        """The calls in shorthand, as "A D F"; `without` leaves letters out, as "U"."""
-        shown = []
-        for call in self.calls():
+    def order(self, *without: str, since: int = 0, numbered: bool = False) -> str:
+        """The calls in shorthand, as "A D F"; `without` leaves letters out, as "U", and `since`
+        that many calls; `numbered` tells objects apart: "A1 A2 D2"."""
+        shown, numbers = [], dict[int, int]()
+        for call in self.calls()[since:]:
             letter = LETTERS[call["call"]]
+            number = numbers.setdefault(call["object"], len(numbers) + 1)
             if letter not in without:
                 larval = letter in ("A", "D", "F") and call.get("acquire")
-                shown.append(letter + ("(l)" if larval else ""))
+                shown.append(letter + (str(number) if numbered else "") + ("(l)" if larval else ""))
         return " ".join(shown)
 
     def violations(self) -> list[str]:
         """Rules that the driver broke in a call, as the host's fence saw it."""
         return [call["rule"] for call in self.calls() if "rule" in call]
+
+    def errors(self) -> list[str]:
+        """What the fence stopped or caught in a call, whether a rule names it or not."""
+        return [call["error"] for call in self.calls() if "error" in call]
 
     # --- packets ---
 
@@ -161,10 +168,11 @@ class Subject:
         self.raw.set_link(self.dev, **change)
         self.settle()
 
-    def refcnt(self) -> int:
+    def refcnt(self, dev: str | None = None) -> int:
         """References to the device that SAs and policies hold (INV-04)."""
         self.settle()
-        return next(int(dev["refcnt"]) for dev in self.raw.devices() if dev["name"] == self.dev)
+        wanted = dev or self.dev
+        return next(int(each["refcnt"]) for each in self.raw.devices() if each["name"] == wanted)
 
 
 def _moved(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:

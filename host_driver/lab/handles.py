@@ -63,10 +63,10 @@ class HostHandle:
         """Multicast messages since the last call."""
         return self._all(control.Notifications())
 
-    def listen(self, *groups: int) -> None:
+    def listen(self, *groups: int, room: int | None = None) -> None:
         """Be a member of these multicast groups only; without any nobody hears the core. A host
-        begins as a member of all."""
-        self._ask(control.Listen(list(groups)))
+        begins as a member of all. `room`: how many messages wait at most until they are read."""
+        self._ask(control.Listen(list(groups), room))
 
     def sysctl(self, name: str, value: int | str) -> None:
         """`sysctl -w NAME=VALUE`: net.core.xfrm_{acq_expires, larval_drop, aevent_*}."""
@@ -107,10 +107,12 @@ class HostHandle:
         up: bool | None = None,
         mtu: int | None = None,
         esp_hw_offload: bool | None = None,
+        esp_tx_csum_hw_offload: bool | None = None,
         unregister: bool = False,
     ) -> None:
         """`ip link set` and `ethtool -K`; None leaves a setting as it is."""
-        self._ask(control.SetLink(dev, up, mtu, esp_hw_offload, unregister))
+        change = control.SetLink(dev, up, mtu, esp_hw_offload, esp_tx_csum_hw_offload, unregister)
+        self._ask(change)
 
     def set_clock_forward(self, seconds: int) -> None:
         """Let the core's timers see `seconds` pass at once, also among processes."""

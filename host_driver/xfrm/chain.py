@@ -64,6 +64,19 @@ class Chain:
         if len(block.policies) >= 2 * BLOCK:
             self._cut(at)
 
+    def rehash(self) -> None:
+        """Into a larger table: each packet-offload policy in turn goes to the head, and takes along
+        those in software that stand behind it (SPD-09)."""
+        groups: list[list[XfrmPolicy]] = []
+        for xp in self:
+            if not groups or xp.xdo.type == OFFLOAD_PACKET:
+                groups.append([])
+            groups[-1].append(xp)
+        policies = [xp for group in reversed(groups) for xp in group]
+        self._blocks = [_Block(policies[at : at + BLOCK]) for at in range(0, len(policies), BLOCK)]
+        for block in self._blocks:
+            self._home.update(dict.fromkeys(block.policies, block))
+
     def remove(self, xp: XfrmPolicy) -> None:
         """Take a policy out. Raises KeyError when it is not there."""
         block = self._home.pop(xp)

@@ -78,6 +78,16 @@ class Bucket:
             self._packet.clear()
         self._others[x] = None
 
+    def rehash(self) -> None:
+        """Into a larger table: each state in turn is put in anew (SAD-05)."""
+        states = list(self)
+        if len(states) == 1:
+            return
+        for part in (self._packet, self._others, self._behind):
+            part.clear()
+        for x in states:
+            self.insert(x)
+
     def discard(self, x: XfrmState) -> None:
         """Take a state out, if it is there."""
         for part in (self._packet, self._others, self._behind):
@@ -130,8 +140,6 @@ class Sad:
     def insert(self, x: XfrmState) -> None:
         """Put a state on its lists; one without SPI or sequence number is not found by it."""
         self._all.add(x)
-        if len(self._all) >= self.buckets < BUCKETS_MAX:
-            self.buckets *= 2
         _insert(self._bydst, dst_key(x), x)
         if x.km.state == KmState.ACQ:
             _insert(self._acquiring, dst_key(x), x)
@@ -140,12 +148,21 @@ class Sad:
         _insert(self._bysrc, address_key(x), x)
         self.insert_spi(x)
         self.generation += 1
+        if len(self._all) >= self.buckets < BUCKETS_MAX:
+            self._grow()
 
     def insert_spi(self, x: XfrmState) -> None:
         """A state that is on the lists has got its SPI (ALLOCSPI)."""
         if x.id.spi:
             _insert(self._byspi, spi_key(x), x)
             self._spis[x.id.spi, x.id.proto] += 1
+
+    def _grow(self) -> None:
+        """Larger hash tables, into which the states go bucket by bucket, from head to tail."""
+        self.buckets *= 2
+        for index in (self._bydst, self._byspi, self._byseq, self._byaddr, self._acquiring):
+            for bucket in index.values():
+                bucket.rehash()
 
     def remove(self, x: XfrmState) -> None:
         """Take a state off all lists; doing it twice changes nothing (TRAP-36)."""

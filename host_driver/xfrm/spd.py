@@ -17,6 +17,9 @@ from host_driver.xfrm.walk import WalkList
 from proto.xfrm import AF_INET, AF_INET6, POLICY_OUT, POLICY_TYPE_MAIN, POLICY_TYPE_SUB
 from proto.xfrm_structs import XfrmMark, XfrmSelector
 
+# Of the kernel's hash tables.
+BUCKETS_MIN, BUCKETS_MAX = 8, 1 << 20
+
 Identity = tuple[int, int, int, bytes, int, int]
 Chains = dict[tuple[bytes, bytes], Chain]
 
@@ -45,6 +48,10 @@ class Spd:
         self._next_pos = 1
         # Local and remote prefix length from which a selector is exact (CONST-09).
         self.thresholds = {AF_INET: (32, 32), AF_INET6: (128, 128)}
+        # How large the kernel's hash tables would be by now: of exact chains, one a direction, and
+        # of indexes (UAPI-75). They never shrink.
+        self._buckets: Counter[int] = Counter()
+        self.index_buckets = BUCKETS_MIN
         # Moves with every change, so that cached decisions are taken anew (SPD-10).
         self.generation = 0
 
@@ -90,6 +97,8 @@ class Spd:
         self._by_identity[_own_identity(xp)] = xp
         self._by_index[xp.index] = xp
         self.generation += 1
+        if old is None:
+            self._grow(xp.dir)
         return old
 
     def remove(self, xp: XfrmPolicy) -> bool:
@@ -101,6 +110,18 @@ class Spd:
         del self._by_index[xp.index]
         self.generation += 1
         return True
+
+    def _grow(self, dir: int) -> None:
+        """More policies than buckets: larger tables, and exact chains in a new order (SPD-09)."""
+        buckets = self._buckets[dir] or BUCKETS_MIN
+        if not buckets <= self._count[dir] < BUCKETS_MAX:
+            return
+        self._buckets[dir] = 2 * buckets
+        if len(self._all) >= self.index_buckets:
+            self.index_buckets *= 2
+        for (of, _, _), chains in self._exact.items():
+            for chain in chains.values() if of == dir else ():
+                chain.rehash()
 
     def set_thresholds(self, family: int, local: int, remote: int) -> None:
         """NEWSPDINFO: all policies are linked again, oldest first (SPD-08)."""

@@ -5,6 +5,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from host_driver.xfrm.encode import build
+from host_driver.xfrm.spd import BUCKETS_MAX
 from host_driver.xfrm.verify import refuse
 from proto.netlink import attribute
 from proto.xfrm import (
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 SAD_CNT, SAD_HINFO = 1, 2
 SPD_INFO, SPD_HINFO, SPD_IPV4_HTHRESH, SPD_IPV6_HTHRESH = 1, 2, 3, 4
 
-# Of the kernel's hash tables.
-SPD_MASK, BUCKETS_MAX = 7, 1 << 20
-
 
 def _reply(request: "Request", type: int, payload: bytes) -> None:
     request.replies.append(build(type, payload, request.nlh.seq, request.nlh.pid))
@@ -52,7 +50,7 @@ def xfrm_get_spdinfo(net: "XfrmNet", request: "Request") -> None:
     payload = (
         request.nlh.payload[:4]
         + attribute(SPD_INFO, struct.pack("<6I", *counts, 0, 0, 0))
-        + attribute(SPD_HINFO, struct.pack("<II", SPD_MASK, BUCKETS_MAX))
+        + attribute(SPD_HINFO, struct.pack("<II", net.spd.index_buckets - 1, BUCKETS_MAX))
         + attribute(SPD_IPV4_HTHRESH, bytes(net.spd.thresholds[AF_INET]))
         + attribute(SPD_IPV6_HTHRESH, bytes(net.spd.thresholds[AF_INET6]))
     )

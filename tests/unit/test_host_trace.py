@@ -94,7 +94,7 @@ def test_an_exception_while_sleeping_is_an_io_error() -> None:
     sched.run(0)
     assert table.last == {
         "call": "xdo_dev_state_add", "spi": "0x1000", "dir": "out", "type": "packet", "dev": "nic0",
-        "state": "void", "reqid": 0, "result": None,
+        "refs": 0, "state": "void", "reqid": 0, "result": None,
         "seq": 1, "context": "user", "object": 1, "keys": len(SECRET),
     }  # fmt: skip
     gate.complete()

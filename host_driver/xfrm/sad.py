@@ -160,7 +160,7 @@ class Sad:
     def _grow(self) -> None:
         """Larger hash tables, into which the states go bucket by bucket, from head to tail."""
         self.buckets *= 2
-        for index in (self._bydst, self._byspi, self._byseq, self._byaddr, self._acquiring):
+        for index in (self._bydst, self._byspi, self._byseq, self._bysrc, self._acquiring):
             for bucket in index.values():
                 bucket.rehash()
 

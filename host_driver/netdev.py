@@ -42,11 +42,13 @@ class Skb:
     """An IP packet on its way through the host. `data` starts at the IP header.
 
     `protect`: the core chose a packet-offload SA, so the card must never send this in clear.
+    `sealed`: it is ESP that software made, so no policy of the card is for it any more.
     """
 
     data: bytes
     mark: int = 0
     protect: bool = False
+    sealed: bool = False
     sec_path: SecPath | None = None
     in_dev: "NetDevice | None" = None
 

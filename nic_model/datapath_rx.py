@@ -6,7 +6,7 @@ import numpy as np
 from nic_model import account, aso, lookup
 from nic_model.datapath_crypto import ESP_BYTES, TRAILER_BYTES, open_in_place, write_aad
 from nic_model.esp import unseal
-from nic_model.jit import njit
+from nic_model.jit import inline, njit
 from nic_model.packet import (
     ESP,
     ETHERTYPE_IPV4,
@@ -166,7 +166,7 @@ def _judge(t, p, length):
     return -refused if refused else row
 
 
-@njit
+@inline
 def _find_esp(t, p):
     """Where the ESP header is, 0 if the packet is no ESP, or -Drop.
 
@@ -185,7 +185,7 @@ def _find_esp(t, p):
     return esp
 
 
-@njit
+@inline
 def _find_sa(t, p, esp):
     """The inbound SA of the ESP header, 0 if the card has none for it, or -Drop.
 

@@ -28,7 +28,7 @@ from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, RING_SIZE
 from proto.status import Drop
 from proto.xfrm import AF_INET6
 
-_PROTECT, _CRYPTO = int(TxFlag.PROTECT), int(TxFlag.CRYPTO)
+_PROTECT, _CRYPTO, _SEALED = int(TxFlag.PROTECT), int(TxFlag.CRYPTO), int(TxFlag.SEALED)
 _TOO_LONG, _FRAGMENT, _BLOCKED = int(Drop.TOO_LONG), int(Drop.FRAGMENT), int(Drop.POLICY_BLOCK)
 _NO_SA, _DESCRIPTOR = int(Drop.NO_SA), int(Drop.DESCRIPTOR)
 _EXHAUSTED = int(Drop.SEQUENCE_EXHAUSTED)
@@ -40,7 +40,8 @@ _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
 #  1. fetch it from its ring slot into the card's own memory   (DESCRIPTOR)
 #  2. parse                                                    (MALFORMED)
 #  3. ESP for crypto offload: seal it where it is              (CRYPTO TOO_LONG)
-#  4. policy, and with it clear or an SA            (FRAGMENT POLICY_BLOCK NO_SA HARD_LIMIT)
+#  4. policy, and with it clear or an SA; not for ESP made by software
+#                                                   (FRAGMENT POLICY_BLOCK NO_SA HARD_LIMIT)
 #  5. clear: as it is;  SA: seal                               (TOO_LONG SEQUENCE_EXHAUSTED)
 #  6. count
 @njit
@@ -95,7 +96,7 @@ def _send(t, d, length, mtu, out, at, room):
     if d["flags"] & _CRYPTO:
         handle, generation = np.int64(d["handle"]), np.int64(d["generation"])
         return seal_in_place(t, p, handle, generation, mtu, out, at, room)
-    row = _decide(t, p, d["flags"] & _PROTECT)
+    row = _decide(t, p, d["flags"])
     if row < 0:
         return row
     if row > 0:
@@ -107,11 +108,14 @@ def _send(t, d, length, mtu, out, at, room):
 
 
 @njit
-def _decide(t, p, must_protect):
-    """The SA row that seals the packet, 0 to send it in clear, or -Drop."""
+def _decide(t, p, flags):
+    """The SA row that seals the packet, 0 to send it as it is, or -Drop."""
+    must_protect = flags & _PROTECT
     clear = -_NO_SA if must_protect else 0  # the card is closed: never in clear what was promised
     if p.family == 0:
         return clear
+    if flags & _SEALED and not must_protect and (p.proto == ESP or p.proto == UDP):
+        return 0  # the host has done what its policies say; the card's are not for ESP around it
     if p.fragment == UNKNOWN:
         return -_FRAGMENT
     policy = lookup.find_policy(t, p, OUT)

@@ -11,6 +11,7 @@ class TxFlag(IntFlag):
 
     PROTECT = 1  # the XFRM core chose a packet-offload SA: the card must never send this in clear
     CRYPTO = 2  # an ESP packet for the crypto SA in `handle` to seal: never sent otherwise
+    SEALED = 4  # ESP that software has sealed: no policy is asked again
 
 
 class RxFlag(IntFlag):

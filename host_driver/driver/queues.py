@@ -157,7 +157,11 @@ class TxQueue:
         frame = b"".join((self._addresses, ETHERTYPES[skb.data[0] >> 4], skb.data))
         offset = tx_offset(index)
         self._memory[offset : offset + len(frame)] = frame
-        flags, handle, generation = TxFlag.PROTECT if skb.protect else 0, 0, 0
+        flags, handle, generation = TxFlag(0), 0, 0
+        if skb.protect:
+            flags |= TxFlag.PROTECT
+        if skb.sealed:
+            flags |= TxFlag.SEALED
         if skb.sec_path is not None:  # of an SA that is gone since, the card drops it
             flags, sa = TxFlag.CRYPTO, self._sas.of(skb.sec_path.x)
             handle, generation = (sa.handle, sa.generation) if sa else (0, 0)

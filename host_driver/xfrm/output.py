@@ -114,7 +114,7 @@ def _protected(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: Net
         return -abs(dev.xmit(skb))
     error = 0
     for piece in fragments(skb.data, dev.mtu, net.next_ip_id()):
-        error = error or abs(dev.xmit(Skb(piece, skb.mark)))
+        error = error or abs(dev.xmit(Skb(piece, skb.mark, sealed=True)))
     return -error
 
 

@@ -210,6 +210,22 @@ def test_protect_flag_never_lets_clear_out(bench: Any) -> None:
     assert bench.tx([part]) == [part]
 
 
+def test_what_software_sealed_is_not_sealed_again(bench: Any) -> None:
+    """Policies are for clear packets, and only ESP may be beyond them (native or in UDP)."""
+    protect_all(bench)
+    esp = [
+        bench.frame(bytes(kind(**ends) / Raw(bytes(64))))
+        for kind, ends in ((IP, {**BASE, "proto": 50}), (IPv6, {**V6, "nh": 50}))
+    ]
+    esp += [bench.frame(bytes(IP(**BASE) / UDP(dport=4500) / Raw(esp[0][34:])))]
+    esp += [bench.frame(bytes(IP(**{**BASE, "flags": 0, "frag": 8}, proto=50) / Raw(bytes(64))))]
+    assert bench.tx(esp, flags=TxFlag.SEALED) == esp
+    assert not set(bench.tx(esp)) & set(esp)
+    assert bench.tx(esp[:1], flags=TxFlag.SEALED | TxFlag.PROTECT) != esp[:1]
+    (tcp,) = bench.tx([bench.frame(bytes(PACKETS["tcp"]))], flags=TxFlag.SEALED)
+    assert tcp[23] == 50 and tcp[34:38] == bytes.fromhex("00001000")
+
+
 def test_choice_of_sa(bench: Any) -> None:
     """TX-13: not dying before dying, then newest; selector, SPI and addresses must fit."""
     data = bench.frame(bytes(PACKETS["udp"]))

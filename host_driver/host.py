@@ -322,5 +322,6 @@ class Host:
             xfrm_state_check_expire=self.net.xfrm_state_check_expire,
             xfrm_state_expire=self.net.xfrm_state_expire,
             netif_rx=self._netif_rx,
+            tx_drained=self.tx.drained,
             counters=self.counters,
         )

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host_driver.netdev import NetDevice, Skb
-from host_driver.sleep import Sleep
+from host_driver.sleep import Completion, Sleep
 from proto.caps import Caps
 from proto.events import Event
 
@@ -34,8 +34,10 @@ class DriverContext:
 
     `xfrm_state_check_expire(x)` takes the SA's lock itself and returns 0 or -EINVAL (LIFE-10..18);
     `xfrm_state_expire(x)` is for an SA whose sequence numbers are used up (REPLAY-05);
-    `netif_rx(skb)` hands a packet to the stack; `spawn(task)` starts a sleeping function, also from
-    where sleeping is not allowed. `counters` shows up in the host's counters as `driver_*`.
+    `netif_rx(skb)` hands a packet to the stack; `tx_drained()` completes when the card is done with
+    all packets that the device has accepted until then; `spawn(task)` starts a sleeping function,
+    also from where sleeping is not allowed. `counters` shows up in the host's counters as
+    `driver_*`.
     """
 
     dev: NetDevice
@@ -47,6 +49,7 @@ class DriverContext:
     xfrm_state_check_expire: Callable[["XfrmState"], int]
     xfrm_state_expire: Callable[["XfrmState"], None]
     netif_rx: Callable[[Skb], None]
+    tx_drained: Callable[[], Completion]
     counters: Counter[str] = field(default_factory=Counter)
 
 

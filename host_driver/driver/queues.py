@@ -27,6 +27,7 @@ from host_driver.netdev import (
     SecPath,
     Skb,
 )
+from host_driver.sleep import Completion
 from proto.frame import INDEX_MASK, FrameError, Kind, Message, pack
 from proto.layouts import DESCRIPTOR, RxFlag, TxFlag
 from proto.limits import (
@@ -69,6 +70,8 @@ class TxQueue:
         self._queue: deque[Skb] = deque()
         self._producer = Producer(RING_SIZE)
         self._descriptors = np.zeros(RING_SIZE, DESCRIPTOR)
+        self._accepted = self._taken = 0  # packets, ever
+        self._drains: deque[tuple[int, Completion]] = deque()
         self._watchdog_ns = 0
         self._confirmed: int | None = None
 
@@ -95,7 +98,20 @@ class TxQueue:
             self._counters["tx_queue_full"] += 1
             return errno.ENOBUFS
         self._queue.append(skb)
+        self._accepted += 1
         return 0
+
+    def drained(self) -> Completion:
+        """Completes when the card is done with all packets that were accepted until now."""
+        drain = Completion()
+        self._drains.append((self._accepted, drain))
+        self._note_taken(0)
+        return drain
+
+    def _note_taken(self, count: int) -> None:
+        self._taken += count
+        while self._drains and self._drains[0][0] <= self._taken:
+            self._drains.popleft()[1].complete()
 
     def flush(self, now_ns: int) -> bool:
         """Put queued packets on the ring as far as credits go; whether anything moved."""
@@ -118,6 +134,7 @@ class TxQueue:
         except RingError:
             self._counters["tx_done_unexpected"] += 1
             return
+        self._note_taken(message.count)
         self._watchdog_ns = now_ns + WATCHDOG_NS
         self._confirmed = None
 
@@ -145,7 +162,9 @@ class TxQueue:
         if unseen > self._producer.outstanding:
             self._counters["tx_index_unexpected"] += 1
             return
-        self._producer.refill(self._producer.outstanding - unseen)
+        missing = self._producer.outstanding - unseen
+        self._producer.refill(missing)
+        self._note_taken(missing)
         while unseen:
             count = min(BURST, unseen)
             self._counters["tx_rung_again"] += count
@@ -162,7 +181,7 @@ class TxQueue:
             flags |= TxFlag.PROTECT
         if skb.sealed:
             flags |= TxFlag.SEALED
-        if skb.sec_path is not None:  # of an SA that is gone since, the card drops it
+        if skb.sec_path is not None:  # of an SA that is gone meanwhile, the card drops it
             flags, sa = TxFlag.CRYPTO, self._sas.of(skb.sec_path.x)
             handle, generation = (sa.handle, sa.generation) if sa else (0, 0)
         self._descriptors[index % RING_SIZE] = (offset, len(frame), flags, 0, handle, generation)

@@ -2,7 +2,8 @@
 """The reference driver: xdo_* callbacks on the mailbox, for packet and crypto offload.
 
     add      check -> key -> SA -> bind -> rule; any failure is taken back in reverse
-    delete   no more events and limits; the destroys are posted, nobody waits (OPS-16)
+    delete   no more events and limits; the destroys are posted, nobody waits (OPS-16), or for an
+             outbound crypto SA follow once its packets have left
     free     waits until the card has nothing left of it (OPS-17)
 
 The SA is bound before its rule exists, so no packet or event can name an SA that nobody knows. An
@@ -23,7 +24,7 @@ from host_driver.driver.objects import CardObjects
 from host_driver.driver.sa import Sa, create_crypto_sa, create_key, create_sa, limits, selector
 from host_driver.driver.validate import check_policy, check_state
 from host_driver.ops import Extack
-from host_driver.sleep import Sleep, wait
+from host_driver.sleep import Completion, Sleep, wait
 from host_driver.xfrm.state import OFFLOAD_CRYPTO, OFFLOAD_FLAG_ACQ
 from proto.commands import (
     ALLOW,
@@ -206,12 +207,23 @@ class ReferenceDriver:
     def _delete(self, sa: Sa) -> None:
         sa.deleted = True
         self._context.sas.note_limits(sa)
-        self._context.spawn(self._retired(sa, self._objects.retire(sa.undo)))
+        if sa.crypto and sa.x.xso.dir == OUT:
+            retirement = self._retire_drained(sa, self._context.tx_drained())
+        else:
+            retirement = self._objects.retire(sa.undo)
+        self._context.spawn(self._retired(sa, retirement))
         if sa in self._shadows:
             self._shadows.remove(sa)
         for other in [shadow for shadow in self._shadows if shadow.identity == sa.identity]:
             self._shadows.remove(other)
             self._context.spawn(self._unshadow(other))
+
+    def _retire_drained(self, sa: Sa, drained: Completion) -> Sleep[None]:
+        """The core has counted the packets that wait for this SA, and hands over no more of them.
+        A wire that stands still is not waited for."""
+        drained.deadline_ns = self._context.now_ns() + TIMEOUT_NS
+        yield from wait(drained)
+        yield from self._objects.retire(sa.undo)
 
     def _retired(self, sa: Sa, retirement: Sleep[None]) -> Sleep[None]:
         """Packets that the card decrypted before its rule went are still delivered (INV-40)."""

@@ -184,9 +184,8 @@ class SaTable:
         return sa if sa is not None and sa.generation == generation else None
 
     def of(self, x: "XfrmState") -> Sa | None:
-        """What the card has of a state; None when nothing, or no longer."""
-        sa = self._by_state.get(x)
-        return sa if sa is not None and not sa.deleted else None
+        """What the card has of a state, until it is retired; None when nothing, or no longer."""
+        return self._by_state.get(x)
 
     def twins(self, sa: Sa, *, deleted: bool = False) -> list[Sa]:
         """Other bound SAs of the same identity; `deleted` asks for those on their way out."""

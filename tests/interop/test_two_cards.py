@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two hosts, two cards: packet offload, crypto offload and software opposite each other, in
-transport and tunnel mode; what a bit flip, a replay, a limit and a wrap do in crypto offload."""
+"""Two hosts, two cards: tunnels across families, whoever seals and whoever opens; what a bit flip,
+a replay, a limit, a wrap and a card without crypto mean to crypto offload."""
 
 import itertools
 
@@ -105,19 +105,12 @@ def pair(labs):
             assert not any(host.nic.census().values())
 
 
-CASES = [
-    (mode, outer, inner)
-    for mode, outer, inner in itertools.product(("transport", "tunnel"), (4, 6), (4, 6))
-    if mode == "tunnel" or outer == inner
-]
-
-
 @pytest.mark.parametrize(("out", "into"), list(itertools.product(WHO, WHO)))
-@pytest.mark.parametrize(("mode", "outer", "inner"), CASES)
-def test_whoever_seals_whoever_opens(pair, mode, outer, inner, out, into):
+@pytest.mark.parametrize(("outer", "inner"), [(4, 6), (6, 4)])
+def test_a_tunnel_carries_the_other_family(pair, outer, inner, out, into):
     lab = pair()
     before = [host.nic.counters() for host in lab.hosts]
-    flow = Flow(lab, mode=mode, outer=outer, inner=inner, out=out, into=into)
+    flow = Flow(lab, mode="tunnel", outer=outer, inner=inner, out=out, into=into)
     for size in (0, 1, 2, 3, 1000):
         text = SECRET + bytes(size)
         assert flow.send(3, text) == [packet(*flow.ends, text)] * 3
@@ -126,35 +119,6 @@ def test_whoever_seals_whoever_opens(pair, mode, outer, inner, out, into):
     opened = after[1]["ipsec_rx_pkts"] - before[1]["ipsec_rx_pkts"]
     assert (sealed, opened) == (0 if out == "software" else 15, 0 if into == "software" else 15)
     assert "15(packets)" in flow.stats()
-
-
-ENCAP = "encap espinudp 4500 4500 0.0.0.0"
-
-
-@pytest.mark.parametrize("mode", ["transport", "tunnel"])
-@pytest.mark.parametrize("out", WHO)
-@pytest.mark.parametrize("into", WHO)
-def test_esp_in_udp(pair, mode, out, into):
-    """In transport mode the host's policy covers the outer UDP, too: IKE daemons allow it."""
-    lab = pair()
-    Flow.must(
-        lab.hosts[1],
-        "xfrm policy add src 10.1.0.1 dst 10.1.0.2 proto udp dport 4500 dir in priority 0 "
-        "action allow",
-    )
-    flow = Flow(lab, mode=mode, out=out, into=into, more=ENCAP)
-    assert flow.send(5) == [packet(*flow.ends)] * 5
-
-
-@pytest.mark.parametrize("mode", ["transport", "tunnel"])
-@pytest.mark.parametrize("out", WHO[:2])
-@pytest.mark.parametrize("into", WHO[:2])
-def test_esn(pair, mode, out, into):
-    flow = Flow(
-        pair(), mode=mode, out=out, into=into,
-        more_out="flag esn", more_in="flag esn replay-window 64",
-    )  # fmt: skip
-    assert flow.send(5) == [packet(*flow.ends)] * 5
 
 
 @pytest.mark.parametrize("mode", ["transport", "tunnel"])
@@ -186,11 +150,14 @@ def test_a_replay_is_the_hosts_to_see(pair):
 
 
 def test_limits_are_the_hosts(pair):
-    """The card of a crypto SA has none: the core drops packet 4 and sends EXPIRE (LIFE-12)."""
+    """The card has none. What the core has counted leaves, though the SA goes with the packet
+    behind it, in the same burst (LIFE-12)."""
     flow = Flow(pair(), more_out="limit packet-hard 3")
+    expired = flow.a.mib()["XfrmOutStateExpired"]
     assert len(flow.send(5)) == 3
-    assert any(flow.results) or flow.a.mib()["XfrmOutStateExpired"]
-    assert flow.a.ip("xfrm state list").stdout == ""
+    assert flow.a.mib()["XfrmOutStateExpired"] == expired + 1
+    assert "spi 0x00001000" not in flow.a.ip("xfrm state list").stdout
+    assert not any(flow.a.nic.census().values())
 
 
 @pytest.mark.parametrize("start", [0xFFFF_FFFA, 0xFFFF_FFFF])
@@ -239,7 +206,7 @@ def test_what_is_too_long_for_the_card_goes_through_software(pair):
 
 
 def test_software_esp_beside_a_policy_of_the_card(pair):
-    """The card's policy covers everything between the gates, software ESP too: it passes as it is."""
+    """The card's policy covers all between the gates, software ESP too: it passes as it is."""
     lab = pair()
     flow = Flow(lab, mode="tunnel", out="software", into="software")
     flow.must(

@@ -13,7 +13,7 @@ from host_driver.driver.reference import ReferenceDriver
 from host_driver.driver.sa import SaTable
 from host_driver.netdev import NetDevice
 from host_driver.ops import Extack
-from host_driver.sleep import Scheduler, may_sleep
+from host_driver.sleep import Completion, Scheduler, may_sleep
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import Aead, DevOffload, KmState, XfrmState
 from proto import commands as c
@@ -95,6 +95,7 @@ class Bench:
         self.mailbox = Mailbox(self._transmit, self.counters)
         self.mailbox.now_ns = self.now_ns
         self.card = FakeCard(self.mailbox.replied)
+        self.drains: list[Completion] = []
         self.expire_calls: list[XfrmState] = []
         self.expire_hook = lambda x: None
         self.dev = NetDevice("nic0", start_xmit=lambda skb: 0)
@@ -109,10 +110,15 @@ class Bench:
             xfrm_state_check_expire=self._check_expire,
             xfrm_state_expire=self._expire,
             netif_rx=lambda skb: None,
+            tx_drained=self._tx_drained,
             counters=self.counters,
         )
         self.driver = ReferenceDriver(self.context)
         self.results: dict[str, object] = {}
+
+    def _tx_drained(self) -> Completion:
+        self.drains.append(Completion())
+        return self.drains[-1]
 
     def _transmit(self, message: bytearray, command: c.AnyCommand) -> None:
         self.card.inbox.append(bytes(message))

@@ -137,11 +137,30 @@ def test_a_descriptor_names_the_crypto_sa(tx, make_state, gone) -> None:
     tx.sas.bind(sa)
     esp = b"\x45" + bytes(60)
     assert tx.queue.enqueue(Skb(esp, sec_path=SecPath(sa.x, 0, 0))) == 0
-    sa.deleted = gone
+    sa.deleted = True  # by the core; what it accepted before still goes out
+    if gone:
+        tx.sas.unbind(sa)
     tx.queue.flush(0)
     (row,) = np.frombuffer(tx.sent[0].body, DESCRIPTOR)
     assert (row["flags"], row["length"]) == (TxFlag.CRYPTO, 14 + len(esp))
     assert (row["handle"], row["generation"]) == ((0, 0) if gone else (5, 3))
+
+
+def test_drained_is_said_when_the_card_has_all(tx) -> None:
+    assert tx.queue.drained().done
+    tx.put(3)
+    assert tx.queue.enqueue(Skb(IPV4)) == 0
+    before = tx.queue.drained()
+    tx.done(3)
+    assert not before.done
+    tx.put(2)
+    after = tx.queue.drained()
+    tx.done(1)
+    assert before.done and not after.done
+    tx.queue.stalled(WATCHDOG_NS)
+    tx.queue.confirm(arrived=6, queued=0)  # two completions got lost
+    tx.queue.stalled(2 * WATCHDOG_NS)
+    assert after.done
 
 
 class Rx:

@@ -341,3 +341,19 @@ def test_crypto_output_tells_of_each_number(world_with, pktsim, requests, udp_pa
     world.add_policy(offload=False)
     assert [world.net.output(udp_packet()) for _ in range(3)] == [0, 0, 0]
     assert pktsim.log.count("advance_esn spi=0x00001000") == (3 if on and esn else 0)
+
+
+@pytest.mark.parametrize("on", BOTH)
+def test_whether_a_driver_can_tell_a_larval_sa(world_with, pktsim, udp_packet, on):
+    """ACQ-02, OPS-11, TRAP-03: in either kernel it has no keys and no SPI."""
+    seen = []
+
+    def add(dev, x, extack):
+        seen.append((x.xso.flags, x.key_bytes(), x.id.spi, int(x.km.state)))
+        return 0
+
+    pktsim.xdo_dev_state_add = add
+    world = world_with(larval_flagged=on)
+    world.add_policy()
+    world.net.output(udp_packet())
+    assert seen == [(1 if on else 0, 0, 0, 0)]

@@ -5,8 +5,8 @@ Each switch is a change that came after the series was merged (v6.2): True is wh
 False what v6.2 did. The comment of a switch names its rule and says what v6.2 did instead. All
 other code asks `net.profile.SWITCH` and never for a version.
 
-No switches have: MIGRATE (STATE-39, 40), as the core has none; and what differs only for packets
-that are forwarded or need neighbours (TX-24, TX-42..44), as the host's stack has neither.
+What differs only for packets that are forwarded or need neighbours (TX-24, TX-42..44) has no
+switch, as the host's stack has neither.
 """
 
 import errno

@@ -6,12 +6,13 @@ each called in the driver's own form (`ops.FORMS`). A call becomes one entry, ol
 
     {"seq": 7, "call": "xdo_dev_state_add", "context": "user", "object": 3, "spi": "0x1000",
      "dir": "out", "type": "packet", "dev": "nic0", "refs": 1, "state": "void", "reqid": 1,
-     "keys": 20, "result": 0}
+     "keys": 20, "handle": 0, "result": 0}
 
 `context` is the core's (`host_driver.running`); `refs` counts the references to the device, this
 object's included; `seq` counts all calls, `object` the SAs and policies in the order in which
 drivers first saw them; `keys` is how many bytes of key material the SA has at the call (0 at free,
-DEL-05), an entry never holds a key. `result` is None while the call sleeps.
+DEL-05), an entry never holds a key; `handle` is the driver's offload_handle. `result` is None while
+the call sleeps.
 
 The core may rely on what comes out of here: an add gives 0 or a negative errno, totals are whole
 numbers, nothing is raised. What a driver does against that becomes -EIO and a text, never the end
@@ -169,7 +170,7 @@ class TracedOps:
                 entry |= {"object": self._trace.object(argument), "spi": f"{argument.id.spi:#x}"}
                 entry |= _offload(argument.xso)
                 entry |= {"state": argument.km.state.name.lower(), "reqid": argument.props.reqid}
-                entry |= {"keys": argument.key_bytes()}
+                entry |= {"keys": argument.key_bytes(), "handle": _handle(argument.xso)}
             elif hasattr(argument, "xdo"):
                 entry |= {"object": self._trace.object(argument)}
                 entry |= {"index": argument.index, "priority": argument.priority}
@@ -247,6 +248,12 @@ def _finish(entry: Entry, result: Any, extack: Extack | None) -> Any:
     if extack is not None and extack.msg:
         entry["extack"] = extack.msg
     return result
+
+
+def _handle(record: Any) -> int | None:
+    """The driver's own number of an SA, 0 before it has given one (OBJ-04)."""
+    handle = record.offload_handle
+    return handle if isinstance(handle, int) and abs(handle) < 1 << 63 else None
 
 
 def _offload(record: Any) -> Entry:

@@ -256,6 +256,7 @@ TAKE_BACK = (
 
 SYSCTLS = {
     "net.core.xfrm_acq_expires": 30,
+    "net.core.xfrm_larval_drop": 1,
     "net.core.xfrm_aevent_etime": 10,
     "net.core.xfrm_aevent_rseqth": 2,
 }

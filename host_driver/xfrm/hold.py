@@ -18,7 +18,7 @@ from host_driver.xfrm.policy import XfrmPolicy
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
-XFRM_MAX_QUEUE_LEN = 100  # CONST-07
+XFRM_MAX_QUEUE_LEN = 100  # CONST-07; one more than that is held
 XFRM_QUEUE_TMO_MIN_NS = 100_000_000  # CONST-08
 XFRM_QUEUE_TMO_MAX_NS = 60_000_000_000
 
@@ -37,7 +37,7 @@ def xdst_queue_output(net: "XfrmNet", xp: XfrmPolicy, flow: Flow, packet: bytes)
     if xp.polq is None:
         xp.polq = PolicyQueue()
     queue = xp.polq
-    if len(queue.held) >= XFRM_MAX_QUEUE_LEN:
+    if len(queue.held) > XFRM_MAX_QUEUE_LEN:
         return -errno.EAGAIN
     queue.held.append((flow, packet))
     queue.timeout_ns = queue.timeout_ns or XFRM_QUEUE_TMO_MIN_NS

@@ -95,7 +95,7 @@ def test_an_exception_while_sleeping_is_an_io_error() -> None:
     assert table.last == {
         "call": "xdo_dev_state_add", "spi": "0x1000", "dir": "out", "type": "packet", "dev": "nic0",
         "refs": 0, "state": "void", "reqid": 0, "result": None,
-        "seq": 1, "context": "user", "object": 1, "keys": len(SECRET),
+        "seq": 1, "context": "user", "object": 1, "keys": len(SECRET), "handle": 0,
     }  # fmt: skip
     gate.complete()
     sched.run(0)

@@ -1,29 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """A chain of policies in the kernel's order (SPD-05, SPD-06), without walking it to insert.
 
-The chain is cut into blocks, each with its lowest priority number, so that the last policy with a
-number up to a given one is found by looking at blocks first. Where all have one number, that is the
-last block at once.
+The chain is cut into blocks. For each block the lowest priority number in it and behind it is
+known; these floors never fall from front to back, so that the last block with a number up to a
+given one is found by bisection.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_PACKET
 
-BLOCK = 256  # a block of twice that is cut in two
+BLOCK = 128  # a block of twice that is cut in two
+NO_FLOOR = 1 << 32
 
 
 class _Block:
     """A stretch of the chain; never empty but while it is changed."""
 
-    __slots__ = ("lowest", "policies")
+    __slots__ = ("policies",)
 
     def __init__(self, policies: list[XfrmPolicy]) -> None:
         self.policies = policies
-        self.lowest = min(xp.priority for xp in policies)
 
-    def last_up_to(self, priority: int) -> int:
+    def lowest(self) -> int:
+        """The lowest priority number in the block."""
+        return min(xp.priority for xp in self.policies)
+
+    def behind_up_to(self, priority: int) -> int:
         """The index behind the last policy whose priority number is at most `priority`."""
         for at in range(len(self.policies), 0, -1):
             if self.policies[at - 1].priority <= priority:
@@ -36,6 +41,7 @@ class Chain:
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
+        self._floors: list[int] = []
         self._home: dict[XfrmPolicy, _Block] = {}
 
     def __iter__(self) -> Iterator[XfrmPolicy]:
@@ -48,19 +54,17 @@ class Chain:
     def insert(self, xp: XfrmPolicy) -> None:
         """A packet-offload policy goes to the head; any other behind the last one whose number is
         not higher than its own, or to the head when there is none."""
+        if not self._blocks:
+            self._blocks.append(_Block([]))
+            self._floors.append(NO_FLOOR)
         at, index = 0, 0
         if xp.xdo.type != OFFLOAD_PACKET:
-            for at in range(len(self._blocks) - 1, -1, -1):
-                if self._blocks[at].lowest <= xp.priority:
-                    index = self._blocks[at].last_up_to(xp.priority)
-                    break
-        if not self._blocks:
-            self._blocks.append(block := _Block([xp]))
-        else:
-            block = self._blocks[at]
-            block.policies.insert(index, xp)
-            block.lowest = min(block.lowest, xp.priority)
+            at = max(bisect_right(self._floors, xp.priority) - 1, 0)
+            index = self._blocks[at].behind_up_to(xp.priority)
+        block = self._blocks[at]
+        block.policies.insert(index, xp)
         self._home[xp] = block
+        self._floors[at] = min(self._floors[at], xp.priority)  # nothing before it is higher
         if len(block.policies) >= 2 * BLOCK:
             self._cut(at)
 
@@ -80,16 +84,30 @@ class Chain:
     def remove(self, xp: XfrmPolicy) -> None:
         """Take a policy out. Raises KeyError when it is not there."""
         block = self._home.pop(xp)
+        at = self._blocks.index(block)
         block.policies.remove(xp)
         if not block.policies:
-            self._blocks.remove(block)
-        elif block.lowest == xp.priority:
-            block.lowest = min(other.priority for other in block.policies)
+            del self._blocks[at], self._floors[at]
+            self._raise_floors(at - 1)
+        elif self._floors[at] == xp.priority:
+            self._raise_floors(at)
+
+    def _raise_floors(self, at: int) -> None:
+        """Find the floors anew from `at` to the front, as far as they change."""
+        behind = self._floors[at + 1] if at + 1 < len(self._floors) else NO_FLOOR
+        while at >= 0:
+            floor = min(behind, self._blocks[at].lowest())
+            if floor == self._floors[at]:
+                return
+            self._floors[at] = behind = floor
+            at -= 1
 
     def _cut(self, at: int) -> None:
         """Two blocks where one was."""
         policies = self._blocks[at].policies
         halves = [_Block(policies[:BLOCK]), _Block(policies[BLOCK:])]
+        behind = self._floors[at + 1] if at + 1 < len(self._floors) else NO_FLOOR
         self._blocks[at : at + 1] = halves
+        self._floors.insert(at + 1, min(behind, halves[1].lowest()))
         for block in halves:
             self._home.update(dict.fromkeys(block.policies, block))

@@ -21,6 +21,7 @@ from proto.status import OffloadError
 from proto.xfrm import Group
 
 PROBE = "host_driver.conformance.probe:Probe"
+STATES_ONLY = "host_driver.conformance.probe:StatesOnly"
 TARGETS = ("sim", "process", "kernel")
 
 

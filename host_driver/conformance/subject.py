@@ -103,6 +103,14 @@ class Subject:
         found = self.request(messages.request(Msg.GETSA, messages.sa_id(spi, dst))).notes
         return UserSaInfo.unpack(found[0].fixed) if found else None
 
+    def states(self) -> list[Note]:
+        """All SAs, the newest first."""
+        return self.request(messages.dump(Msg.GETSA)).notes
+
+    def policies(self) -> list[Note]:
+        """All policies, the newest first."""
+        return self.request(messages.dump(Msg.GETPOLICY)).notes
+
     def note_names(self) -> list[str]:
         """Their types alone: `["NEWSA", "EXPIRE"]`."""
         return [note.name for note in self.notes()]

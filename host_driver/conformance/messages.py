@@ -21,6 +21,7 @@ from proto.xfrm_structs import (
     AlgoAuth,
     LifetimeCfg,
     UserExpire,
+    UserMigrate,
     UserOffload,
     UserPolExpire,
     UserPolicyId,
@@ -184,6 +185,19 @@ def new_policy(
     if templates:
         items.insert(0, (Attr.TMPL, b"".join(templates)))
     return request(type, (info or policy_info(**how)).pack(), items)
+
+
+def migrate(
+    dst: str, src: str = SOURCE, *, attributes: Mapping[Attr, bytes] | None = None,
+    old_src: str = SOURCE, old_dst: str = DESTINATION, mode: int = 0, reqid: int = 1, dir: int = 1,
+) -> bytes:  # fmt: skip
+    """MIGRATE of the SA and the policy between the old ends to new ones."""
+    move = UserMigrate(
+        address(old_dst), address(old_src), address(dst), address(src), IPPROTO_ESP, mode, reqid,
+        family_of(old_dst), family_of(dst),
+    )  # fmt: skip
+    items = {Attr.MIGRATE: move.pack(), **(attributes or {})}
+    return request(Msg.MIGRATE, policy_id(selector(old_src, old_dst), dir=dir), items)
 
 
 def policy_id(sel: XfrmSelector | None = None, *, index: int = 0, dir: int = 1) -> bytes:

@@ -27,7 +27,7 @@ from proto.xfrm_structs import (
 )
 
 ESN, PACKET, INBOUND = 128, 4, 2
-TUNNEL = 1
+TUNNEL, RO = 1, 2
 THRESHOLDS = 1 | 8  # of GETAE: AE_RTHR, AE_ETHR
 
 UNKNOWN_CIPHER = {Attr.ALG_AEAD: aead(name=b"rfc9999(xyz)")}
@@ -180,3 +180,12 @@ def test_the_selector_has_the_family_of_the_sa_unless_in_a_tunnel(bench: Bench) 
     for mode, wanted in ((0, errno.EPROTONOSUPPORT), (TUNNEL, 0), (4, 0)):
         request = new_sa(sel=OTHER_FAMILY, mode=mode, spi=0x1000 + mode)
         assert host.request(request).errno == wanted
+
+
+@rule("STATE-15")
+def test_route_optimization_is_for_ipv6(bench: Bench) -> None:
+    """A mode that the family does not have: EPROTONOSUPPORT."""
+    host = bench.host()
+    assert host.request(new_sa(mode=RO)).errno == errno.EPROTONOSUPPORT
+    six = messages.sa_info(src="2001:db8::1", dst="2001:db8::2", mode=RO)
+    assert host.request(new_sa(six)).errno == 0

@@ -11,7 +11,7 @@ policy, so cases can give it through `ip xfrm` text on every target:
     NO_PACKETS          offload_ok says no
     SILENT              packets pass and nothing is counted
     EXPIRE              the add lets every other SA of this driver expire
-    PEEK                the delete hands an ESP packet for the SA to the stack, which must not know it
+    PEEK                the delete hands the stack an ESP packet for the SA, which it must not know
     LINGER              the free sleeps until an SA with the order WAKE is added
     WAKE
 

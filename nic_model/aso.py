@@ -83,18 +83,20 @@ def take_sequence(sa):
 def follow_sequence(sa, low, iv):
     """Take the sequence number that the host gave a packet for crypto offload; False: refused.
 
-    It must lie beyond the last one; a lower low half belongs to the next subspace, where there is
-    one. The first packet shows the mask of the SA's IVs, IV = sequence number XOR mask, and all
-    others must keep to it: so no IV comes twice (RFC 4106 3.1), and the high half is the host's.
+    It is the IV under the SA's mask, in 64 bits, and must lie beyond the last one: so no IV comes
+    twice (RFC 4106 3.1), and the high half is the host's. The first packet shows the mask; its own
+    high half is that of the next number with this low half.
     """
-    high = sa.seq >> _SHIFT
-    if low <= np.int64(sa.seq & _LOW):
-        if not (sa.esn or sa.may_wrap) or high == _SEQ32_LAST:
-            return False
-        high = high + _ONE
-    seq = high << _SHIFT | np.uint64(low)
-    mask = iv ^ seq
-    if sa.packets > 0 and mask != sa.iv_mask:
+    mask = sa.iv_mask
+    if sa.packets == 0:
+        high = sa.seq >> _SHIFT
+        if low <= np.int64(sa.seq & _LOW):
+            high = high + _ONE
+        mask = iv ^ (high << _SHIFT | np.uint64(low))
+    seq = iv ^ mask
+    if seq <= sa.seq or np.int64(seq & _LOW) != low:
+        return False
+    if seq > _SEQ32_LAST and not (sa.esn or sa.may_wrap):
         return False
     sa.iv_mask = mask
     sa.seq = seq

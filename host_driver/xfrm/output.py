@@ -175,8 +175,8 @@ def xfrm_output_one(
 
 
 def _iv_counter(net: "XfrmNet", x: XfrmState, seq: int) -> int | None:
-    """What makes the packet's IV. A device takes the sequence number for it, and so does software
-    beside a device: with a random salt it could meet a number of the device's."""
+    """What makes the packet's IV, whoever seals it: one random salt for the whole SA, so that a key
+    that comes again starts elsewhere."""
     if x.seqiv.salt is None:
-        x.seqiv.salt = 0 if x.xso.type == OFFLOAD_CRYPTO else net.iv_rng.getrandbits(64)
+        x.seqiv.salt = net.iv_rng.getrandbits(64)
     return x.seqiv.next(seq)

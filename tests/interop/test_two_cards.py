@@ -136,6 +136,22 @@ def test_a_bit_flip_is_counted_by_the_host(pair, mode):
     assert not any(drops.values())
 
 
+def test_a_key_that_comes_again_repeats_no_iv(pair):
+    """Software seals in between what is too long, and the SA is deleted and added again."""
+    lab = pair()
+    first = len(lab.wire.frames())
+    for _ in range(3):
+        flow = Flow(lab)
+        for text in (SECRET, SECRET * 60, SECRET):
+            assert flow.send(2, text) == [packet(*flow.ends, text)] * 2
+        for host in lab.hosts:
+            for what in ("state", "policy"):
+                flow.must(host, f"xfrm {what} flush")
+        lab.settle()
+    whole = [frame.data for frame in lab.wire.frames()[first:] if frame.data[20:22] == b"\0\0"]
+    assert len(whole) >= 12 and len({data[42:50] for data in whole}) == len(whole)
+
+
 def test_a_replay_is_the_hosts_to_see(pair):
     lab = pair()
     flow, before = Flow(lab), len(lab.wire.frames())

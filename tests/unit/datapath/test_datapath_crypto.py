@@ -89,7 +89,7 @@ def test_policies_do_not_see_it(bench: Any) -> None:
 
 def test_esn_follows_the_host(bench: Any) -> None:
     row = crypto(bench, esn=True, seq=(7 << 32) - 2)
-    for seq in ((7 << 32) - 1, 7 << 32, (7 << 32) + 1, (7 << 32) + 500):
+    for seq in ((7 << 32) - 1, 7 << 32, (7 << 32) + 1, (7 << 32) + 500, (9 << 32) + 3):
         (sent,) = send(bench, row, [frame(bench, built(b"abc", seq))])
         assert bench.open_esp(bench.KEY, sent[34:], high=seq >> 32)[:3] == b"abc"
         assert bench.state(row).seq == seq
@@ -111,6 +111,8 @@ WRONG = {
     "sequence 0": lambda b: frame(b, built(b"abc", 0)),
     "same iv": lambda b: frame(b, built(b"abc", 2, iv=1 ^ MASK)),
     "other iv": lambda b: frame(b, built(b"abc", 2, iv=5)),
+    "next iv": lambda b: frame(b, built(b"abc", 2, iv=3 ^ MASK)),
+    "iv of the next subspace": lambda b: frame(b, built(b"abc", 2, iv=(1 << 32 | 2) ^ MASK)),
 }  # fmt: skip
 
 

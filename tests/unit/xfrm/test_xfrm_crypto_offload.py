@@ -78,16 +78,19 @@ def test_out(mode, ends, encap):
     bypass = f"xfrm policy add src {ends[0]} dst {ends[1]} proto udp dport 4500 dir in"
     peer.add(bypass, state(GCM, mode, f"replay-window 32 {udp}", ends))
     peer.add(policy("in", ours, ends=ends))
+    salts = set()
     for number, size in enumerate((0, 1, 2, 3, 1300), 1):
         packet = datagram(size, ends)
         assert core.net.output(packet) == 0
         skb = core.sent.pop()
         assert skb.sec_path == SecPath(core.state(SPI), flags=0, status=0) and not skb.protect
         _, esp = split(skb.data)
-        assert esp[:16] == SPI.to_bytes(4, "big") + number.to_bytes(4, "big") + number.to_bytes(8)
+        assert esp[:8] == SPI.to_bytes(4, "big") + number.to_bytes(4, "big")
+        salts.add(int.from_bytes(esp[8:16], "big") ^ number)
         protected = packet if mode == "tunnel" else packet[20 if "." in ends[0] else 40 :]
         assert esp[16 : 16 + len(protected)] == protected
         assert peer.receive(sealed(skb.data)) == packet
+    assert len(salts) == 1 and salts != {0}  # one random value for the whole SA
     assert core.state(SPI).curlft.packets == core.state(SPI).replay.oseq == 5
     assert core.moved() == peer.moved() == {}
 
@@ -158,12 +161,13 @@ def test_esn_is_told_with_every_packet():
     for _ in range(5):
         assert core.net.output(datagram()) == 0
     assert device.seen == [(0, 2**32 - 2), (0, 2**32 - 1), (1, 0), (1, 1), (1, 2)]
+    salts = set()
     for skb, (high, low) in zip(core.sent, device.seen, strict=True):
         _, esp = split(skb.data)
-        assert esp[4:16] == low.to_bytes(4, "big") + high.to_bytes(4, "big") + low.to_bytes(
-            4, "big"
-        )
+        assert esp[4:8] == low.to_bytes(4, "big")
+        salts.add(int.from_bytes(esp[8:16], "big") ^ (high << 32 | low))
         assert peer.receive(sealed(skb.data, high.to_bytes(4, "big"))) == datagram()
+    assert len(salts) == 1
 
     receiver = Device()
     core = Core(receiver)

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TRAP-*: mistakes that kernels and drivers have made with packets, limits and overlaps."""
+
+import struct
+
+import pytest
+
+from host_driver.conformance import messages, packets, texts
+from host_driver.conformance.bench import PROBE, Bench
+from host_driver.conformance.marks import rule
+from host_driver.conformance.subject import Subject
+
+PACKET = packets.udp()
+ENCAP = "encap espinudp 4500 4500 0.0.0.0"
+TUNNEL = ("192.0.2.1", "192.0.2.2")
+TUNNEL6 = ("2001:db8::1", "2001:db8::2")
+
+
+def outbound(bench: Bench, more: str = "", **how: str) -> Subject:
+    """A host with one packet-offload SA out, and its policy."""
+    host = bench.host(**how)
+    host.ok(texts.state(host.dev, more=more))
+    host.ok(texts.policy(host.dev))
+    return host
+
+
+def on_the_wire(bench: Bench) -> list[bytes]:
+    """The IP packets that left."""
+    return [frame[packets.ETHERNET_BYTES :] for frame in bench.frames()]
+
+
+@rule("TRAP-04", profile="latest")
+def test_a_dump_asks_the_driver_first(bench: Bench) -> None:
+    """What the card has counted is in the next dump, although no limit and no event is there."""
+    host = outbound(bench)
+    host.send([PACKET] * 3)
+    shown = host.sa()
+    assert shown is not None and shown.curlft.packets == 3
+
+
+@rule("TRAP-14", profile="latest")
+def test_encapsulated_packets_leave(bench: Bench) -> None:
+    """UDP encapsulation is no reason to refuse a packet of an offloaded SA."""
+    host = outbound(bench, ENCAP)
+    assert host.send([PACKET]) == [0]
+    (sent,) = on_the_wire(bench)
+    ports = struct.unpack_from(">HH", sent, 20)
+    assert (packets.protocol(sent), ports, host.mib()) == (packets.UDP, (4500, 4500), {})
+
+
+@rule("TRAP-16", profile="latest")
+def test_drops_of_the_card_reach_the_statistics(bench: Bench) -> None:
+    """A wrong ICV and a replay, dropped by the card, show in the SA's statistics."""
+    host = bench.host()
+    host.ok(texts.state(host.dev, dir="in"))
+    sealed = packets.Esp().seal(PACKET, 5)
+    broken = sealed[:-1] + bytes((sealed[-1] ^ 1,))
+    for packet in (sealed, broken[:24] + b"\0\0\0\x06" + broken[28:], sealed):
+        bench.lab.wire.inject(host=0, frames=[packets.frame(packet, host.mac)])
+    host.settle()
+    shown = host.sa()
+    assert shown is not None
+    assert (shown.stats.integrity_failed, shown.stats.replay) == (1, 1)
+
+
+@rule("TRAP-20")
+def test_another_route_is_no_way_around_the_device(bench: Bench) -> None:
+    """A packet whose route leaves through another device than its SA's is dropped in `latest`;
+    v6.2 let it out there in clear."""
+    host = bench.host(driver=PROBE)
+    ends = dict(src="127.0.0.1", dst="127.0.0.2")
+    host.ok(texts.state(host.dev, **ends))
+    host.ok(texts.policy(host.dev, **ends))
+    packet = packets.udp(**ends)
+    sent = host.send([packet])
+    if bench.latest:
+        assert (sent, host.mib()) == ([113], {"XfrmOutError": 1})
+    else:
+        assert (sent, host.mib()) == ([0], {})
+    assert on_the_wire(bench) == []
+
+
+@rule("TRAP-22")
+def test_headers_that_hardware_cannot_skip(bench: Bench) -> None:
+    """`latest` refuses IPv4 options for every device; v6.2 left them to the driver."""
+    host = bench.host(driver=PROBE)
+    host.ok(texts.state(host.dev))
+    host.ok(texts.policy(host.dev))
+    head = bytearray(PACKET[:20]) + b"\x01\x01\x01\0"
+    head[0], head[2:4], head[10:12] = 0x46, (len(PACKET) + 4).to_bytes(2), bytes(2)
+    head[10:12] = packets.checksum(bytes(head)).to_bytes(2)
+    sent = host.send([bytes(head) + PACKET[20:]])
+    assert (sent == [113]) is bench.latest
+    assert ("XfrmOutError" in host.mib()) is bench.latest
+    assert [packet for packet in on_the_wire(bench) if not packets.is_esp(packet)] == []
+
+
+@rule("TRAP-30", profile="latest")
+@pytest.mark.parametrize("six_in_four", [False, True])
+def test_tunnels_across_families(bench: Bench, six_in_four: bool) -> None:
+    """IPv4 in an IPv6 tunnel, and IPv6 in an IPv4 one, arrive as they were sent."""
+    outer = TUNNEL if six_in_four else TUNNEL6
+    inner = dict(zip(("src", "dst"), TUNNEL6 if six_in_four else TUNNEL, strict=True))
+    for host, dir in zip(bench.pair(), ("out", "in"), strict=True):
+        ends = dict(zip(("src", "dst"), outer, strict=True))
+        state = texts.state(host.dev, dir=dir, mode="tunnel", more="flag af-unspec", **ends)
+        host.ok(state)
+        host.ok(texts.policy(host.dev, dir=dir, mode="tunnel", ends=outer, **inner))
+    a, b = bench.subjects
+    packet = packets.udp(**inner)
+    assert a.send([packet]) == [0]
+    assert b.receive() == [packet]
+    (sent,) = on_the_wire(bench)
+    assert packets.Esp().open(sent, tunnel=True) == packet
+
+
+@rule("TRAP-32")
+def test_a_clear_packet_against_an_offloaded_policy(bench: Bench) -> None:
+    """The core of `latest` leaves that to the device: the card drops it. v6.2 also judges it."""
+    host = bench.host(driver=PROBE)
+    host.ok(texts.policy(host.dev, dir="in"))
+    bench.lab.wire.inject(host=0, frames=[packets.frame(PACKET, host.mac)])
+    received = host.receive()
+    if bench.latest:
+        assert (received, host.mib()) == ([PACKET], {})
+    else:
+        assert (received, host.mib()) == ([], {"XfrmInTmplMismatch": 1})
+
+
+@rule("TRAP-39")
+def test_the_order_of_adding_decides_between_hardware_and_software(bench: Bench) -> None:
+    """Hardware of priority 100, then software of 50: software. The other way round: hardware."""
+    for software_last in (True, False):
+        host = bench.host(driver=PROBE)
+        host.ok("xfrm policy flush")
+        block = (
+            f"xfrm policy add src {messages.SOURCE} dst {messages.DESTINATION} proto udp dir out"
+        )
+        block += " action block priority 50"
+        hardware = texts.policy(host.dev, priority=100)
+        for command in (hardware, block) if software_last else (block, hardware):
+            host.ok(command)
+        sent = host.send([PACKET])
+        assert sent == ([1] if software_last else [0]), "EPERM is the software policy's"
+
+
+@rule("TRAP-40")
+def test_without_an_event_no_limit_fires(bench: Bench) -> None:
+    """A driver that never calls xfrm_state_check_expire never expires an SA by packets."""
+    host = outbound(bench, "limit packet-hard 2", driver=PROBE)
+    host.notes()
+    for _ in range(5):
+        host.send([PACKET])
+    assert host.expired() == []
+    assert host.sa() is not None
+
+
+@rule("TRAP-44")
+def test_packets_on_their_way_outlive_a_delete(bench: Bench) -> None:
+    """An SA that is deleted behind a burst: what leaves is ESP, and nothing is left on the card."""
+    host = outbound(bench)
+    host.raw.send([PACKET] * 64)
+    host.ok(texts.delete())
+    host.send([PACKET])
+    sent = on_the_wire(bench)
+    assert len(sent) <= 64
+    for packet in sent:
+        assert packets.Esp().open(packet) == PACKET
+    assert [call for call in host.calls() if "error" in call] == []
+    host.ok("xfrm policy flush")
+    assert host.census() == {}
+
+
+@rule("TRAP-46")
+def test_one_look_past_both_limits_is_a_hard_one(bench: Bench) -> None:
+    """Where nothing told of the soft limit in time, only the hard expiry is reported."""
+    host = outbound(bench, "limit packet-soft 2 limit packet-hard 4")
+    host.notes()
+    for site in ("events", "ring.counters"):
+        bench.lab.faults.add(site=site, kind="drop")
+    host.send([PACKET] * 6)
+    bench.lab.faults.reset()
+    bench.lab.advance(2)  # the driver looks by itself, in real time too
+    assert host.expired() == ["hard 0x1000"]
+
+
+@rule("TRAP-47")
+def test_a_counter_that_wraps_counts_on(bench: Bench) -> None:
+    """A card with 8-bit counters keeps a limit of 300 exactly."""
+    host = outbound(
+        bench, "limit packet-soft 290 limit packet-hard 300", card="full:counter_bits=8"
+    )
+    host.notes()
+    told = []
+    for _ in range(32):
+        host.send([PACKET] * 10)
+        told += host.expired()
+    assert (told, len(on_the_wire(bench))) == (["soft 0x1000", "hard 0x1000"], 300)
+
+
+@rule("TRAP-48")
+def test_a_new_sa_may_have_the_spi_of_one_that_is_going(bench: Bench) -> None:
+    """Deleted and added again at once: the late free takes nothing from the new SA."""
+    host = outbound(bench)
+    again = messages.new_sa(messages.sa_info(), {28: messages.offload(host.ifindex, 4)})
+    deleted = messages.request(messages.Msg.DELSA, messages.sa_id())
+    for reply in host.together([deleted, again]):
+        assert reply.errno == 0
+    host.settle()
+    host.send([PACKET] * 3)
+    sent = on_the_wire(bench)
+    assert [packets.Esp().open(packet) for packet in sent] == [PACKET] * 3
+    assert host.census()["sas"] == 1
+
+
+@rule("TRAP-49")
+def test_ike_passes_a_catch_all_policy_by_an_offloaded_bypass(bench: Bench) -> None:
+    """A bypass policy for UDP 500, offloaded and of better priority, lets IKE out in clear."""
+    host = bench.host()
+    host.ok(texts.state(host.dev))
+    host.ok(texts.policy(host.dev, src="0.0.0.0/0", dst="0.0.0.0/0", priority=100))
+    bypass = "xfrm policy add src 0.0.0.0/0 dst 0.0.0.0/0 proto udp dport 500 dir out priority 1"
+    host.ok(f"{bypass} offload packet dev {host.dev}")
+    ike = packets.udp(dport=500)
+    assert host.send([ike, PACKET]) == [0, 0]
+    clear, sealed = on_the_wire(bench)
+    assert (clear, packets.Esp().open(sealed)) == (ike, PACKET)
+
+
+@rule("TRAP-50")
+def test_neighbour_discovery_passes_by_an_offloaded_bypass(bench: Bench) -> None:
+    """The same for ICMPv6 under an IPv6 catch-all policy."""
+    host = bench.host()
+    host.ok(texts.policy(host.dev, src="::/0", dst="::/0", priority=100, ends=("::", "::")))
+    bypass = "xfrm policy add src ::/0 dst ::/0 proto ipv6-icmp type 135 dir out priority 1"
+    host.ok(f"{bypass} offload packet dev {host.dev}")
+    ends = dict(src="fd00:1::1", dst="fd00:1::2")
+    solicitation = packets.ip(b"\x87\0" + bytes(22), 58, **ends)
+    host.send([solicitation, packets.udp(**ends)])
+    assert on_the_wire(bench) == [solicitation]
+
+
+@rule("TRAP-56")
+def test_policy_and_sa_of_different_reqid_do_not_meet(bench: Bench) -> None:
+    """With the document's example (reqid 7 and 10000) no packet leaves, least of all in clear."""
+    host = bench.host()
+    host.ok(texts.state(host.dev, reqid=7))
+    host.ok(texts.policy(host.dev, reqid=10000))
+    host.send([PACKET])
+    assert (on_the_wire(bench), host.mib()) == ([], {"XfrmOutNoStates": 1})
+
+
+@rule("TRAP-21")
+def test_what_does_not_fit_is_refused(bench: Bench) -> None:
+    """A tunnel packet too long for its path is refused, not sent in pieces or in clear; `latest`
+    tells the sender the path's MTU."""
+    host = bench.host()
+    ends = dict(zip(("src", "dst"), TUNNEL, strict=True))
+    host.ok(texts.state(host.dev, mode="tunnel", **ends))
+    host.ok(texts.policy(host.dev, mode="tunnel", ends=TUNNEL))
+    assert host.send([packets.udp(bytes(1430))]) == [90 if bench.latest else 113]
+    assert (on_the_wire(bench), host.mib()) == ([], {"XfrmOutError": 1})

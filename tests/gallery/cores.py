@@ -290,5 +290,7 @@ def software_where_packet_fails(monkeypatch):
     wherever(monkeypatch, add, lenient)
 
 
-EXHIBITS = [value for value in list(vars().values()) if getattr(value, "__module__", "") == __name__]
+EXHIBITS = [
+    value for value in list(vars().values()) if getattr(value, "__module__", "") == __name__
+]
 EXHIBITS.remove(wherever)

@@ -110,7 +110,7 @@ def test_a_larval_sa_holds_its_device(bench: Bench) -> None:
 def test_a_refused_placeholder_ends_the_acquire(
     bench: Bench, refusal: int, heard: int, counter: str
 ) -> None:
-    """The sender hears the driver's errno, but ESRCH counts as not yet; no ACQUIRE, nothing left."""
+    """The sender hears the driver's errno, but ESRCH means not yet; no ACQUIRE, nothing left."""
     host = bench.host(driver=PROBE)
     host.ok(texts.policy(host.dev, reqid=REFUSE | refusal))
     host.notes()
@@ -225,7 +225,7 @@ def test_a_larval_sa_is_shown_as_offloaded_and_passes_nothing(bench: Bench) -> N
 
 @rule("ACQ-11")
 def test_the_real_sa_takes_the_place_of_the_larval_one(bench: Bench) -> None:
-    """The driver is offered a new object, then the placeholder is deleted and freed; traffic flows."""
+    """The driver is offered a new object; the placeholder is deleted and freed; traffic flows."""
     host = wanting(bench)
     host.send([PACKET])
     host.ok(texts.state(host.dev))
@@ -266,8 +266,8 @@ def test_allocspi_gives_the_larval_sa_its_spi(bench: Bench, by_seq: bool) -> Non
     seq = f"seq {UserAcquire.unpack(asked.fixed).seq:#x}" if by_seq else ""
     before = host.order("U")
     host.ok(
-        f"xfrm state allocspi src {SOURCE} dst {DESTINATION} proto esp mode transport reqid 1 {seq} "
-        "min 0x500 max 0x500"
+        f"xfrm state allocspi src {SOURCE} dst {DESTINATION} proto esp mode transport reqid 1 "
+        f"{seq} min 0x500 max 0x500"
     )
     (found,) = larval(host)
     info = UserSaInfo.unpack(found.fixed)

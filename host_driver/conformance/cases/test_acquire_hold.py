@@ -31,7 +31,7 @@ def opened(bench: Bench) -> list[bytes]:
 
 @rule("ACQ-20")
 def test_packets_vanish_and_their_sender_hears_of_nothing(bench: Bench) -> None:
-    """xfrm_larval_drop 1: counted, accepted, gone; an SA that comes later does not bring it back."""
+    """xfrm_larval_drop 1: counted, accepted, gone; no SA that comes later brings them back."""
     host = bench.host()
     host.ok(texts.policy(host.dev))
     assert host.send([PACKET] * 2) == [0, 0]
@@ -95,7 +95,7 @@ def test_held_packets_are_given_up_when_the_wait_has_passed_a_minute(bench: Benc
 
 @rule("ACQ-22")
 def test_a_packet_that_may_not_wait_is_refused(bench: Bench) -> None:
-    """What leaves the queue is not held again: one whose SA is still missing is counted and gone."""
+    """What leaves the queue is not held again: without an SA of its own it is counted and gone."""
     host = wanting(bench, larval_drop=0)
     with_sa, without = packets.udp(dport=5000), packets.udp(dport=6000)
     assert host.send([with_sa, without]) == [0, 0]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded `ip xfrm` sessions of Linux 7.3.4, run from end to end: our language, core and text.
 
-Exit status, stdout, stderr, what a monitor saw and what the counters did are the kernel's.
+Exit status, stdout, stderr, what a monitor saw and what the counters did are the kernel's, and so
+are the bytes sent and the bytes answered, where the recording has them.
 """
 
 import json
@@ -14,6 +15,7 @@ from host_driver.lab import Lab
 from tests.support.transcripts import DRIVERS, Stage
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "transcripts" / "7.3.4"
+MESSAGES = Path(__file__).parents[1] / "vectors" / "netlink" / "7.3.4"
 SCENARIOS = sorted(path.stem for path in VECTORS.glob("*.json") if not path.stem.startswith("pkt-"))
 
 
@@ -26,12 +28,22 @@ def load(name: str) -> dict[str, Any]:
     return scenario
 
 
+def load_messages(name: str) -> dict[int, dict[str, Any]]:
+    """The bytes of each command in A, by its number; some recordings have none."""
+    path = MESSAGES / f"{name}.json"
+    records = json.loads(path.read_text())["records"] if path.exists() else []
+    return {record["index"]: record for record in records if record["index"] is not None}
+
+
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in OPEN])
 def test_transcript(name: str) -> None:
-    scenario = load(name)
+    scenario, messages = load(name), load_messages(name)
     env = scenario["env"]
     hosts = 2 if env == "pair" else 1
     with Lab(target="sim", hosts=hosts, driver=DRIVERS[env], seed=7) as lab:
         stage = Stage(lab)
-        for command in scenario["commands"]:
+        for number, command in enumerate(scenario["commands"]):
             stage.play(command)
+            record = messages.get(number)
+            if record is not None and "xfrm" in command.get("argv", ()):
+                stage.compare_messages(record)

@@ -17,6 +17,7 @@ from host_driver.lab import Lab
 from proto import netlink
 from proto.xfrm import AF_INET, AF_INET6, IPPROTO_ESP, Attr, Group, Msg
 from proto.xfrm_structs import ReplayState, ReplayStateEsn, UserSaId, UserSaInfo
+from tests.support.tap import Tap, recorded
 
 # How each environment of the recordings is made here; `pair` and `dummy` have no offload.
 DRIVERS = {
@@ -57,6 +58,7 @@ class Stage:
         self._counted = {name: host.mib() for name, host in self.hosts.items()}
         for host in lab.hosts:
             host.listen()
+        self.tap = Tap(self.hosts["A"])
         self._ids: dict[str, str] = {}  # as recorded -> as drawn here
         self._echo_id = 0
 
@@ -73,6 +75,21 @@ class Stage:
             text = text.replace(ours, theirs)
         return text
 
+    def compare_messages(self, record: dict[str, Any]) -> None:
+        """The last command in A sent and was answered the recorded bytes. Raises Difference."""
+        ours, theirs = self.tap.take(), recorded(record)
+        text = shlex.join(record["argv"])
+        differ(f"requests of {text}", [asked for asked, _ in ours], [asked for asked, _ in theirs])
+        for (_, answers), (_, wanted) in zip(ours, theirs, strict=True):
+            differ(f"answers to {text}", [*map(self.recorded_ids, answers)], wanted)
+
+    def recorded_ids(self, message: bytes) -> bytes:
+        """A message of ours with the SPIs that the kernel drew."""
+        for theirs, ours in self._ids.items():
+            drawn, there = (int(word, 0).to_bytes(4, "big") for word in (ours, theirs))
+            message = message.replace(drawn, there)
+        return message
+
     def play(self, command: dict[str, Any]) -> None:
         """Do what the recording did. Raises Difference."""
         argv = command.get("argv")
@@ -85,6 +102,7 @@ class Stage:
 
     def _ip(self, command: dict[str, Any]) -> None:
         host = self.hosts[command["ns"]]
+        self.tap.take()
         result = host.ip(shlex.join(self.ours(command["argv"])))
         self.lab.settle()
         if "allocspi" in command["argv"] and result.rc == command["rc"] == 0:

@@ -19,7 +19,7 @@ Its hardware is `offload_ok`: each packet that passes there is one packet of the
 Counter `driver_probe_expired`: how often xfrm_state_check_expire came back with -EINVAL.
 
 `TwoPorts` has a second device; `StatesOnly` has only what a driver must have, `Bare` and policies,
-and `NoDelete` not even that.
+and `NoDelete` not even that; `Restores` waits for a call that there is not.
 """
 
 import errno
@@ -192,3 +192,10 @@ class NoDelete:
     def xdo_dev_state_add(self, dev: NetDevice, x: "XfrmState", extack: Extack) -> int:
         """Accept."""
         return 0
+
+
+class Restores(Bare):
+    """Hopes to be asked to put everything back after a reset."""
+
+    def xdo_dev_state_restore(self, x: "XfrmState") -> None:
+        """Never called."""

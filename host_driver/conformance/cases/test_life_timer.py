@@ -130,7 +130,7 @@ def test_an_expired_sa_is_deleted_in_the_driver_then_told(bench: Bench) -> None:
     bench.advance(4)
     assert host.order("U") == "A pA D F"
     assert host.note_names() == ["EXPIRE"]
-    assert "sa" not in host.census()
+    assert "sas" not in host.census()
 
 
 @rule("LIFE-25")

@@ -71,7 +71,7 @@ def test_a_driver_takes_a_larval_sa_without_sleeping(bench: Bench) -> None:
     assert shown == ["xdo_dev_state_add", "data", "void", 0, "0x0", "out", 0]
     assert call.get("acquire", False) == bench.latest
     assert host.errors() == []
-    assert "sa" not in host.census()
+    assert "sas" not in host.census()
 
 
 @rule("OPS-11")

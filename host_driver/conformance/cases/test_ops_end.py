@@ -107,7 +107,7 @@ def test_an_sa_is_freed_once_without_its_keys(bench: Bench, how: str) -> None:
     assert freed["context"] == (ENDS[how][1] if at_once else "gc")
     assert (freed["keys"] == 0) == (not at_once)
     assert host.errors() == []
-    assert {"sa", "key"} & host.census().keys() == set()
+    assert {"sas", "keys"} & host.census().keys() == set()
     assert host.refcnt() == (0 if how == "link" else 1)
 
 

@@ -9,6 +9,7 @@ from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.subject import Subject
+from proto.xfrm import Msg
 
 PACKET = packets.udp()
 ENCAP = "encap espinudp 4500 4500 0.0.0.0"
@@ -206,7 +207,7 @@ def test_a_new_sa_may_have_the_spi_of_one_that_is_going(bench: Bench) -> None:
     """Deleted and added again at once: the late free takes nothing from the new SA."""
     host = outbound(bench)
     again = messages.new_sa(messages.sa_info(), {28: messages.offload(host.ifindex, 4)})
-    deleted = messages.request(messages.Msg.DELSA, messages.sa_id())
+    deleted = messages.request(Msg.DELSA, messages.sa_id())
     for reply in host.together([deleted, again]):
         assert reply.errno == 0
     host.settle()

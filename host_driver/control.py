@@ -118,6 +118,15 @@ class SetLink(Query):
     unregister: bool = False
 
 
+class AddDevice(Query):
+    """A second port of the card, up and without a wire: the same driver, other ifindex.
+
+    -> Answer.value: its ifindex.
+    """
+
+    name: str
+
+
 class SetClockForward(Query):
     """The core's clock goes forward by whole seconds, as all its timers see it."""
 
@@ -146,8 +155,8 @@ class Quiesce(Query):
 
 AnyQuery = (
     Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Receive | Mib
-    | Counters | Census | Trace | AddFault | RemoveFault | ResetFaults | SetLink | SetClockForward
-    | Info | Capture | Quiesce
+    | Counters | Census | Trace | AddFault | RemoveFault | ResetFaults | SetLink | AddDevice
+    | SetClockForward | Info | Capture | Quiesce
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from host_driver import control
 from host_driver.control import Answer, AnyQuery
-from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice
+from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice, Skb
 from host_driver.sleep import Completion, Sleep, may_sleep, wait
 from host_driver.xfrm.answers import Answers
 from proto import VERSION
@@ -65,6 +65,7 @@ class Queries:
             control.RemoveFault: self._remove_fault,
             control.ResetFaults: self._reset_faults,
             control.SetLink: self._set_link,
+            control.AddDevice: self._add_device,
             control.SetClockForward: self._set_clock_forward,
             control.Info: self._info,
             control.Capture: self._capture,
@@ -230,6 +231,22 @@ class Queries:
         features |= {name for name, on in wanted.items() if on}
         if features != dev.features:
             self._host.devices.set_features(dev, features)
+
+    def _add_device(self, query: control.AddDevice) -> Answer:
+        host = self._host
+
+        def unwired(skb: Skb) -> int:
+            host.counters["xmit_without_wire"] += 1
+            return 0
+
+        nic = host.nic
+        dev = NetDevice(
+            query.name, nic.mac, features=nic.features, xfrmdev_ops=nic.xfrmdev_ops,
+            start_xmit=unwired,
+        )  # fmt: skip
+        host.devices.register(dev)
+        host.devices.set_up(dev, True)
+        return Answer(0, value=dev.ifindex)
 
     def _set_clock_forward(self, query: control.SetClockForward) -> Answer:
         if query.seconds < 0:

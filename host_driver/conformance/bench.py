@@ -64,6 +64,7 @@ class RawHost(Protocol):
     def mib(self) -> dict[str, int]: ...
     def trace(self) -> list[dict[str, Any]]: ...
     def devices(self) -> list[dict[str, Any]]: ...
+    def add_device(self, name: str) -> int: ...
     def set_link(
         self, dev: str, *, up: bool | None = None, mtu: int | None = None,
         esp_hw_offload: bool | None = None, esp_tx_csum_hw_offload: bool | None = None,
@@ -239,12 +240,17 @@ def _taken_back(lab: Lab) -> bool:
                 host.nic.name, up=True, mtu=1500, esp_hw_offload=True, esp_tx_csum_hw_offload=False
             )
         lab.settle()
-        return all(
-            not any(host.nic.census().values()) and not any(dev["refcnt"] for dev in host.devices())
-            for host in lab.hosts
-        )
+        return all(_empty(host) for host in lab.hosts)
     except OffloadError:
         return False
+
+
+def _empty(host: RawHost) -> bool:
+    devices = host.devices()
+    usual = {"lo", host.nic.name} == {dev["name"] for dev in devices}
+    return (
+        usual and not any(host.nic.census().values()) and not any(dev["refcnt"] for dev in devices)
+    )
 
 
 TAKE_BACK = (

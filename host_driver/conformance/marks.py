@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mark that ties a case to the rules it judges."""
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import pytest
 
-Case = TypeVar("Case", bound=Callable[..., None])
 
-
-def rule(*ids: str, profile: str | None = None) -> Callable[[Case], Case]:
+def rule(*ids: str, profile: str | None = None) -> pytest.MarkDecorator:
     """Mark a case with the ids of the rules that it judges.
 
     `profile` ("latest" or "v6.2"): the case holds in that kernel profile only.

@@ -33,6 +33,9 @@ LETTERS = {
 }
 
 
+SECOND = "nic1"
+
+
 class Subject:
     """`raw` is a host of a lab, or of the running kernel; `settle` returns when nothing moves."""
 
@@ -175,6 +178,12 @@ class Subject:
         """`ip link set` and `ethtool -K` on the device: up, mtu, esp_hw_offload, unregister."""
         self.raw.set_link(self.dev, **change)
         self.settle()
+
+    def second_device(self) -> str:
+        """The name of another device of the same driver, made for this case; packets that go out
+        of it end there."""
+        self.raw.add_device(SECOND)
+        return SECOND
 
     def refcnt(self, dev: str | None = None) -> int:
         """References to the device that SAs and policies hold (INV-04)."""

@@ -6,7 +6,7 @@ pA policy_add   pD policy_delete   pF policy_free         `(l)` behind A, D, F: 
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,6 +58,15 @@ class Subject:
             self._calls_before = len(self.raw.trace())
         self._mib_before = self.raw.mib()
         self._counters_before = self.raw.nic.counters()
+
+    @contextlib.contextmanager
+    def restless(self) -> Iterator[None]:
+        """Meanwhile nothing waits until all is at rest, as something sleeps until it is woken."""
+        settle, self.settle = self.settle, lambda: None
+        try:
+            yield
+        finally:
+            self.settle = settle
 
     # --- requests ---
 

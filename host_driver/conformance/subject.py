@@ -13,7 +13,7 @@ import pytest
 
 from host_driver.conformance import messages
 from host_driver.conformance.messages import Note, Reply
-from host_driver.ip import Result
+from host_driver.ip import Result, format_notification
 from proto.xfrm import Msg
 from proto.xfrm_structs import UserSaInfo
 
@@ -105,6 +105,13 @@ class Subject:
         """Multicast messages since the last call, once nothing moves."""
         self.settle()
         return messages.notes(self.raw.notifications())
+
+    def monitor(self, *, stats: bool = False) -> str:
+        """What `ip xfrm monitor` prints for them, in their place."""
+        self.settle()
+        devices = {dev["name"]: dev["ifindex"] for dev in self.raw.devices()}
+        told = self.raw.notifications()
+        return "".join(format_notification(one, devices, stats=stats) for one in told)
 
     def expired(self) -> list[str]:
         """Of these messages the expiries alone: `["soft 0x1000", "hard 0x1000", "soft policy"]`."""

@@ -147,7 +147,7 @@ class KernelHost:
     def notifications(self) -> list[bytes]:
         """Multicast messages since the last call."""
         found = []
-        while _readable(self._listener, 0.05):
+        while _readable(self._listener, 0):  # they were queued before the request was answered
             found.append(self._listener.recv(DATAGRAM_BYTES))
         return found
 

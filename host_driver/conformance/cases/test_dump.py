@@ -161,7 +161,7 @@ def test_how_one_policy_is_named(bench: Bench) -> None:
     """By index, or by selector, with mark, if_id and type; of these each one counts."""
     host = bench.host()
     sel = messages.selector()
-    more = (
+    more: tuple[dict[int, bytes], ...] = (
         {}, {Attr.MARK: layouts.MARK.make(v=1, m=0xF)}, {Attr.IF_ID: b"\7\0\0\0"},
         {Attr.POLICY_TYPE: b"\1" + bytes(5)},
     )  # fmt: skip

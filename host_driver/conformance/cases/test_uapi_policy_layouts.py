@@ -239,7 +239,8 @@ def test_counts_of_sas_and_policies(bench: Bench) -> None:
     (sad,) = host.request(request(Msg.GETSADINFO, bytes(4))).notes
     assert struct.unpack("<I", sad.attributes[1]) == (2,)
     sizes = layouts.SADHINFO.read(sad.attributes[2])
-    assert (sizes.sadhcnt, sizes.sadhmcnt) == (8, 1 << 20)
+    assert (sizes.sadhcnt & (sizes.sadhcnt - 1), sizes.sadhmcnt) == (0, 1 << 20)
+    assert sizes.sadhcnt >= 8
 
     widths = {3: layouts.SPDHTHRESH.make(lbits=24, rbits=25), 4: b"\x40\x41"}
     assert host.request(request(Msg.NEWSPDINFO, bytes(4), widths)).errno == 0

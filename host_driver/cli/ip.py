@@ -4,7 +4,11 @@
 import json
 import shlex
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -40,13 +44,33 @@ def ip(words: tuple[str, ...], name: str | None, host: int, as_json: bool) -> No
         monitor = _monitor(words, host)
         if monitor is not None:
             _follow(client, monitor, as_json)
-        result = client.ask(service.Ip(host, shlex.join(words)))
+        with _batch_from_here(words) as line:
+            result = client.ask(service.Ip(host, shlex.join(line)))
     if as_json:
         show(result, "", as_json)
     else:
         click.echo(result["stdout"], nl=False)
         click.echo(result["stderr"], nl=False, err=True)
     sys.exit(result["rc"])
+
+
+@contextmanager
+def _batch_from_here(words: tuple[str, ...]) -> Iterator[list[str]]:
+    """The words, with the file of a batch as the lab finds it: by its full path; `-` is stdin."""
+    from host_driver.ip.options import parse_options
+    from host_driver.ip.words import IpError
+
+    try:
+        batch = parse_options(words[1:] if words[0] == "ip" else words).batch
+    except IpError:
+        batch = ""
+    if batch != "-":
+        yield [str(Path(word).absolute()) if word == batch else word for word in words]
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="xn-batch-") as copy:
+        copy.write(sys.stdin.read())
+        copy.flush()
+        yield [copy.name if word == "-" else word for word in words]
 
 
 def _monitor(words: tuple[str, ...], host: int) -> "Monitor | None":
@@ -57,9 +81,10 @@ def _monitor(words: tuple[str, ...], host: int) -> "Monitor | None":
     from host_driver.lab.service import MONITOR_KINDS, Monitor
 
     try:
-        rest = parse_options(words[1:] if words[0] == "ip" else words).rest
+        options = parse_options(words[1:] if words[0] == "ip" else words)
     except IpError:
         return None
+    rest = options.rest
     if len(rest) < 2 or not is_prefix(rest[0], "xfrm") or not is_prefix(rest[1], "monitor"):
         return None
     kinds = []
@@ -67,9 +92,9 @@ def _monitor(words: tuple[str, ...], host: int) -> "Monitor | None":
         kind = next((kind for kind in MONITOR_KINDS if is_prefix(word, kind)), None)
         if kind is not None:
             kinds.append(kind)
-        elif word not in ("all", "nokeys"):
+        elif word not in ("all", "nokeys", "all-nsid"):
             return None
-    return Monitor(host, kinds, "nokeys" in rest)
+    return Monitor(host, kinds, "nokeys" in rest, options.stats > 0, options.oneline)
 
 
 def _follow(client: "Client", monitor: "Monitor", as_json: bool) -> None:

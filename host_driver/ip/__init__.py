@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from host_driver.ip import policy_verbs, state_verbs
+from host_driver.ip.batch import Ended, UnknownObject, run_batch
 from host_driver.ip.format import Style
 from host_driver.ip.monitor import format_notification
 from host_driver.ip.names import is_prefix
@@ -22,6 +23,7 @@ from proto.netlink import NetlinkError
 
 __all__ = ["Result", "format_notification", "run"]
 
+_LAST = ("list", "show", "lst", "deleteall", "delall")  # behind them the tool ends
 _MONITOR_ONLY = "ip xfrm monitor: notifications do not come as an answer to a command.\n"
 
 
@@ -42,55 +44,74 @@ def run(
 ) -> Result:
     """Run one command; no text makes it raise.
 
-    `text` is the command line, or its words; it may begin with `ip xfrm`, `ip` or `xfrm`.
+    `text` is the command line, or its words; it may begin with `ip xfrm`, `ip` or `xfrm`. A file of
+    commands (-batch) is read where this runs.
     `transact` sends one datagram to the core and gives the reply messages; what it raises passes
     through. `devices` maps device names to ifindex. Kernels before v6.10 do not know a direction of
     SAs (`sa_dir_known`), and none is sent to them (CLI-15).
     """
-    talk = Talk(transact)
-    notes: list[str] = []
+    tool = _Tool(Talk(transact), devices, sa_dir_known)
     try:
         words = shlex.split(text) if isinstance(text, str) else list(text)
-        options = parse_options(words[1:] if words[:1] == ["ip"] else words)
-        read = Words(options.rest[3:], devices, options.family, sa_dir_known)
-        stdout, rc, stderr = _run(options, read, talk, notes), 0, ""
-    except IpError as error:
-        stdout, rc, stderr = "", error.rc, error.stderr
+        rc, stdout, stderr = tool.run(words[1:] if words[:1] == ["ip"] else words)
     except ValueError as error:  # shlex; NetlinkError is one too
         what = "the reply" if isinstance(error, NetlinkError) else "the command line"
-        stdout, rc, stderr = "", 255, f"Error: {what} does not parse: {error}.\n"
+        rc, stdout, stderr = 255, "", f"Error: {what} does not parse: {error}.\n"
     except struct.error as error:
-        stdout, rc, stderr = "", 255, f"Error: the reply does not parse: {error}.\n"
-    return Result(rc, stdout, "".join(notes) + talk.warnings + stderr)
+        rc, stdout, stderr = 255, "", f"Error: the reply does not parse: {error}.\n"
+    return Result(rc, stdout, "".join(tool.notes) + tool.talk.warnings + stderr)
 
 
-def _run(options: Options, words: Words, talk: Talk, notes: list[str]) -> str:
-    """Find object and verb and do it; gives what goes to stdout."""
-    rest = options.rest
-    if not rest:
-        raise IpError(255, IP)
-    if not is_prefix(rest[0], "xfrm"):
-        raise IpError(1, f'Object "{shown(rest[0])}" is unknown, try "ip help".\n')
-    object_word = rest[1] if len(rest) > 1 else ""
-    verb = rest[2] if len(rest) > 2 else "list"
-    if is_prefix(object_word, "state") or is_prefix(object_word, "sa"):
-        verbs, name = state_verbs.VERBS, "state"
-    elif is_prefix(object_word, "policy"):
-        verbs, name = policy_verbs.VERBS, "policy"
-    elif is_prefix(object_word, "monitor"):
-        raise _monitor(rest[2:])
-    else:
-        raise IpError(255, XFRM)
-    handler = next((verbs[full] for full in verbs if is_prefix(verb, full)), None)
-    if handler is None:
-        raise IpError(255, f'Command "{shown(verb)}" is unknown, try "ip xfrm {name} help".\n')
-    return handler(_command(options, words, talk, notes))
+class _Tool:
+    """One run of the tool: a command, or a batch of them."""
 
+    def __init__(self, talk: Talk, devices: Mapping[str, int], sa_dir_known: bool) -> None:
+        self.talk = talk
+        self.notes: list[str] = []
+        self._devices = devices
+        self._sa_dir_known = sa_dir_known
 
-def _command(options: Options, words: Words, talk: Talk, notes: list[str]) -> state_verbs.Command:
-    by_index = {ifindex: name for name, ifindex in words.devices.items()}
-    style = Style(options.stats > 0, options.oneline, False, options.family, by_index)
-    return state_verbs.Command(words, talk, style, options.stats, notes)
+    def run(self, words: list[str]) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr."""
+        try:
+            options = parse_options(words)
+            if options.batch:
+                return run_batch(
+                    options.batch, options.force, lambda line: self._command(options, line)
+                )
+            return 0, self._command(options, options.rest), ""
+        except Ended as end:
+            return 0, end.text, ""
+        except IpError as error:
+            return error.rc, "", error.stderr
+
+    def _command(self, options: Options, rest: list[str]) -> str:
+        """Find object and verb and do it; gives what goes to stdout."""
+        if not rest:
+            raise IpError(255, IP)
+        if not is_prefix(rest[0], "xfrm"):
+            raise UnknownObject(1, f'Object "{shown(rest[0])}" is unknown, try "ip help".\n')
+        object_word = rest[1] if len(rest) > 1 else ""
+        verb = rest[2] if len(rest) > 2 else "list"
+        if is_prefix(object_word, "state") or is_prefix(object_word, "sa"):
+            verbs, name = state_verbs.VERBS, "state"
+        elif is_prefix(object_word, "policy"):
+            verbs, name = policy_verbs.VERBS, "policy"
+        elif is_prefix(object_word, "monitor"):
+            raise _monitor(rest[2:])
+        else:
+            raise IpError(255, XFRM)
+        found = next((full for full in verbs if is_prefix(verb, full)), None)
+        if found is None:
+            raise IpError(255, f'Command "{shown(verb)}" is unknown, try "ip xfrm {name} help".\n')
+        by_index = {ifindex: name for name, ifindex in self._devices.items()}
+        style = Style(options.stats > 0, options.oneline, False, options.family, by_index)
+        words = Words(rest[3:], self._devices, options.family, self._sa_dir_known)
+        command = state_verbs.Command(words, self.talk, style, options.stats, self.notes)
+        text = verbs[found](command)
+        if found in _LAST:
+            raise Ended(text)
+        return text
 
 
 def _monitor(words: Sequence[str]) -> IpError:

@@ -119,8 +119,8 @@ def _report(msg: NlMsg, style: Style) -> str:
     return text + f"  sel {selector(sel, sel.family, style)}{style.end}"
 
 
-def _default(msg: NlMsg, style: Style) -> str:
-    return print_default(msg, style.nl)
+def _default(msg: NlMsg, _: Style) -> str:
+    return print_default(msg)
 
 
 def _silent(_: NlMsg, __: Style) -> str:

@@ -9,34 +9,36 @@ from dataclasses import dataclass
 
 from host_driver.ip import names
 from host_driver.ip.usage import IP
-from host_driver.ip.words import IpError, invalid, shown
-from proto.xfrm import AF_INET, AF_INET6
+from host_driver.ip.words import FAMILY_NAMES, IpError, invalid, shown
 
-_FAMILY = {"inet": AF_INET, "inet6": AF_INET6}
-_WITH_VALUE = ("-loops", "-family", "-rcvbuf")
-_ELSEWHERE = ("-Version", "-batch", "-netns")  # nothing here to answer them with
+_FAMILY = {name: family for family, name in FAMILY_NAMES.items()}
+_FAMILIES = {"-4": "inet", "-6": "inet6", "-0": "link", "-M": "mpls", "-B": "bridge"}
+_WITH_VALUE = ("-loops", "-family", "-rcvbuf", "-batch", "-netns")
+_ELSEWHERE = ("-Version",)  # nothing here to answer it with
 # In the tool's order.
 _OPTIONS = (
-    "-loops", "-family", "-4", "-6", "-human-readable", "-iec", "-stats", "-statistics",
-    "-details", "-resolve", "-oneline", "-timestamp", "-tshort", "-Version", "-force", "-batch",
-    "-brief", "-json", "-pretty", "-rcvbuf", "-color", "-help", "-netns", "-Numeric", "-all",
-    "-echo",
+    "-loops", "-family", "-4", "-6", "-0", "-M", "-B", "-human-readable", "-iec", "-stats",
+    "-statistics", "-details", "-resolve", "-oneline", "-timestamp", "-tshort", "-Version",
+    "-force", "-batch", "-brief", "-json", "-pretty", "-rcvbuf", "-color", "-help", "-netns",
+    "-Numeric", "-all", "-echo",
 )  # fmt: skip
 
 
 @dataclass(slots=True)
 class Options:
-    """What the options said; `rest` is the command."""
+    """What the options said; `rest` is the command, or `batch` the file that has many."""
 
-    stats: int
-    oneline: bool
-    family: int
     rest: list[str]
+    stats: int = 0
+    oneline: bool = False
+    family: int = 0
+    batch: str = ""
+    force: bool = False
 
 
 def parse_options(words: Sequence[str]) -> Options:
     """Read the options in front; raises IpError for one that is unknown or lacks its value."""
-    options = Options(stats=0, oneline=False, family=0, rest=list(words))
+    options = Options(list(words))
     rest = options.rest
     while rest and rest[0].startswith("-"):
         word = rest.pop(0)
@@ -46,13 +48,11 @@ def parse_options(words: Sequence[str]) -> Options:
         if name in _WITH_VALUE:
             if not rest:
                 raise IpError(255, IP)
-            value = rest.pop(0)
-            if name == "-family":
-                if value not in _FAMILY:
-                    raise invalid("invalid protocol family", value)
-                options.family = _FAMILY[value]
-        elif name in ("-4", "-6"):
-            options.family = AF_INET if name == "-4" else AF_INET6
+            _take_value(options, name, rest.pop(0))
+        elif name in _FAMILIES:
+            options.family = _FAMILY[_FAMILIES[name]]
+        elif name == "-force":
+            options.force = True
         elif name in ("-stats", "-statistics"):
             options.stats += 1
         elif name == "-oneline":
@@ -60,6 +60,20 @@ def parse_options(words: Sequence[str]) -> Options:
         elif name == "-help":
             raise IpError(255, IP)
     return options
+
+
+def _take_value(options: Options, name: str, value: str) -> None:
+    if name == "-family":
+        if value == "help":
+            raise IpError(255, IP)
+        if value not in _FAMILY:
+            raise invalid("invalid protocol family", value)
+        options.family = _FAMILY[value]
+    elif name == "-batch":
+        options.batch = value
+    elif name == "-netns":  # there is one namespace, which has no name
+        text = f'Cannot open network namespace "{shown(value)}": No such file or directory\n'
+        raise IpError(255, text)
 
 
 def _option(word: str) -> str:

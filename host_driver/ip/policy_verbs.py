@@ -6,20 +6,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from host_driver.ip import grammar, names
+from host_driver.ip.delete_all import DELETE_ALL, copied_mark, delete_all
 from host_driver.ip.policy import NewPolicy, OldPolicy, policy_type_attribute
 from host_driver.ip.print_attributes import Values
 from host_driver.ip.print_objects import attributes_of, policy_info, policy_type, print_policy
 from host_driver.ip.selector import Selector, parse_selector, selector_matches
-from host_driver.ip.state_verbs import DELETE_ALL, Command, delete_all
+from host_driver.ip.state_verbs import Command
 from host_driver.ip.usage import POLICY
 from host_driver.ip.words import IpError, Words, duplicate, invalid
 from proto import netlink
 from proto.netlink import NlMsg
-from proto.xfrm import Msg
+from proto.xfrm import Attr, Msg
 from proto.xfrm_structs import UserPolicyDefault, UserPolicyId, XfrmSelector
 
 _ALL_FLAGS = struct.pack("<I", 0xFFFF_FFFF)
 _SPDINFO, _SPDHINFO, _HTHRESH4, _HTHRESH6 = 1, 2, 3, 4
+_DEFAULTS = names.DEFAULT_ACTION | {"allow": names.DEFAULT_ACTION["accept"]}
 _SOCKET_DIR = 3  # directions from here on are those of socket policies
 
 
@@ -35,11 +37,13 @@ class _Filter:
     priority: int | None = None
     flags: int | None = None
     nosock: bool = False
+    family: int = 0
 
     def matches(self, msg: NlMsg) -> bool:
         info = policy_info(msg)
         return (
-            not (self.nosock and info.dir >= _SOCKET_DIR)
+            self.family in (0, info.sel.family)
+            and not (self.nosock and info.dir >= _SOCKET_DIR)
             and self.dir in (None, info.dir)
             and self.ptype in (None, policy_type(msg))
             and selector_matches(info.sel, self.selector)
@@ -51,7 +55,7 @@ class _Filter:
 
 
 def _parse_filter(words: Words) -> _Filter:
-    wanted, seen_selector = _Filter(), False
+    wanted, seen_selector = _Filter(family=words.family), False
     while words.more():
         word = words.take()
         if word == "nosock":
@@ -75,7 +79,8 @@ def _parse_filter(words: Words) -> _Filter:
             seen_selector = True
             words.back()
             wanted.selector = parse_selector(words, XfrmSelector())
-            words.family = words.family or wanted.selector.sel.family
+            wanted.family = wanted.selector.sel.family or wanted.family
+            words.family = words.family or wanted.family
     return wanted
 
 
@@ -110,15 +115,20 @@ def _deleteall(command: Command) -> str:
 
     def requests() -> list[tuple[int, bytes]]:
         found = command.talk.dump(Msg.GETPOLICY, b"", DELETE_ALL)
-        policies = [policy_info(msg) for msg in found if wanted.matches(msg)]
         return [
-            (Msg.DELPOLICY, UserPolicyId(info.sel, info.index, info.dir).pack())
-            for info in policies
-            if info.dir < _SOCKET_DIR
+            (Msg.DELPOLICY, _delete_payload(msg))
+            for msg in found
+            if wanted.matches(msg) and policy_info(msg).dir < _SOCKET_DIR
         ]
 
-    delete_all(command, requests)
+    delete_all(command, requests, "Failed to send delete-all request")
     return ""
+
+
+def _delete_payload(msg: NlMsg) -> bytes:
+    info, if_id = policy_info(msg), attributes_of(msg).get(Attr.IF_ID)
+    fixed = UserPolicyId(info.sel, info.index, info.dir).pack() + copied_mark(msg)
+    return fixed if if_id is None else fixed + netlink.attribute(Attr.IF_ID, if_id[:4])
 
 
 def _flush(command: Command) -> str:
@@ -185,24 +195,26 @@ def _setdefault(command: Command) -> str:
         word = words.take()
         if word not in fields:
             raise invalid("unknown direction", word)
+        if getattr(default, fields[word]):
+            raise duplicate(word, word)
         complaint = f"{word} policy value is invalid"
-        setattr(default, fields[word], words.choice(names.DEFAULT_ACTION, complaint))
+        setattr(default, fields[word], words.choice(_DEFAULTS, complaint))
     command.talk.do(Msg.SETDEFAULT, default.pack())
     return ""
 
 
 def _getdefault(command: Command) -> str:
     msg = command.talk.get(Msg.GETDEFAULT, UserPolicyDefault().pack())
-    return print_default(msg, command.style.nl)
+    return print_default(msg)
 
 
-def print_default(msg: NlMsg, nl: str) -> str:
-    """The three default actions (CLI-65)."""
+def print_default(msg: NlMsg) -> str:
+    """The three default actions, on lines of their own even with -o (CLI-65)."""
     default = UserPolicyDefault.unpack(msg.payload)
     lines = [("in: ", default.in_), ("fwd:", default.fwd), ("out:", default.out)]
     words = names.DEFAULT_ACTION
-    return f"Default policies:{nl}" + "".join(
-        f" {label} {names.name(words, value)}{nl}" for label, value in lines
+    return "Default policies:\n" + "".join(
+        f" {label} {names.name(words, value)}\n" for label, value in lines
     )
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs of `ip xfrm state`: each reads its words, talks to the core and prints (11.2)."""
 
-import itertools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from host_driver.ip import grammar, names
+from host_driver.ip.delete_all import DELETE_ALL, copied_mark, delete_all
 from host_driver.ip.format import Style
 from host_driver.ip.print_attributes import u32
 from host_driver.ip.print_objects import attributes_of, print_state, state_info
@@ -16,12 +16,12 @@ from host_driver.ip.talk import Talk
 from host_driver.ip.usage import STATE
 from host_driver.ip.words import IpError, Words, duplicate, invalid
 from proto import netlink, xfrm
+from proto.netlink import NlMsg
 from proto.xfrm import Attr, Msg
 from proto.xfrm_structs import AddressFilter, UserSaFlush, UserSaId, UserSaInfo, XfrmMark
 
 _ALL_FLAGS = struct.pack("<I", 0xFFFF_FFFF)  # SADINFO: everything wanted
-DELETE_ALL = "Delete-all"
-_DELETE_AT_ONCE = 102  # deletions of policies that fit the tool's buffer of 8192 bytes
+_DELETE_FAILED = "Failed to send delete-all request\n"  # and so the complaint has two lines
 _SADINFO_CNT, _SADINFO_HINFO = 1, 2
 
 
@@ -44,11 +44,13 @@ class _Filter:
     mode: int | None = None
     reqid: int | None = None
     flags: int | None = None
+    family: int = 0
 
     def matches(self, info: UserSaInfo) -> bool:
         want, given = self.id, self.id.given
         return (
-            address_matches(info.saddr, want.saddr, want.src_bits)
+            self.family in (0, info.family)
+            and address_matches(info.saddr, want.saddr, want.src_bits)
             and address_matches(info.id.daddr, want.id.daddr, want.dst_bits)
             and ("proto" not in given or info.id.proto == want.id.proto)
             and ("spi" not in given or info.id.spi == want.id.spi)
@@ -60,7 +62,7 @@ class _Filter:
 
 def _parse_filter(words: Words) -> tuple[_Filter, bool]:
     """The filter, and whether keys are to be hidden."""
-    wanted, nokeys, seen_id = _Filter(), False, False
+    wanted, nokeys, seen_id = _Filter(family=words.family), False, False
     while words.more():
         word = words.take()
         if word == "nokeys":
@@ -78,7 +80,8 @@ def _parse_filter(words: Words) -> tuple[_Filter, bool]:
             seen_id = True
             words.back()
             wanted.id = grammar.parse_id(words, loose=True)
-            words.family = words.family or wanted.id.family
+            wanted.family = wanted.id.family or wanted.family
+            words.family = words.family or wanted.family
     return wanted, nokeys
 
 
@@ -145,38 +148,19 @@ def _deleteall(command: Command) -> str:
     wanted, _ = _parse_filter(command.words)
 
     def requests() -> list[tuple[int, bytes]]:
-        states = [state_info(msg) for msg in command.talk.dump(Msg.GETSA, b"", DELETE_ALL)]
-        return [(Msg.DELSA, _delete_payload(info)) for info in states if wanted.matches(info)]
+        found = command.talk.dump(Msg.GETSA, b"", DELETE_ALL)
+        return [
+            (Msg.DELSA, _delete_payload(msg)) for msg in found if wanted.matches(state_info(msg))
+        ]
 
-    delete_all(command, requests)
+    delete_all(command, requests, _DELETE_FAILED)
     return ""
 
 
-def _delete_payload(info: UserSaInfo) -> bytes:
+def _delete_payload(msg: NlMsg) -> bytes:
+    info = state_info(msg)
     fixed = UserSaId(info.id.daddr, info.id.spi, info.family, info.id.proto)
-    return fixed.pack() + netlink.attribute(Attr.SRCADDR, info.saddr)
-
-
-def delete_all(command: Command, requests: Callable[[], list[tuple[int, bytes]]]) -> None:
-    """Dump and delete in rounds until nothing that matches is left (CLI-20).
-
-    Raises IpError when a deletion is refused, or when one round finds just what the last one had.
-    """
-    before: list[tuple[int, bytes]] = []
-    for round in itertools.count():
-        if command.stats > 1:
-            command.notes.append(f"Delete-all round = {round}\n")
-        found = requests()[:_DELETE_AT_ONCE]
-        if not found:
-            break
-        if found == before:
-            raise IpError(1, f"{DELETE_ALL} terminated\n")
-        command.talk.post(found)
-        before = found
-        if command.stats > 1:
-            command.notes.append(f"Delete-all nlmsg count = {len(found)}\n")
-    if command.stats > 1:
-        command.notes.append("Delete-all completed\n")
+    return fixed.pack() + netlink.attribute(Attr.SRCADDR, info.saddr) + copied_mark(msg)
 
 
 def _flush(command: Command) -> str:

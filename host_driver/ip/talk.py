@@ -58,14 +58,14 @@ class Talk:
             found.append(msg)
         return found
 
-    def post(self, requests: Sequence[tuple[int, bytes]]) -> None:
-        """Several requests in one datagram, answered only if refused (IpError, status 1)."""
+    def post(self, requests: Sequence[tuple[int, bytes]]) -> int:
+        """Several requests in one datagram, answered only if refused; gives the first errno."""
         parts = [self._message(type, payload, 0) for type, payload in requests]
         datagram = b"".join(part.ljust(netlink.align(len(part)), b"\0") for part in parts)
         for msg in self._send(datagram):
             if msg.type == netlink.NLMSG_ERROR and (errno := _refusal(msg)[0]):
-                text = f"Failed to send delete-all request\n: {os.strerror(errno)}\n"
-                raise IpError(1, text)
+                return errno
+        return 0
 
     def _accept(self, msg: NlMsg) -> None:
         """Take an acknowledgement; raises IpError when it is a refusal."""

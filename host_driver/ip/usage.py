@@ -14,6 +14,7 @@ LIMIT := { time-soft | time-hard | time-use-soft | time-use-hard } SECONDS |
 
 IP = """\
 Usage: ip [ OPTIONS ] xfrm XFRM-OBJECT { COMMAND | help }
+       ip [ -force ] -batch FILE
 where  OPTIONS := { -s[tatistics] | -d[etails] | -o[neline] | -4 | -6 |
                     -f[amily] { inet | inet6 } }
 """

@@ -13,6 +13,10 @@ from typing import NamedTuple
 from host_driver.ip.names import EXTRA_FLAG, STATE_FLAG
 from proto.xfrm import AF_INET, AF_INET6, AF_UNSPEC
 
+AF_BRIDGE, AF_PACKET, AF_MPLS = 7, 17, 28  # of other objects; no address is of them
+FAMILY_NAMES = {
+    AF_INET: "inet", AF_INET6: "inet6", AF_BRIDGE: "bridge", AF_PACKET: "link", AF_MPLS: "mpls",
+}  # fmt: skip
 HIDDEN = "<<Keys hidden>>"
 # What may be a key wherever it stands: a long word, or many hexadecimal digits.
 _LONG = 16
@@ -208,7 +212,7 @@ def _mask_bits(word: str) -> int | None:
 
 
 def _wanted(family: int) -> str:
-    return {AF_INET: "inet", AF_INET6: "inet6"}.get(family, "any valid")
+    return FAMILY_NAMES.get(family, "any valid")
 
 
 def prefix(word: str, family: int) -> Prefix:
@@ -216,7 +220,10 @@ def prefix(word: str, family: int) -> Prefix:
     if word in ("default", "any", "all"):
         return Prefix(family, bytes(16), 0)
     host, slash, length = word.partition("/")
-    found = _address(host, family)
+    found = _address(host, AF_UNSPEC if family == AF_PACKET else family)
+    if found is not None and family == AF_PACKET:
+        may_be = f'"{shown(word)}" may be {_wanted(found.family)} prefix'
+        raise IpError(1, f"Error: {may_be}, but it is not allowed in this context.\n")
     if found is not None:
         most = 128 if found.family == AF_INET6 else 32
         bits = _mask_bits(length) if slash else most

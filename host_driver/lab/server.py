@@ -122,8 +122,9 @@ class Server:
         host = self._of(request.host)
         wanted = {kind for name in request.kinds for kind in service.MONITOR_KINDS.get(name, ())}
         devices = {device["name"]: device["ifindex"] for device in host.devices()}
+        style = {"nokeys": request.nokeys, "stats": request.stats, "oneline": request.oneline}
         return [
-            format_notification(raw, devices, nokeys=request.nokeys)
+            format_notification(raw, devices, **style)
             for raw in host.notifications()
             if not wanted or any(message.type in wanted for message in netlink.messages(raw))
         ]

@@ -59,6 +59,8 @@ class Monitor(Request):
     host: int
     kinds: list[str] = []
     nokeys: bool = False
+    stats: bool = False
+    oneline: bool = False
 
 
 class SendPackets(Request):

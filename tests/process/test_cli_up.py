@@ -69,6 +69,9 @@ def test_a_lab_from_up_to_down(xfrmnic, own_run_dir: Path, tmp_path: Path) -> No
     listed = xfrmnic("ip", "xfrm", "state", "list")
     assert "spi 0x00001000" in listed.stdout
     assert xfrmnic("ip", "xfrm", "dance").returncode == 255
+    (tmp_path / "batch").write_text("xfrm state count\nxfrm policy count\n")
+    counted = xfrmnic("ip", "-batch", str(tmp_path / "batch"))
+    assert counted.stdout == "\t SAD count 1\n\t SPD IN  0 OUT 1 FWD 0\n"
 
     wrpcap(str(tmp_path / "in.pcap"), [PACKET] * 3, linktype=101)
     sent = report(xfrmnic("send", "--json", str(tmp_path / "in.pcap")))

@@ -23,7 +23,11 @@ MONITOR_INTERVAL_S = 0.2
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": ["--help"],  # the letter h may stand in an option of ip
+    },
     epilog=example("xfrmnic ip --host 1 xfrm state list"),
 )
 @lab_option

@@ -7,9 +7,21 @@ where they are used, which is what `wherever` looks for.
 
 import sys
 
-from host_driver.xfrm import device, encode, lifecycle, lifetime, sad, spd
+from host_driver.xfrm import (
+    acquire,
+    bundle,
+    device,
+    encode,
+    input,
+    lifecycle,
+    lifetime,
+    sad,
+    spd,
+    user_sa,
+)
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
+from proto.status import OffloadError
 from proto.xfrm import OFFLOAD_INBOUND, Group
 from proto.xfrm_structs import UserOffload
 
@@ -29,8 +41,6 @@ def no_delete_of_a_duplicate(monkeypatch):
     def only_listed(net, x):
         if x.timer_ns is not None or x.curlft.use_time or x.km.seq:
             delete(net, x)
-
-    import host_driver.xfrm.user_sa as user_sa
 
     monkeypatch.setattr(user_sa, "xfrm_dev_state_delete", only_listed)
 
@@ -224,22 +234,18 @@ def software_sas_first(monkeypatch):
 
 def any_sa_for_a_packet_policy(monkeypatch):
     """A packet policy takes any SA of its reqid, on any device or none."""
-    import host_driver.xfrm.acquire as acquire
-
     monkeypatch.setattr(acquire, "OFFLOAD_PACKET", 99)
 
 
 def clear_while_pending(monkeypatch):
     """While no SA is there, packets that a policy protects leave in clear."""
-    import host_driver.xfrm.output as output
-
-    decide = output._by_policy
+    decide = bundle._by_policy
 
     def careless(net, flow, xp):
         decision = decide(net, flow, xp)
-        return output.Decision() if decision.drop else decision
+        return bundle.Decision() if decision.drop else decision
 
-    monkeypatch.setattr(output, "_by_policy", careless)
+    monkeypatch.setattr(bundle, "_by_policy", careless)
 
 
 def ignores_offload_ok(monkeypatch):
@@ -249,8 +255,6 @@ def ignores_offload_ok(monkeypatch):
 
 def acquires_without_end(monkeypatch):
     """Every packet asks the key managers again."""
-    import host_driver.xfrm.acquire as acquire
-
     look = acquire._Search.look_at
 
     def blind(self, x, flow):
@@ -270,8 +274,6 @@ def larval_sa_lives_for_ever(monkeypatch):
 
 def trusts_every_packet(monkeypatch):
     """A device's packet is taken whatever its status says."""
-    import host_driver.xfrm.input as input
-
     monkeypatch.setattr(input, "CRYPTO_SUCCESS", 0xFF)
 
 
@@ -280,8 +282,6 @@ def software_where_packet_fails(monkeypatch):
     add = device.xfrm_dev_state_add
 
     def lenient(net, x, offload, extack):
-        from proto.status import OffloadError
-
         try:
             yield from add(net, x, offload, extack)
         except OffloadError:

@@ -154,7 +154,7 @@ class PolicyDeleteForgets(ReferenceDriver):
         pass
 
 
-class KeyedBySpi(ReferenceDriver):
+class KeyedBySpi(Sleeper):
     """Finds its SAs by SPI, so the late free of an old one takes away the new one."""
 
     def __init__(self, context):
@@ -162,22 +162,14 @@ class KeyedBySpi(ReferenceDriver):
         self.by_spi = {}
 
     def xdo_dev_state_add(self, dev, x, extack):
-        result = super().xdo_dev_state_add(dev, x, extack)
-        if isinstance(result, int):
-            return result
-        return self.remembered(x, result)
-
-    def remembered(self, x, adding):
-        result = yield from adding
-        if not result:
-            self.by_spi[x.id.spi] = x
-        return result
+        self.by_spi[x.id.spi] = x
+        return super().xdo_dev_state_add(dev, x, extack)
 
     def xdo_dev_state_free(self, dev, x):
-        other = self.by_spi.pop(x.id.spi, x)
-        if other is not x:
-            super().xdo_dev_state_delete(dev, other)
-        return super().xdo_dev_state_free(dev, x)
+        yield from self.nap()
+        latest = self.by_spi.pop(x.id.spi, x)
+        super().xdo_dev_state_delete(dev, latest)
+        yield from super().xdo_dev_state_free(dev, latest) or ()
 
 
 class WantsSaBeforePolicy(ReferenceDriver):

@@ -13,7 +13,6 @@ from host_driver.driver.reference import ReferenceDriver
 from host_driver.xfrm.state import OFFLOAD_FLAG_ACQ
 from proto.commands import (
     INFINITE,
-    CreateKey,
     CreatePolicyRule,
     CreateSa,
     CreateSaRule,
@@ -208,13 +207,4 @@ class OldestSa(Rewriting):
     def rewrite(self, command):
         if isinstance(command, CreateSaRule) and len(self._sas) >= 1:
             raise OffloadError(errno.EIO, "kept the old SA")
-        return command
-
-
-class WrongKey(Rewriting):
-    """Gives the card another key than the user gave."""
-
-    def rewrite(self, command):
-        if isinstance(command, CreateKey):
-            command.key[0] ^= 1
         return command

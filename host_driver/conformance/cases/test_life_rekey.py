@@ -128,3 +128,14 @@ def test_a_dying_sa_is_used_while_there_is_no_better_one(bench: Bench) -> None:
     assert host.expired() == ["soft 0x1000"]
     assert spis(bench) == [OLD] * 3
     assert host.mib() == {}
+
+
+@rule("LIFE-42")
+def test_the_device_picks_by_the_reqid_of_the_policy(bench: Bench) -> None:
+    """Two policies of different reqid between the same hosts: each gets its own SA."""
+    host = bench.host()
+    for spi, reqid, port in ((OLD, 7, 1007), (NEW, 8, 1008)):
+        host.ok(texts.state(host.dev, spi=spi, reqid=reqid))
+        host.ok(texts.policy(host.dev, reqid=reqid, more=f"proto udp dport {port}"))
+    host.send([packets.udp(dport=port) for port in (1007, 1008, 1007)])
+    assert spis(bench) == [OLD, NEW, OLD]

@@ -117,13 +117,13 @@ class Workload:
     def _add_policy(self) -> str:
         verb = self._random.choice(("add", "update")) if self._known_leaks else "update"
         peer, inward = self._random.choice(PEERS), self._random.random() < 0.3
-        ends = {"src": peer, "dst": SOURCE} if inward else {"src": SOURCE, "dst": peer}
+        source, target = (peer, SOURCE) if inward else (SOURCE, peer)
         dev = self.host.dev if self._random.random() < self._offloaded_share else None
         return self._try(
             texts.policy(
                 dev, verb=verb, dir="in" if inward else "out", reqid=_reqid(peer),
                 priority=self._random.randrange(4), more=self._random.choice(POLICY_LIMITS),
-                **ends,
+                src=source, dst=target,
             )
         )  # fmt: skip
 

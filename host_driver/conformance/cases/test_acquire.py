@@ -188,7 +188,7 @@ def test_the_driver_hears_the_end_of_a_larval_sa(bench: Bench) -> None:
     assert len({call["object"] for call in ours}) == 1
 
 
-@rule("ACQ-08")
+@rule("ACQ-08", "TRAP-01", "TRAP-10")
 def test_an_acquire_that_nobody_took_is_taken_back(bench: Bench) -> None:
     """The listener's queue is full: state_delete of the placeholder, state_free (which v6.2 left
     out), no larval SA; the packet is dropped as if it was pending."""

@@ -272,7 +272,7 @@ def test_a_sleeping_free_delays_those_behind_it(bench: Bench) -> None:
     assert host.order("U") == "A A D F D A F"
 
 
-@rule("DEL-08")
+@rule("DEL-08", "TRAP-12")
 def test_the_flush_of_a_device_frees_what_was_deleted_before(bench: Bench) -> None:
     """Deleted SAs that something still holds: the driver's free comes with the flush, and once.
     v6.2 left them to the collector."""

@@ -98,7 +98,8 @@ def test_a_refusal_leaves_everything_as_it_was(bench: Bench) -> None:
 def balance(calls: list[dict[str, Any]]) -> int:
     """Adds that succeeded, less the frees."""
     adds = sum(call["call"].endswith("_add") and call["result"] == 0 for call in calls)
-    return adds - sum(call["call"].endswith("_free") for call in calls)
+    frees = sum(call["call"].endswith("_free") for call in calls)
+    return int(adds - frees)
 
 
 # --- INV-08: how often an SA expires ---
@@ -215,7 +216,7 @@ def test_an_sa_shows_the_offload_that_was_asked_for(
     """OFFLOAD_DEV of the dump: the device, and the request's flags without IPV6; a request made of
     that asks for the same again."""
     host = bench.host(driver=PROBE)
-    ends = {"src": DESTINATION, "dst": SOURCE} if inbound else {}
+    ends: dict[str, Any] = {"src": DESTINATION, "dst": SOURCE} if inbound else {}
     flags = kind | inbound | ipv6
     for asked in (flags, flags & ~IPV6):
         window = 32 if inbound else 0
@@ -231,7 +232,7 @@ def test_an_sa_shows_the_offload_that_was_asked_for(
 def test_printed_text_asks_for_the_same_again(bench: Bench, dir: str) -> None:
     """`ip xfrm state` prints device, direction and mode; said again, they give the same SA."""
     host = bench.host()
-    ends = {"src": DESTINATION, "dst": SOURCE} if dir == "in" else {}
+    ends: dict[str, Any] = {"src": DESTINATION, "dst": SOURCE} if dir == "in" else {}
     host.ok(texts.state(host.dev, dir=dir, **ends))
     (line,) = (
         line for line in host.ok("xfrm state list").splitlines() if "offload parameters" in line

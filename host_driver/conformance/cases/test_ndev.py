@@ -62,7 +62,7 @@ def test_a_device_without_the_feature_keeps_its_objects_when_down(bench: Bench) 
     assert bench.spis() == [0x1000]
 
 
-@rule("NDEV-01", "NDEV-10")
+@rule("NDEV-01", "NDEV-10", "TRAP-33")
 def test_an_unregistered_device_is_flushed_without_the_feature(bench: Bench) -> None:
     """The feature was switched off before: late kernels flush all the same; v6.2 flushes nothing
     and keeps its references to a device that is gone."""

@@ -169,7 +169,7 @@ def test_a_device_without_callbacks(bench: Bench, kind: str) -> None:
         assert came(host, kind, bits, ifindex=LO, spi=spi) == wanted
 
 
-@rule("ADD-08", "STATE-22")
+@rule("ADD-08", "STATE-22", "TRAP-02")
 @both
 def test_esn_needs_advance_esn(bench: Bench, kind: str) -> None:
     """Without that callback: EINVAL; since v6.4 packet offload does not need it."""

@@ -95,7 +95,7 @@ def test_the_clone_protects_packets(bench: Bench) -> None:
     assert host.receive() == [packet]
 
 
-@rule("STATE-40", profile="latest")
+@rule("STATE-40", "TRAP-28", profile="latest")
 def test_a_clone_that_finds_no_place_is_taken_back(bench: Bench) -> None:
     """The new identity exists: add, delete and free of the clone; the old SA is as before."""
     host = bench.host()

@@ -131,6 +131,19 @@ def test_a_clear_packet_against_an_offloaded_policy(bench: Bench) -> None:
         assert (received, host.mib()) == ([], {"XfrmInTmplMismatch": 1})
 
 
+@rule("TRAP-37")
+def test_a_software_sa_hides_hardware_ones_until_the_next(bench: Bench) -> None:
+    """No kernel has mended it: a software SA added to hardware ones alone stands in front of them,
+    and their policy finds none. What is added to hardware afterwards is found again."""
+    host = outbound(bench)
+    host.ok(texts.state(spi=0x2000))
+    host.send([PACKET])
+    assert (on_the_wire(bench), host.mib()) == ([], {"XfrmOutNoStates": 1})
+    host.ok(texts.state(host.dev, spi=0x3000))
+    host.send([PACKET])
+    assert bench.spis() == [0x3000]
+
+
 @rule("TRAP-39")
 def test_the_order_of_adding_decides_between_hardware_and_software(bench: Bench) -> None:
     """Hardware of priority 100, then software of 50: software. The other way round: hardware."""

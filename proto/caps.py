@@ -20,6 +20,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     (packets) list what is accepted, and an empty `replay_windows` means any size up to
     `replay_window_max`. `event_queue` bounds the events of one step. `tunnel` and `espinudp` are of
     packet offload; in crypto offload the headers around ESP are the host's business, but for UDP.
+    A driver of a `strict` card refuses all that the kernel's reference driver does (MLX-06..12).
     """
 
     name: str
@@ -29,6 +30,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     esn: bool = True
     espinudp: bool = False
     priority: bool = True
+    strict: bool = False
     key_bits: tuple[int, ...] = (128, 192, 256)
     icv_bytes: tuple[int, ...] = (8, 12, 16)
     replay_windows: tuple[int, ...] = ()
@@ -42,11 +44,12 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
 
 PROFILES: dict[str, Caps] = {
     "full": Caps(name="full", crypto=True, tunnel=True, espinudp=True),
-    # ConnectX-6 Dx: smartnic-behaviour 1.6 and 2.3 rows 12, 13, 19, 21 and 22.
+    # ConnectX-6 Dx: smartnic-behaviour 1.6, 2.3 and 2.6.
     "cx6dx": Caps(
         name="cx6dx",
         crypto=True,
         tunnel=True,
+        strict=True,
         key_bits=(128, 256),
         icv_bytes=(16,),
         replay_windows=(32, 64, 128, 256),

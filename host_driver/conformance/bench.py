@@ -15,6 +15,8 @@ import pytest
 from host_driver.conformance import packets
 from host_driver.conformance.kernel import KernelHost
 from host_driver.conformance.subject import Subject
+from host_driver.driver.load import load_driver
+from host_driver.driver.reference import ReferenceDriver
 from host_driver.ip import Result
 from host_driver.lab import Lab
 from proto.status import OffloadError
@@ -112,6 +114,13 @@ class Bench:
                 pytest.skip("the running kernel's driver and card cannot be replaced")
             return self._begin([self._pool.kernel()])[0]
         return self._labelled(_Kind(1, card or self.options.card, driver or self.options.driver))[0]
+
+    def strict(self, overrides: str = "") -> Subject:
+        """A host with the reference driver, or one built on it, and a card of a vendor's limits:
+        other drivers owe nothing to MLX-*."""
+        if not issubclass(load_driver(self.options.driver), ReferenceDriver):
+            pytest.skip("describes the reference driver, which this one is not built on")
+        return self.host(card=f"cx6dx:{overrides}" if overrides else "cx6dx")
 
     def pair(
         self, *, card: str | None = None, driver: str | None = None

@@ -3,12 +3,14 @@
 2.3 (states) and 2.6 (policies).
 
 Every refusal is an OffloadError whose text states the object, the offer and the limit. EOPNOTSUPP
-means "use software" and is kept for crypto offload on a card that has none (STATE-24).
+means "use software" and is kept for crypto offload on a card that has none (STATE-24), and for a
+card without any offload (MLX-02).
 """
 
 import errno
 from typing import TYPE_CHECKING, NoReturn
 
+from host_driver.driver import strict
 from host_driver.driver.sa import SALT_BYTES, replay_window
 from host_driver.xfrm.flow import WITH_PORTS, WITH_TYPES
 from proto.caps import Caps
@@ -55,8 +57,12 @@ def check_state(x: "XfrmState", caps: Caps) -> None:
     """Refuse an SA that the card cannot take. Raises OffloadError(EINVAL or EOPNOTSUPP)."""
     what = f"SA {x.id.spi:#x}"
     packet = x.xso.type == OFFLOAD_PACKET
+    if not caps.packet and not caps.crypto:
+        _refuse(f"{what}: card {caps.name} has no IPsec offload", errno.EOPNOTSUPP)
     if not packet and not caps.crypto:
-        _refuse(f"{what}: card {caps.name} has no crypto offload", errno.EOPNOTSUPP)
+        # MLX-11 and STATE-24 differ: an error that the user sees, or software without a word.
+        code = errno.EINVAL if caps.strict else errno.EOPNOTSUPP
+        _refuse(f"{what}: card {caps.name} has no crypto offload", code)
     _check_algorithms(what, x)
     if x.props.flags & STATE_ESN and not caps.esn:
         _refuse(f"{what}: ESN is not offered by card {caps.name}")
@@ -71,6 +77,8 @@ def check_state(x: "XfrmState", caps: Caps) -> None:
     _check_mode(what, "mode", x.props.mode, tunnel=caps.tunnel or not packet)
     if packet:
         _check_packet(what, x, caps)
+    if caps.strict:
+        strict.check_state(what, x)
 
 
 def _check_packet(what: str, x: "XfrmState", caps: Caps) -> None:
@@ -174,6 +182,8 @@ def _check_template_ends(what: str, xp: "XfrmPolicy", template: UserTmpl) -> Non
 def check_policy(xp: "XfrmPolicy", caps: Caps) -> None:
     """Refuse a policy that the card cannot keep. Raises OffloadError(EINVAL)."""
     what = f"policy {('in', 'out', 'fwd')[xp.dir]} priority {xp.priority}"
+    if not caps.packet and not caps.crypto:
+        _refuse(f"{what}: card {caps.name} has no IPsec offload", errno.EOPNOTSUPP)
     if xp.type != POLICY_TYPE_MAIN:
         _refuse(f"{what}: type {xp.type} is not offered, card takes main ({POLICY_TYPE_MAIN})")
     if len(xp.xfrm_vec) > 1:
@@ -192,3 +202,5 @@ def check_policy(xp: "XfrmPolicy", caps: Caps) -> None:
             _refuse(f"{what}: level use is not offered, card takes level required")
         _check_template_ends(what, xp, template)
     _check_unmatched(what, xp.mark.v or xp.mark.m, xp.if_id, xp.selector)
+    if caps.strict:
+        strict.check_policy(what, xp)

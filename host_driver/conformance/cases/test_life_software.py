@@ -16,10 +16,12 @@ from host_driver.conformance.subject import Subject
 PACKET = packets.udp(bytes(56))  # as a ping of 56 bytes: 64 bytes of IP payload
 
 
-def sender(bench: Bench, more: str = "", mode: str = "transport") -> Subject:
-    """A host with an outbound SA in software and its policy."""
+def sender(
+    bench: Bench, more: str = "", mode: str = "transport", *, crypto: bool = False
+) -> Subject:
+    """A host with an outbound SA in software, or in crypto offload, and its policy."""
     host = bench.host()
-    host.ok(texts.state(mode=mode, more=more))
+    host.ok(texts.state(host.dev if crypto else None, offload="crypto", mode=mode, more=more))
     ends = (SOURCE, DESTINATION) if mode == "tunnel" else None
     host.ok(texts.policy(mode=mode, ends=ends))
     host.notes()
@@ -67,9 +69,10 @@ def test_software_counts_what_it_decrypted_on_the_way_in(bench: Bench) -> None:
 
 
 @rule("LIFE-16", "LIFE-12")
-def test_software_looks_first_and_counts_then_on_the_way_out(bench: Bench) -> None:
+@pytest.mark.parametrize("crypto", [False, True])
+def test_the_core_looks_first_and_counts_then_on_the_way_out(bench: Bench, crypto: bool) -> None:
     """With a hard limit of 3 three packets pass; the fourth is refused and ends the SA."""
-    host = sender(bench, "limit packet-hard 3")
+    host = sender(bench, "limit packet-hard 3", crypto=crypto)
     assert [host.send([PACKET])[0] for _ in range(3)] == [0, 0, 0]
     assert (host.expired(), host.mib()) == ([], {})
     host.send([PACKET])

@@ -6,6 +6,7 @@ changes (TX-02, STATE-30, SPD-10).
 """
 
 import errno
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from host_driver.xfrm.acquire import xfrm_state_find
@@ -37,14 +38,14 @@ class Decision(NamedTuple):
 
     `error` is a positive errno, or 0 with `states` for the SAs to apply, an empty one means clear;
     `pending` is the policy whose SAs are missing: key managers have been asked (section 6.4).
-    `used` is the policy that each packet of the flow uses.
+    `used` are the policies that each packet of the flow uses.
     """
 
     counters: tuple[str, ...] = ()
     error: int = 0
     states: tuple[XfrmState, ...] = ()
     pending: XfrmPolicy | None = None
-    used: XfrmPolicy | None = None
+    used: tuple[XfrmPolicy, ...] = ()
 
 
 class _Cached(NamedTuple):
@@ -81,29 +82,31 @@ def xfrm_lookup(net: "XfrmNet", flow: Flow) -> Decision:
         decision = _decide(net, flow)
         if not decision.counters:
             net.flows.put(flow, generation, decision)
-    if decision.used is not None:  # of a policy, use_time is the last use
-        decision.used.curlft.use_time = net.seconds()
+    for xp in decision.used:  # of a policy, use_time is the last use
+        xp.curlft.use_time = net.seconds()
     return decision
 
 
 def _decide(net: "XfrmNet", flow: Flow) -> Decision:
-    xp = net.spd.lookup(flow, POLICY_OUT)
-    if xp is None:
+    policies = net.spd.lookup(flow, POLICY_OUT)
+    if not policies:
         # A default block moves no counter: so 7.3.4 was seen to do, whatever TX-01 says.
         blocked = net.policy_default[POLICY_OUT] == USERPOLICY_BLOCK
         return Decision(error=errno.EPERM if blocked else 0)
-    decision = _by_policy(net, flow, xp)
-    settled = xp.action == POLICY_BLOCK or not (decision.error or decision.pending)
-    return decision._replace(used=xp) if settled else decision  # not while an acquire is pending
+    used = tuple(policies)
+    if any(xp.action == POLICY_BLOCK for xp in policies):
+        return Decision(("XfrmOutPolBlock",), errno.EPERM, used=used)
+    decision = _by_policies(net, flow, policies)
+    settled = not (decision.error or decision.pending)
+    return decision._replace(used=used) if settled else decision  # not while an acquire is pending
 
 
-def _by_policy(net: "XfrmNet", flow: Flow, xp: XfrmPolicy) -> Decision:
-    """Resolve the templates of a policy to SAs (TX-01..04)."""
-    if xp.action == POLICY_BLOCK:
-        return Decision(("XfrmOutPolBlock",), errno.EPERM)
+def _by_policies(net: "XfrmNet", flow: Flow, policies: Sequence[XfrmPolicy]) -> Decision:
+    """Resolve the templates of policies to SAs (TX-01..04)."""
     states: list[XfrmState] = []
     ends = flow.daddr, flow.saddr
-    for tmpl in xp.xfrm_vec:
+    wanted = [(xp, tmpl) for xp in policies for tmpl in xp.xfrm_vec]
+    for xp, tmpl in wanted:
         if tmpl.mode in WITH_ENDS:
             ends = tmpl.id.daddr, tmpl.saddr
         x, error = xfrm_state_find(net, flow, tmpl, xp, ends)

@@ -51,22 +51,44 @@ class Chain:
     def __bool__(self) -> bool:
         return bool(self._home)
 
-    def insert(self, xp: XfrmPolicy) -> None:
+    def insert(self, xp: XfrmPolicy, old: XfrmPolicy | None = None) -> None:
         """A packet-offload policy goes to the head; any other behind the last one whose number is
-        not higher than its own, or to the head when there is none."""
+        not higher than its own, or to the head when there is none. `old`, which it replaces, is
+        still there."""
         if not self._blocks:
             self._blocks.append(_Block([]))
             self._floors.append(NO_FLOOR)
         at, index = 0, 0
         if xp.xdo.type != OFFLOAD_PACKET:
-            at = max(bisect_right(self._floors, xp.priority) - 1, 0)
-            index = self._blocks[at].behind_up_to(xp.priority)
+            at, index = self._place(xp) if old is None else self._place_of_update(xp, old)
         block = self._blocks[at]
         block.policies.insert(index, xp)
         self._home[xp] = block
         self._floors[at] = min(self._floors[at], xp.priority)  # nothing before it is higher
         if len(block.policies) >= 2 * BLOCK:
             self._cut(at)
+
+    def _place(self, xp: XfrmPolicy) -> tuple[int, int]:
+        """Block and index in it."""
+        at = max(bisect_right(self._floors, xp.priority) - 1, 0)
+        return at, self._blocks[at].behind_up_to(xp.priority)
+
+    def _place_of_update(self, xp: XfrmPolicy, old: XfrmPolicy) -> tuple[int, int]:
+        """The same, but what stands behind `old` counts only where the new number is higher, and
+        up to the next one that is higher still: an update of the same number stays in its place."""
+        place, met = (0, 0), False
+        for at, block in enumerate(self._blocks):
+            for behind, other in enumerate(block.policies, 1):
+                if other is old:
+                    met = True
+                    if xp.priority > old.priority:
+                        continue
+                elif xp.priority >= other.priority:
+                    place = at, behind
+                    continue
+                if met:
+                    return place
+        return place
 
     def rehash(self) -> None:
         """Into a larger table: each packet-offload policy in turn goes to the head, and takes along
@@ -78,6 +100,8 @@ class Chain:
             groups[-1].append(xp)
         policies = [xp for group in reversed(groups) for xp in group]
         self._blocks = [_Block(policies[at : at + BLOCK]) for at in range(0, len(policies), BLOCK)]
+        self._floors = [NO_FLOOR] * len(self._blocks)
+        self._raise_floors(len(self._blocks) - 1)
         for block in self._blocks:
             self._home.update(dict.fromkeys(block.policies, block))
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from host_driver.xfrm.flow import Flow, selector_match
-from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_CRYPTO, OFFLOAD_PACKET, XfrmState
 from proto.xfrm import (
     MODE_TRANSPORT,
@@ -35,15 +34,20 @@ def xfrm_policy_check(net: "XfrmNet", flow: Flow, xvec: Sequence[XfrmState]) -> 
             return "XfrmInStateMismatch"
         if x.dir == SA_DIR_OUT:
             return "XfrmInStateDirError"
-    xp = net.spd.lookup(flow, POLICY_IN)
-    if xp is None:
+    policies = net.spd.lookup(flow, POLICY_IN)
+    if not policies:
         return _without_policy(net, xvec)
-    xp.curlft.use_time = net.seconds()
-    if xp.action == POLICY_BLOCK:
+    for xp in policies:
+        xp.curlft.use_time = net.seconds()
+    if any(xp.action == POLICY_BLOCK for xp in policies):
         return "XfrmInPolBlock"
-    if len(xp.xfrm_vec) >= XFRM_MAX_DEPTH:
+    templates = [tmpl for xp in policies for tmpl in xp.xfrm_vec]
+    if len(templates) >= XFRM_MAX_DEPTH:
         return "XfrmInBufferError"
-    return "" if _templates_hold(net, xp, xvec) else "XfrmInTmplMismatch"
+    offloaded = policies[0].xdo.type == OFFLOAD_PACKET and net.profile.offloaded_policy_trusted
+    if offloaded and not xvec:
+        return ""  # RX-08: the device has enforced the policy
+    return "" if _templates_hold(templates, xvec) else "XfrmInTmplMismatch"
 
 
 def _without_policy(net: "XfrmNet", xvec: Sequence[XfrmState]) -> str:
@@ -59,12 +63,10 @@ def _has_tunnel(xvec: Sequence[XfrmState]) -> bool:
     return any(x.props.mode != MODE_TRANSPORT for x in xvec)
 
 
-def _templates_hold(net: "XfrmNet", xp: XfrmPolicy, xvec: Sequence[XfrmState]) -> bool:
+def _templates_hold(templates: Sequence[UserTmpl], xvec: Sequence[XfrmState]) -> bool:
     """Whether the SAs are those that the templates ask for, the outermost first (RX-07)."""
-    if not xvec and xp.xdo.type == OFFLOAD_PACKET and net.profile.offloaded_policy_trusted:
-        return True  # RX-08: the device has enforced the policy
     used = 0
-    for tmpl in reversed(xp.xfrm_vec):
+    for tmpl in reversed(templates):
         at = _policy_ok(tmpl, xvec, used)
         if at is None:
             return False

@@ -14,7 +14,14 @@ from host_driver.xfrm.flow import Flow, prefix, selector_match
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_PACKET
 from host_driver.xfrm.walk import WalkList
-from proto.xfrm import AF_INET, AF_INET6, POLICY_OUT, POLICY_TYPE_MAIN, POLICY_TYPE_SUB
+from proto.xfrm import (
+    AF_INET,
+    AF_INET6,
+    POLICY_BLOCK,
+    POLICY_OUT,
+    POLICY_TYPE_MAIN,
+    POLICY_TYPE_SUB,
+)
 from proto.xfrm_structs import XfrmMark, XfrmSelector
 
 # Of the kernel's hash tables.
@@ -89,7 +96,7 @@ class Spd:
             xp.index = self._free_index(xp.dir, xp.index)
         else:
             xp.index = old.index
-        self._link(xp)
+        self._link(xp, old)
         if old is not None:
             self._unlink(old)
         self._all.add(xp)
@@ -132,13 +139,17 @@ class Spd:
             self._link(xp)
         self.generation += 1
 
-    def lookup(self, flow: Flow, dir: int, if_id: int = 0) -> XfrmPolicy | None:
-        """The policy for a flow; sub policies come before main ones (SPD-20..25)."""
+    def lookup(self, flow: Flow, dir: int, if_id: int = 0) -> list[XfrmPolicy]:
+        """What holds for a flow: the sub policy, and unless that one blocks, the main one, too
+        (SPD-20..25). Empty when there is neither."""
+        found: list[XfrmPolicy] = []
         for type in (POLICY_TYPE_SUB, POLICY_TYPE_MAIN):
             xp = self.lookup_bytype(flow, dir, type, if_id)
             if xp is not None:
-                return xp
-        return None
+                found.append(xp)
+            if xp is not None and xp.action == POLICY_BLOCK:
+                break
+        return found
 
     def lookup_bytype(self, flow: Flow, dir: int, type: int, if_id: int) -> XfrmPolicy | None:
         """The policy of one type (SPD-20..25)."""
@@ -168,28 +179,27 @@ class Spd:
         local, remote = self.thresholds.get(family, (128, 128))
         return (remote, local) if dir == POLICY_OUT else (local, remote)
 
-    def _home(self, xp: XfrmPolicy) -> tuple[Chains, tuple[bytes, bytes], bool]:
-        """Where the chain of a policy hangs, under which key, and whether it is an exact one."""
+    def _home(self, xp: XfrmPolicy) -> tuple[Chains, tuple[bytes, bytes]]:
+        """Where the chain of a policy hangs, and under which key."""
         sel, key = xp.selector, (xp.dir, xp.type, xp.family)
         bits_d, bits_s = self._bits(xp.dir, xp.family)
-        exact = sel.prefixlen_d >= bits_d and sel.prefixlen_s >= bits_s
-        if exact:
+        if sel.prefixlen_d >= bits_d and sel.prefixlen_s >= bits_s:
             chains = self._exact.setdefault(key, {})
         else:
             bits_d, bits_s = sel.prefixlen_d, sel.prefixlen_s
             chains = self._inexact.setdefault(key, {}).setdefault((bits_d, bits_s), {})
-        return chains, (prefix(sel.daddr, bits_d), prefix(sel.saddr, bits_s)), exact
+        return chains, (prefix(sel.daddr, bits_d), prefix(sel.saddr, bits_s))
 
-    def _link(self, xp: XfrmPolicy) -> None:
-        chains, where, exact = self._home(xp)
+    def _link(self, xp: XfrmPolicy, old: XfrmPolicy | None = None) -> None:
+        chains, where = self._home(xp)
         if where not in chains:
             chains[where] = Chain()
-        chains[where].insert(xp)
-        xp.pos = 0 if exact else self._next_pos
+        chains[where].insert(xp, old)
+        xp.pos = self._next_pos
         self._next_pos += 1
 
     def _unlink(self, xp: XfrmPolicy) -> None:
-        chains, where, _ = self._home(xp)
+        chains, where = self._home(xp)
         chains[where].remove(xp)
         if not chains[where]:
             del chains[where]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chains of policies and walked lists against the plain form of the rules (SPD-05, DUMP-01)."""
+"""Chains of policies and walked lists against the plain form of the rules (SPD-03..09, DUMP-01)."""
 
 import random
 
@@ -19,6 +19,34 @@ def plain_insert(chain: list[XfrmPolicy], xp: XfrmPolicy) -> None:
     chain.insert(at, xp)
 
 
+def plain_update(chain: list[XfrmPolicy], xp: XfrmPolicy, old: XfrmPolicy) -> None:
+    """xfrm_policy_insert_list with a policy that is replaced: what stands behind it counts only for
+    a higher number, and up to the first that is higher still."""
+    at, met = 0, False
+    for i, x in enumerate(chain):
+        if x is old:
+            met = True
+            if xp.priority > old.priority:
+                continue
+        elif xp.priority >= x.priority:
+            at = i + 1
+            continue
+        if met:
+            break
+    chain.insert(0 if xp.xdo.type == OFFLOAD_PACKET else at, xp)
+    chain.remove(old)
+
+
+def plain_rehash(chain: list[XfrmPolicy]) -> list[XfrmPolicy]:
+    """SPD-09: the first and each packet policy to the head, others behind the one moved last."""
+    moved: list[XfrmPolicy] = []
+    anchor = 0
+    for xp in chain:
+        anchor = 0 if not moved or xp.xdo.type == OFFLOAD_PACKET else anchor + 1
+        moved.insert(anchor, xp)
+    return moved
+
+
 @pytest.mark.parametrize("packet_share", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("priorities", [1, 3, 1000])
 def test_chain_keeps_the_kernels_order(packet_share: float, priorities: int) -> None:
@@ -28,8 +56,17 @@ def test_chain_keeps_the_kernels_order(packet_share: float, priorities: int) -> 
         xp = XfrmPolicy(priority=rng.randrange(priorities))
         if rng.random() < packet_share:
             xp.xdo = DevOffload(type=OFFLOAD_PACKET)
-        chain.insert(xp)
-        plain_insert(plain, xp)
+        if plain and rng.random() < 0.2:
+            old = rng.choice(plain)
+            chain.insert(xp, old)
+            chain.remove(old)
+            plain_update(plain, xp, old)
+        else:
+            chain.insert(xp)
+            plain_insert(plain, xp)
+        if rng.random() < 0.01:
+            chain.rehash()
+            plain = plain_rehash(plain)
         if rng.random() < 0.3:
             gone = plain.pop(rng.randrange(len(plain)))
             chain.remove(gone)

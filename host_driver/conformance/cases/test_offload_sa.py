@@ -96,10 +96,11 @@ def test_udp_encapsulation_is_for_the_driver_to_judge(bench: Bench, kind: str) -
 @rule("ADD-03", "STATE-17", "STATE-26")
 @both
 def test_tfc_padding_is_not_offloaded(bench: Bench, kind: str) -> None:
-    """EINVAL for both kinds in every kernel; in software the same SA is fine."""
-    host = bench.host()
+    """EINVAL for both kinds in every kernel, without the driver; in software the SA is fine."""
+    host = bench.host(driver=PROBE)
     assert came(host, kind, attributes=TFCPAD, mode=1) == "EINVAL"
     assert host.request(new_sa(attributes=TFCPAD, mode=1)).errno == 0
+    assert host.order() == ""
 
 
 @rule("ADD-04", "STATE-18")

@@ -202,18 +202,33 @@ def test_a_larval_sa_with_an_spi_is_not_searched_for(bench: Bench) -> None:
 
 @rule("STATE-30")
 def test_a_newer_sa_is_used_for_flows_that_had_an_older_one(bench: Bench) -> None:
-    """Cached routes are resolved anew when an SA of the same reqid and ends comes."""
+    """Cached routes are resolved anew when an SA of the same reqid and ends comes. In software, as
+    a device may choose by itself."""
     host = bench.host()
-    host.ok(texts.state(host.dev))
-    host.ok(texts.policy(host.dev))
+    host.ok(texts.state())
+    host.ok(texts.policy())
     assert host.send([packets.udp()] * 2) == [0, 0]
     bench.advance(2)  # the newer one is newer by a whole second
-    host.ok(texts.state(host.dev, spi=0x1001))
+    host.ok(texts.state(spi=0x1001))
     assert host.send([packets.udp()] * 2) == [0, 0]
-    host.ok(texts.state(host.dev, spi=0x1002, reqid=5))
+    host.ok(texts.state(spi=0x1002, reqid=5))
     assert host.send([packets.udp()]) == [0]
     sent = [spi_of_frame(frame) for frame in bench.frames()]
     assert sent == [0x1000, 0x1000, 0x1001, 0x1001, 0x1001]
+
+
+@rule("STATE-30")
+def test_an_offloaded_sa_that_is_newer_is_asked_for(bench: Bench) -> None:
+    """The driver is asked about packets of the SA that the core has chosen."""
+    host = bench.host(driver=PROBE)
+    host.ok(texts.state(host.dev))
+    host.ok(texts.policy(host.dev))
+    assert host.send([packets.udp()]) == [0]
+    bench.advance(2)
+    host.ok(texts.state(host.dev, spi=0x1001))
+    assert host.send([packets.udp()]) == [0]
+    asked = [call["spi"] for call in host.calls() if call["call"] == "xdo_dev_offload_ok"]
+    assert asked == ["0x1000", "0x1001"]
 
 
 @rule("STATE-32")

@@ -14,6 +14,8 @@ policy, so cases can give it through `ip xfrm` text on every target:
     PEEK                the delete hands the stack an ESP packet for the SA, which it must not know
     LINGER              the free sleeps until an SA with the order WAKE is added
     WAKE
+    RETURN | flags << 16 | status
+                        the device hands each packet up again, with an offload record of this SA
 
 Its hardware is `offload_ok`: each packet that passes there is one packet of the SA and its bytes.
 Counter `driver_probe_expired`: how often xfrm_state_check_expire came back with -EINVAL.
@@ -29,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from host_driver.conformance import packets
 from host_driver.driver import DriverContext
-from host_driver.netdev import NetDevice, Skb
+from host_driver.netdev import NetDevice, SecPath, Skb
 from host_driver.ops import Extack
 from host_driver.sleep import Completion, Sleep, wait
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 REFUSE, SLEEP, EVENTS, NO_PACKETS = 0xE000_0000, 0xE100_0000, 0xE200_0000, 0xE300_0000
 SILENT, REPORT, EXPIRE, PEEK = 0xE400_0000, 0xE500_0000, 0xE600_0000, 0xE700_0000
-LINGER, WAKE = 0xE800_0000, 0xE900_0000
+LINGER, WAKE, RETURN = 0xE800_0000, 0xE900_0000, 0xEA00_0000
 QUIET = 0x0080_0000
 _ORDER, _ARGUMENT = 0xFF00_0000, 0x00FF_FFFF
 NAP_NS = 1_000_000
@@ -91,6 +93,9 @@ class Probe:
         order = x.props.reqid & _ORDER
         if order in (NO_PACKETS, SILENT):
             return order == SILENT
+        if order == RETURN:
+            self._context.spawn(self._hand_up(skb.data, x))
+            return True
         packets, octets = self._totals.get(x.xso.offload_handle, (0, 0))
         self._totals[x.xso.offload_handle] = packets + 1, octets + len(skb.data)
         if order == EVENTS:
@@ -149,6 +154,12 @@ class Probe:
         yield from ()
         if self._context.xfrm_state_check_expire(x) == -errno.EINVAL:
             self._context.counters["probe_expired"] += 1
+
+    def _hand_up(self, packet: bytes, x: "XfrmState") -> Sleep[None]:
+        yield from ()
+        flags, status = x.props.reqid >> 16 & 0xFF, x.props.reqid & 0xFFFF
+        record = SecPath(x, flags, status)
+        self._context.netif_rx(Skb(packet, sec_path=record, in_dev=self._context.dev))
 
 
 class TwoPorts(Probe):

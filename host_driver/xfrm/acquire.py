@@ -2,6 +2,7 @@
 """Choosing the SA of a template, and asking key managers for one (TX-10..16, ACQ-*)."""
 
 import errno
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from host_driver.sleep import atomic
@@ -84,7 +85,8 @@ def xfrm_state_find(
     if search.error:
         return Found(None, search.error)
     mark = xp.mark.v & xp.mark.m
-    if tmpl.id.spi and net.sad.lookup(mark, daddr, tmpl.id.spi, tmpl.id.proto, tmpl.family):
+    namesakes = net.sad.with_spi(daddr, tmpl.id.spi, tmpl.id.proto, tmpl.family)
+    if tmpl.id.spi and any(mark_match(mark, x) for x in _eligible(namesakes, xp)):
         return Found(None, errno.EEXIST)  # TX-15
     if not net.listening(Group.ACQUIRE):
         return Found(None, errno.ESRCH)  # TX-16
@@ -95,15 +97,9 @@ def _walk(
     net: "XfrmNet", search: _Search, flow: Flow, tmpl: UserTmpl, xp: XfrmPolicy, daddr: bytes,
     key_saddr: bytes, saddr: bytes,
 ) -> None:  # fmt: skip
-    """Look at the candidates of one bucket; packet policies use packet SAs only (TX-11)."""
-    mark, packet = xp.mark.v & xp.mark.m, xp.xdo.type == OFFLOAD_PACKET
-    for x in net.sad.bucket(daddr, key_saddr, tmpl.reqid, tmpl.family):
-        if packet and x.xso.type != OFFLOAD_PACKET:
-            break
-        if packet and x.xso.dev is not xp.xdo.dev:
-            continue
-        if not packet and x.xso.type == OFFLOAD_PACKET:
-            continue
+    """Look at the candidates of one bucket (TX-12)."""
+    mark = xp.mark.v & xp.mark.m
+    for x in _eligible(net.sad.bucket(daddr, key_saddr, tmpl.reqid, tmpl.family), xp):
         wild = ANY_ADDRESS in (x.props.saddr, saddr)
         suits = (
             (x.props.saddr == saddr or wild)
@@ -115,6 +111,17 @@ def _walk(
         )
         if suits:
             search.look_at(x, flow)
+
+
+def _eligible(bucket: Iterable[XfrmState], xp: XfrmPolicy) -> Iterator[XfrmState]:
+    """Packet policies use packet SAs of their device only, and stop at the first SA of another
+    kind; no other policy uses a packet SA (TX-11)."""
+    packet = xp.xdo.type == OFFLOAD_PACKET
+    for x in bucket:
+        if packet and x.xso.type != OFFLOAD_PACKET:
+            return
+        if x.xso.dev is xp.xdo.dev if packet else x.xso.type != OFFLOAD_PACKET:
+            yield x
 
 
 def _acquire(

@@ -81,12 +81,12 @@ def xfrm_output(net: "XfrmNet", packet: bytes, mark: int, may_hold: bool) -> int
 
 def _packet_offload(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: NetDevice) -> int:
     """Hand a clear packet to the device of its SA (TX-05, TX-23), or drop it."""
-    x = states[0]
     uncut = family_of(skb.data) == AF_INET and dont_fragment(skb.data)
-    if uncut and len(skb.data) > xfrm_state_mtu(net, x, dev.mtu):
+    if uncut and len(skb.data) > _path_mtus(net, states, dev.mtu)[0]:
         return -errno.EMSGSIZE  # TX-31: IP itself refuses, before anything is counted
-    # A device takes no packet that needs a second transform.
-    if len(states) > 1 or not xfrm_dev_offload_ok(net, skb, x, dev):
+    # Nothing is done between two SAs: each asks its driver about the packet as it is.
+    end = states[-1]
+    if not all(xfrm_dev_offload_ok(net, skb, x, dev, nested=x is not end) for x in states):
         net.mib.bump("XfrmOutError")
         return -errno.EHOSTUNREACH
     return -abs(dev.xmit(skb))

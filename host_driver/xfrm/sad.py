@@ -194,10 +194,14 @@ class Sad:
         self, mark: int, daddr: bytes, spi: int, proto: int, family: int
     ) -> XfrmState | None:
         """By SPI; SPI 0 is never found. The first that the mark selects wins (SAD-06)."""
-        for x in self._byspi.get((daddr, spi, proto, family), ()):
+        for x in self.with_spi(daddr, spi, proto, family):
             if mark_match(mark, x):
                 return x
         return None
+
+    def with_spi(self, daddr: bytes, spi: int, proto: int, family: int) -> Iterable[XfrmState]:
+        """States of this SPI, in the kernel's order."""
+        return self._byspi.get((daddr, spi, proto, family), ())
 
     def between(self, daddr: bytes, saddr: bytes, family: int) -> Iterable[XfrmState]:
         """States with these ends, in the kernel's order."""

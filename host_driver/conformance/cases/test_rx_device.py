@@ -49,12 +49,12 @@ def test_the_stack_sees_a_plain_packet(bench: Bench) -> None:
     arrive(bench, *(Esp().seal(PACKET, seq) for seq in (1, 2, 3)))
     assert host.receive() == [PACKET] * 3
     assert host.mib() == {}
-    if not bench.latest:
-        bench.lab.advance(1.2)  # the card's totals come by themselves
     shown = host.ok(texts.get())
     assert "seq 0x0, oseq 0x0, bitmap 0x00000000" in shown
     found = host.sa()
-    assert found is not None and found.curlft.packets in (0, 3)
+    assert found is not None
+    if bench.latest:  # v6.2 shows what the driver had said last (DUMP-03)
+        assert found.curlft.packets == 3
 
 
 @rule("RX-01")

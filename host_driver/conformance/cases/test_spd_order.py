@@ -59,7 +59,7 @@ def verdict(host: Subject, packet: bytes = PACKET) -> str:
 
 @rule("SPD-05")
 @pytest.mark.parametrize("where", [HOSTS, NETS], ids=["exact", "inexact"])
-@pytest.mark.parametrize("order", itertools.permutations((0, 1, 2)), ids=str)
+@pytest.mark.parametrize("order", list(itertools.permutations((0, 1, 2))), ids=str)
 def test_software_policies_stand_by_priority(
     bench: Bench, order: tuple[int, ...], where: dict[str, Any]
 ) -> None:

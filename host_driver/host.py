@@ -323,5 +323,6 @@ class Host:
             xfrm_state_expire=self.net.xfrm_state_expire,
             netif_rx=self._netif_rx,
             tx_drained=self.tx.drained,
+            xfrm_add_stats=self.net.add_stats,
             counters=self.counters,
         )

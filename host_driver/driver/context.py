@@ -36,8 +36,9 @@ class DriverContext:
     `xfrm_state_expire(x)` is for an SA whose sequence numbers are used up (REPLAY-05);
     `netif_rx(skb)` hands a packet to the stack; `tx_drained()` completes when the card is done with
     all packets that the device has accepted until then; `spawn(task)` starts a sleeping function,
-    also from where sleeping is not allowed. `counters` shows up in the host's counters as
-    `driver_*`.
+    also from where sleeping is not allowed. `xfrm_add_stats(name, count)` counts in
+    /proc/net/xfrm_stat what the card dropped (MIB-02); `counters` shows up in the host's counters
+    as `driver_*`.
     """
 
     dev: NetDevice
@@ -50,6 +51,7 @@ class DriverContext:
     xfrm_state_expire: Callable[["XfrmState"], None]
     netif_rx: Callable[[Skb], None]
     tx_drained: Callable[[], Completion]
+    xfrm_add_stats: Callable[[str, int], None]
     counters: Counter[str] = field(default_factory=Counter)
 
 

@@ -45,6 +45,14 @@ if TYPE_CHECKING:
     from host_driver.xfrm.state import XfrmState
 
 
+# What the card drops of an SA, and the counter that software would have bumped (MLX-14).
+FAILURES = {
+    "replay_window": "XfrmInStateSeqError",
+    "replay": "XfrmInStateSeqError",
+    "integrity_failed": "XfrmInStateProtoError",
+}
+
+
 class ReferenceDriver:
     """What the product ships. `offload_handle` is a running number, never 0 (OBJ-04)."""
 
@@ -93,9 +101,11 @@ class ReferenceDriver:
         totals, cur, stats = sa.totals, x.curlft, x.stats
         cur.packets = max(cur.packets, sa.base_packets + totals.packets)
         cur.bytes = max(cur.bytes, sa.base_bytes + totals.bytes)
-        stats.replay_window = max(stats.replay_window, totals.replay_window)
-        stats.replay = max(stats.replay, totals.replay)
-        stats.integrity_failed = max(stats.integrity_failed, totals.integrity_failed)
+        for name, counter in FAILURES.items():
+            more = getattr(totals, name) - getattr(stats, name)
+            if more > 0:
+                setattr(stats, name, getattr(totals, name))
+                self._context.xfrm_add_stats(counter, more)
 
     def xdo_dev_state_advance_esn(self, x: "XfrmState") -> None:
         """Crypto offload: a new high half of what comes in. What goes out the card sees by itself,

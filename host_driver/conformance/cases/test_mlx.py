@@ -222,7 +222,7 @@ def test_policies_that_are_taken(bench: Bench, words: str) -> None:
 @rule("MLX-14")
 def test_statistics_count_failures_apart(bench: Bench) -> None:
     """Packets that fail authentication or replay are no packets of the SA; they show in its
-    statistics, each in its place."""
+    statistics, and since v6.9 in the host's counters, each in its place."""
     host = bench.strict()
     limit = f"limit {REPORTED}"
     host.ok(texts.state(host.dev, dir="in", more=limit))
@@ -239,6 +239,8 @@ def test_statistics_count_failures_apart(bench: Bench) -> None:
     assert found.curlft.packets == 3
     assert (found.stats.integrity_failed, found.stats.replay) == (1, 2)
     assert host.receive() == [PACKET] * 3
+    failures = {"XfrmInStateProtoError": 1, "XfrmInStateSeqError": 2}
+    assert host.mib() == host.mib() == (failures if bench.latest else {})
 
 
 @rule("MLX-15")

@@ -96,6 +96,7 @@ class Bench:
         self.mailbox.now_ns = self.now_ns
         self.card = FakeCard(self.mailbox.replied)
         self.drains: list[Completion] = []
+        self.mib: Counter[str] = Counter()
         self.expire_calls: list[XfrmState] = []
         self.expire_hook = lambda x: None
         self.dev = NetDevice("nic0", start_xmit=lambda skb: 0)
@@ -111,6 +112,7 @@ class Bench:
             xfrm_state_expire=self._expire,
             netif_rx=lambda skb: None,
             tx_drained=self._tx_drained,
+            xfrm_add_stats=lambda name, count: self.mib.update({name: count}),
             counters=self.counters,
         )
         self.driver = ReferenceDriver(self.context)

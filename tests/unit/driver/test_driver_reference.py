@@ -260,6 +260,7 @@ def test_totals_are_written_absolute_and_never_go_back(bench, make_state) -> Non
     bench.driver.xdo_dev_state_update_curlft(x)
     assert (x.curlft.packets, x.curlft.bytes) == (15, 1300)
     assert (x.stats.replay_window, x.stats.replay, x.stats.integrity_failed) == (1, 2, 3)
+    assert bench.mib == {"XfrmInStateSeqError": 3, "XfrmInStateProtoError": 3}  # each once
     bench.free(x)
     bench.driver.xdo_dev_state_update_curlft(x)
     assert x.curlft.packets == 15

@@ -211,7 +211,7 @@ def test_another_device_s_sa_is_passed_over(bench: Bench) -> None:
     assert [call["spi"] for call in asked] == ["0x1000"]
 
 
-@rule("TX-18")
+@rule("TX-18", "TX-11")
 def test_a_software_sa_can_stand_in_front_of_all_hardware(bench: Bench) -> None:
     """Added behind a packet SA alone in its bucket, it ends the walk: an acquire starts although a
     usable SA is there. A newer packet SA is seen again."""

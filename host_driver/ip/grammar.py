@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from host_driver.ip import names
 from host_driver.ip.words import IpError, Prefix, Words, invalid, missing, number, prefix
 from proto import netlink
-from proto.xfrm import IPPROTO_DSTOPTS, IPPROTO_ROUTING, Attr
+from proto.xfrm import IPPROTO_COMP, IPPROTO_DSTOPTS, IPPROTO_ROUTING, Attr
 from proto.xfrm_structs import LifetimeCfg, UserTmpl, XfrmId, XfrmMark
 
 MIXED_FAMILIES = 'the same address family is required between values after "src" and "dst"'
 _WITHOUT_SPI = (IPPROTO_ROUTING, IPPROTO_DSTOPTS)
+CPI_MAX = 0xFFFF  # an SPI of IPComp has 16 bits
 _LIMIT: dict[str, str] = {
     "time-soft": "soft_add_expires_seconds",
     "time-hard": "hard_add_expires_seconds",
@@ -100,9 +101,11 @@ def parse_id(words: Words, loose: bool = False) -> Id:
             break
         found.given.add(word)
     ends.check()
+    of_proto = f'with XFRM-PROTO value "{names.name(names.XFRM_PROTO, found.id.proto)}"\n'
     if found.id.spi and found.id.proto in _WITHOUT_SPI:
-        name = names.name(names.XFRM_PROTO, found.id.proto)
-        raise IpError(1, f'"spi" is invalid with XFRM-PROTO value "{name}"\n')
+        raise IpError(1, f'"spi" is invalid {of_proto}')
+    if found.id.spi > CPI_MAX and found.id.proto == IPPROTO_COMP:
+        raise IpError(1, f"SPI value is too large {of_proto}")
     if not loose and found.id.proto == 0:
         raise missing("XFRM-PROTO")
     return found

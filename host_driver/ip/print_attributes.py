@@ -38,11 +38,11 @@ def _name(data: bytes) -> str:
 
 def _key(data: bytes, bits: int, style: Style) -> str:
     """The key in hexadecimal, its length in bits with -s; hidden with nokeys."""
+    if style.nokeys:
+        return HIDDEN  # also when there is none
     key = data[: (bits + 7) // 8]
     if not key:
         return ""
-    if style.nokeys:
-        return HIDDEN
     return f"0x{key.hex()}" + (f" ({bits} bits)" if style.stats else "")
 
 

@@ -28,9 +28,11 @@ from proto.xfrm_structs import (
 
 # Keywords that stand inside an ID, an OFFLOAD or a MARK.
 _INNER = frozenset({"src", "dst", "proto", "spi", "dev", "packet", "crypto", "mask"})
+# A keyword of a younger tool: unknown here, and no secret.
+_YOUNGER = frozenset({"pcpu-num"})
 _ESN_WINDOW_MAX = 4096
 _PLAIN_WINDOW_MAX = 32  # bits of xfrm_replay_state.bitmap
-_SPI_MIN, _SPI_MAX, _CPI_MAX = 0x100, 0x0FFF_FFFF, 0xFFFF
+_SPI_MIN, _SPI_MAX = 0x100, 0x0FFF_FFFF
 
 
 class StateWords:
@@ -114,7 +116,7 @@ class AllocSpi(StateWords):
         if len(self._range) == 1:
             lacking = "max" if "min" in self._range else "min"
             raise IpError(1, f'"{lacking}" is missing\n')
-        most = _CPI_MAX if self.info.id.proto == xfrm.IPPROTO_COMP else _SPI_MAX
+        most = grammar.CPI_MAX if self.info.id.proto == xfrm.IPPROTO_COMP else _SPI_MAX
         low, high = self._range.get("min", _SPI_MIN), self._range.get("max", most)
         if low > high:
             raise IpError(1, 'value after "min" is larger than value after "max"\n')
@@ -163,7 +165,7 @@ class NewState(StateWords):
 
     def _algorithm(self) -> None:
         kind = self.words.last()
-        self.words.hide_all_but(self._handlers.keys() | _INNER)
+        self.words.hide_all_but(self._handlers.keys() | _INNER | _YOUNGER)
         self._attributes += self._algorithms.attribute(kind)
 
     def _flag(self) -> None:

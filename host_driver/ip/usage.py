@@ -71,7 +71,8 @@ POLICY = (
 Usage: ip xfrm policy { add | update } SELECTOR dir DIR [ ctx CTX ]
 	[ mark MARK [ mask MASK ] ] [ index INDEX ] [ ptype PTYPE ]
 	[ action ACTION ] [ priority PRIORITY ] [ flag FLAG-LIST ]
-	[ if_id IF_ID ] [ LIMIT-LIST ] [ TMPL-LIST ] [ offload packet dev DEV ]
+	[ if_id IF_ID ] [ LIMIT-LIST ] [ TMPL-LIST ]
+	[ offload packet dev DEV] } ]
 Usage: ip xfrm policy { delete | get } { SELECTOR | index INDEX } dir DIR
 	[ ctx CTX ] [ mark MARK [ mask MASK ] ] [ ptype PTYPE ]
 	[ if_id IF_ID ]

@@ -135,6 +135,8 @@ def xfrm_find_acq(
     x.id.proto = proto
     x.props.family, x.props.mode, x.props.reqid = family, mode, reqid
     x.mark, x.if_id, x.pcpu_num, x.km.state = mark, if_id, pcpu, KmState.ACQ
+    if family == AF_INET:  # what stands behind the 4 bytes is not taken
+        daddr, saddr = daddr[:4].ljust(16, b"\0"), saddr[:4].ljust(16, b"\0")
     if family in (AF_INET, AF_INET6):
         x.sel.daddr, x.sel.saddr = daddr, saddr
         x.sel.prefixlen_d = x.sel.prefixlen_s = 32 if family == AF_INET else 128

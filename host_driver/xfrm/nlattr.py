@@ -102,12 +102,12 @@ def _known(type: int, profile: Profile) -> bool:
 
 def _check_strictly(type: int, nested: bool, at: int, value: bytes, extack: Extack) -> None:
     kind = KINDS[type]
-    if kind is _FLAG and value:
-        _refuse(errno.ERANGE, FAILED, at, type, extack)
-    if len(value) != kind.length:
+    if kind is not _FLAG and len(value) != kind.length:
         _refuse(errno.EINVAL, "invalid attribute length", at, type, extack)
     if nested:
         _refuse(errno.EINVAL, "NLA_F_NESTED not expected", at, type, extack)
+    if kind is _FLAG and value:
+        _refuse(errno.ERANGE, FAILED, at, type, extack)
     if kind is not _FLAG and not kind.low <= int.from_bytes(value, "little") <= kind.high:
         _refuse(errno.ERANGE, "integer out of range", at, type, extack)
 

@@ -33,6 +33,8 @@ class Profile:
     iptfs_known: bool
     # Section 1.2: message types ended with GETDEFAULT, 0x29 was an unknown one.
     migrate_state_known: bool
+    # STATE-02: a selector without a family took any prefix length (seen: refused in 6.18).
+    selector_without_family_verified: bool
     # UAPI-52: a mark kept what its mask does not cover, and so could never match.
     marks_sanitized: bool
     # STATE-08, TRAP-25, 26: high words without ESN and counters at their end were accepted.

@@ -183,7 +183,7 @@ def _parse(net: "XfrmNet", request: Request, minimum: int) -> None:
 
 def _reject_unused(request: Request) -> None:
     """Attributes that only some types may carry (UAPI-09, UAPI-10)."""
-    taking = (Msg.NEWSA, Msg.UPDSA, Msg.ALLOCSPI)
+    taking = (Msg.NEWSA, Msg.UPDSA, Msg.ALLOCSPI, Msg.NEWSPDINFO)  # the last has its own types
     if request.nlh.type in taking:
         return
     acquire = request.nlh.type == Msg.ACQUIRE

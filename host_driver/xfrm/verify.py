@@ -26,6 +26,7 @@ from proto.xfrm import (
     SA_DIR_OUT,
     SA_XFLAG_DONT_ENCAP_DSCP,
     SA_XFLAG_OSEQ_MAY_WRAP,
+    STATE_AF_UNSPEC,
     STATE_DECAP_DSCP,
     STATE_ICMP,
     STATE_NOPMTUDISC,
@@ -80,7 +81,7 @@ def verify_newsa_info(net: "XfrmNet", info: UserSaInfo, attributes: Attributes) 
     sa_dir = attributes[Attr.SA_DIR][0] if Attr.SA_DIR in attributes else 0
     if info.family not in (AF_INET, AF_INET6):
         raise refuse("Invalid address family")
-    verify_selector_family(info)
+    verify_selector_family(net, info)
     verify_proto(net, info, attributes)
     verify_algorithms(attributes)
     if Attr.SEC_CTX in attributes:
@@ -124,14 +125,16 @@ def verify_mode(net: "XfrmNet", info: UserSaInfo, sa_dir: int) -> None:
         raise refuse("Unsupported mode")
 
 
-def verify_selector_family(info: UserSaInfo) -> None:
-    """STATE-02: the selector's own family, when it names one."""
-    longest = max(info.sel.prefixlen_d, info.sel.prefixlen_s)
-    if info.sel.family == AF_INET and longest > 32:
+def verify_selector_family(net: "XfrmNet", info: UserSaInfo) -> None:
+    """STATE-02: the selector's family, or the SA's where that is what the selector will have."""
+    family, longest = info.sel.family, max(info.sel.prefixlen_d, info.sel.prefixlen_s)
+    if net.profile.selector_without_family_verified and not info.flags & STATE_AF_UNSPEC:
+        family = family or info.family
+    if family == AF_INET and longest > 32:
         raise refuse("Invalid prefix length in selector (must be <= 32 for IPv4)")
-    if info.sel.family == AF_INET6 and longest > 128:
+    if family == AF_INET6 and longest > 128:
         raise refuse("Invalid prefix length in selector (must be <= 128 for IPv6)")
-    if info.sel.family not in (AF_UNSPEC, AF_INET, AF_INET6):
+    if family not in (AF_UNSPEC, AF_INET, AF_INET6):
         raise refuse("Invalid address family in selector")
 
 

@@ -120,6 +120,9 @@ def test_every_attribute_in_order() -> None:
         ("xfrm state add src 10.1 dst fd00::1 proto esp", 255, 'Error: argument "esp" is wrong: '),
         ("ip -6 xfrm state add src 10.1", 1, "Error: inet6 prefix is expected rather than"),
         ("xfrm state add proto comp spi 1", 1, 'ALGO-TYPE value "comp" is required with'),
+        ("xfrm state add proto comp spi 0x10000 comp x", 1, "SPI value is too large with XFRM-PR"),
+        ("xfrm policy add dir out tmpl spi 65536 proto comp", 1, "SPI value is too large with XF"),
+        (f"{ADD} 128 pcpu-num 0", 255, 'Error: argument "pcpu-num" is wrong: unknown'),
         ("xfrm state add proto route2 mode tunnel", 1, "MODE value is invalid with XFRM-PROTO"),
         ("xfrm state add proto esp enc x y limit z", 255, 'Error: argument "z" is wrong: LIMIT'),
         ("xfrm state add proto esp offload dev nic7", 255, 'Error: argument "nic7" is wrong: Inv'),
@@ -303,6 +306,19 @@ def test_random_notifications_never_raise() -> None:
 )
 def test_notifications(type: int, payload: str, text: str) -> None:
     assert format_notification(netlink.message(type, bytes.fromhex(payload))) == text
+
+
+def test_help_of_policies() -> None:
+    """As iproute2 6.15 prints it, brackets included."""
+    assert " [ TMPL-LIST ]\n\t[ offload packet dev DEV] } ]\n" in refusal("xfrm policy help")[1]
+
+
+def test_a_key_of_no_bytes_is_hidden_too() -> None:
+    """iproute2 6.15 does so for compression, which has no key."""
+    algorithm = netlink.attribute(Attr.ALG_COMP, b"deflate".ljust(64, b"\0") + bytes(4))
+    state = netlink.message(Msg.NEWSA, UserSaInfo(family=xfrm.AF_INET).pack() + algorithm)
+    assert "\tcomp deflate \n" in format_notification(state)
+    assert "\tcomp deflate <<Keys hidden>>\n" in format_notification(state, nokeys=True)
 
 
 def test_keys_can_be_hidden_in_notifications() -> None:

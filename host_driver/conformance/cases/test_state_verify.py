@@ -12,7 +12,7 @@ from host_driver.conformance.bench import Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import aead, new_sa, sa_info, selector
 from host_driver.conformance.subject import Subject
-from proto.xfrm import AF_INET, AF_INET6, Attr, Msg
+from proto.xfrm import AF_INET, AF_INET6, STATE_AF_UNSPEC, Attr, Msg
 from proto.xfrm_structs import (
     Algo,
     AlgoAuth,
@@ -79,7 +79,7 @@ def test_a_family_other_than_ipv4_and_ipv6_is_einval(bench: Bench, family: int) 
 
 @rule("STATE-02")
 def test_prefixes_of_the_selector_fit_its_family(bench: Bench) -> None:
-    """At most 32 or 128 bits, by the selector's own family; 0 is not looked at, others EINVAL."""
+    """At most 32 or 128 bits, by the selector's family or, without one, the SA's; others EINVAL."""
     host = bench.host()
     for family, longest in ((AF_INET, 32), (AF_INET6, 128)):
         for length, judge in ((longest, accepted), (longest + 1, refused)):
@@ -87,6 +87,9 @@ def test_prefixes_of_the_selector_fit_its_family(bench: Bench) -> None:
                 sel = XfrmSelector(family=family, prefixlen_d=ends[0], prefixlen_s=ends[1])
                 judge(host, new_sa(sel=sel, mode=TUNNEL))
     accepted(host, new_sa(sel=XfrmSelector(family=0, prefixlen_s=32)))
+    wide = XfrmSelector(family=0, prefixlen_s=33)
+    accepted(host, new_sa(sel=wide, mode=TUNNEL, flags=STATE_AF_UNSPEC))
+    (refused if bench.latest else accepted)(host, new_sa(sel=wide))
     for family in (1, 99):
         refused(host, new_sa(sel=XfrmSelector(family=family)))
 

@@ -135,3 +135,25 @@ def test_any_bytes(make_world: Any, pktsim: Any) -> None:
             for type in (0, 1):
                 world.netlink(message(0x1D, b"\x0a\0\x10\0" + bytes((type,)) + bytes(7), 5))
             assert (len(world.net.sad), len(world.net.spd), world.nic.refcnt) == (0, 0, 0)
+
+
+def test_attributes_of_other_messages(world: Any) -> None:
+    """Linux 6.18: NEWSPDINFO has types of its own and skips what is none of them; of a flag, that
+    it is nested is seen before that it has a value."""
+    thresholds = b"\6\0\3\0\x18\x20\0\0"
+    for type in (33, 35):
+        other = struct.pack("<HHI", 8, type, 3)
+        assert world.errno(message(0x24, bytes(4) + thresholds + other, 5)) == 0
+    nested = struct.pack("<HHI", 8, 0x8000 | 38, 1)
+    assert world.errno(message(0x1D, nested, 5)) == 22
+    assert world.errno(message(0x1D, struct.pack("<HHI", 8, 38, 1), 5)) == 34
+
+
+def test_larval_sa_takes_four_bytes_of_an_ipv4_address(world: Any, requests: Any) -> None:
+    """Linux 6.18: what stands behind them in the request is not kept."""
+    wanted = bytearray(requests[0](flags=None)[16:][:224]) + struct.pack("<II", 9, 9)
+    wanted[56 + 8] = wanted[80 + 8] = 7  # in the destination and in the source
+    wanted[72:76] = bytes(4)
+    reply = next(messages(world.netlink(message(ALLOCSPI, bytes(wanted), 1))[0]))
+    assert reply.type == 0x10
+    assert reply.payload[60:72] == reply.payload[84:92] + bytes(4) == bytes(12)

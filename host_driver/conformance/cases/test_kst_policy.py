@@ -5,7 +5,6 @@ on the device and mixed; policies found again among hundreds; devices in selecto
 import errno
 import ipaddress
 import random
-import time
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from host_driver.conformance import layouts, messages, packets, texts
 from host_driver.conformance.bench import Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.subject import Subject
+from proto.clock import RealClock
 from proto.xfrm import Msg
 
 HERE, NETWORK, BEYOND = "10.1.0.1", "10.1.0.0/24", "10.2.0.0/24"
@@ -150,6 +150,8 @@ def network(
 def test_a_device_in_the_selector_matches_the_way_out(bench: Bench) -> None:
     """A policy that names a device is for packets that leave through it, and for no others."""
     host = bench.host()
+    if host.dev == "lo":
+        pytest.skip("needs a device beside lo")
     packet = packets.udp()
     ends = f"src {messages.SOURCE} dst {messages.DESTINATION}"
     host.ok(f"xfrm policy add {ends} dev lo dir out action block")
@@ -169,7 +171,7 @@ def test_the_thousandth_policy_is_added_like_the_first(bench: Bench) -> None:
     """4000 policies, of hosts and networks: the last hundreds take no multiple of the first's time,
     as they would if each add looked at all policies."""
     host = bench.host()
-    times = []
+    clock, times = RealClock(), []
     for chunk in range(40):
         requests = b"".join(
             messages.new_policy(
@@ -178,9 +180,9 @@ def test_the_thousandth_policy_is_added_like_the_first(bench: Bench) -> None:
             )
             for n in range(100)
         )  # fmt: skip
-        start = time.perf_counter()
+        start = clock.now_ns()
         answers = host.answer(requests)
-        times.append(time.perf_counter() - start)
+        times.append(clock.now_ns() - start)
         assert len(messages.reply([answers]).notes) == 0
     assert len(host.policies()) == 4000
     assert min(times[-6:]) < 6 * min(times[:6]), times

@@ -297,9 +297,6 @@ class Host:
             self._driver = self._driver_class(self._context(self.caps))
             self.nic.xfrmdev_ops = TracedOps(self._driver, self.trace, self.counters, self.running)
             self.devices.set_features(self.nic, {HW_ESP})
-            for dev in getattr(self._driver, "netdevs", ()):
-                dev.xfrmdev_ops = self.nic.xfrmdev_ops
-                self.devices.register(dev)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  # a device without offload remains

@@ -24,7 +24,6 @@ from proto.xfrm import Group
 
 PROBE = "host_driver.conformance.probe:Probe"
 STATES_ONLY = "host_driver.conformance.probe:StatesOnly"
-TWO_PORTS = "host_driver.conformance.probe:TwoPorts"
 TARGETS = ("sim", "process", "kernel")
 
 

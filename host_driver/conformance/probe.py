@@ -8,6 +8,7 @@ policy, so cases can give it through `ip xfrm` text on every target:
     REPORT              the add is refused, and the text says what the driver was given
     SLEEP               the add sleeps before it succeeds
     EVENTS              after every packet the driver calls xfrm_state_check_expire
+    AT_ONCE             the same, while the packet is still in offload_ok
     NO_PACKETS          offload_ok says no
     SILENT              packets pass and nothing is counted
     EXPIRE              the add lets every other SA of this driver expire
@@ -20,8 +21,8 @@ policy, so cases can give it through `ip xfrm` text on every target:
 Its hardware is `offload_ok`: each packet that passes there is one packet of the SA and its bytes.
 Counter `driver_probe_expired`: how often xfrm_state_check_expire came back with -EINVAL.
 
-`TwoPorts` has a second device; `StatesOnly` has only what a driver must have, `Bare` and policies,
-and `NoDelete` not even that; `Restores` waits for a call that there is not.
+`StatesOnly` has only what a driver must have, `Bare` and policies, and `NoDelete` not even that;
+`Restores` waits for a call that there is not.
 """
 
 import errno
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 REFUSE, SLEEP, EVENTS, NO_PACKETS = 0xE000_0000, 0xE100_0000, 0xE200_0000, 0xE300_0000
 SILENT, REPORT, EXPIRE, PEEK = 0xE400_0000, 0xE500_0000, 0xE600_0000, 0xE700_0000
-LINGER, WAKE, RETURN = 0xE800_0000, 0xE900_0000, 0xEA00_0000
+LINGER, WAKE, RETURN, AT_ONCE = 0xE800_0000, 0xE900_0000, 0xEA00_0000, 0xEB00_0000
 QUIET = 0x0080_0000
 _ORDER, _ARGUMENT = 0xFF00_0000, 0x00FF_FFFF
 NAP_NS = 1_000_000
@@ -100,6 +101,8 @@ class Probe:
         self._totals[x.xso.offload_handle] = packets + 1, octets + len(skb.data)
         if order == EVENTS:
             self._context.spawn(self._event(x))
+        if order == AT_ONCE:
+            self._check(x)
         return True
 
     def xdo_dev_state_update_curlft(self, x: "XfrmState") -> None:
@@ -152,6 +155,9 @@ class Probe:
 
     def _event(self, x: "XfrmState") -> Sleep[None]:
         yield from ()
+        self._check(x)
+
+    def _check(self, x: "XfrmState") -> None:
         if self._context.xfrm_state_check_expire(x) == -errno.EINVAL:
             self._context.counters["probe_expired"] += 1
 
@@ -160,16 +166,6 @@ class Probe:
         flags, status = x.props.reqid >> 16 & 0xFF, x.props.reqid & 0xFFFF
         record = SecPath(x, flags, status)
         self._context.netif_rx(Skb(packet, sec_path=record, in_dev=self._context.dev))
-
-
-class TwoPorts(Probe):
-    """Beside nic0 there is `PORT`, which takes SAs and policies like it, but no packets."""
-
-    PORT = "port1"
-
-    def __init__(self, context: DriverContext) -> None:
-        super().__init__(context)
-        self.netdevs = [NetDevice(self.PORT, start_xmit=lambda skb: errno.ENETUNREACH)]
 
 
 class StatesOnly:

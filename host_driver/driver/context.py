@@ -10,7 +10,7 @@ A driver that binds its SAs in `context.sas` gets received packets handed to the
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,13 +56,7 @@ class DriverContext:
 
 
 class EventSink(Protocol):
-    """What a driver may offer beside its callbacks; a method that is missing is not called.
-
-    `netdevs`: further devices of the driver, with the same callbacks, which the host registers
-    beside the card's own. They are down until somebody brings them up.
-    """
-
-    netdevs: Sequence[NetDevice]
+    """What a driver may offer beside its callbacks; a method that is missing is not called."""
 
     def handle_events(self, events: list[Event]) -> None:
         """Events of the card. They are hints: lost, doubled or late ones are normal."""

@@ -7,11 +7,9 @@ from host_driver.conformance import packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import DESTINATION, SOURCE
-from host_driver.conformance.probe import TwoPorts
 from host_driver.conformance.subject import Subject
 from proto.status import OffloadError
 
-TWO_PORTS = f"{PROBE.partition(':')[0]}:TwoPorts"
 RESTORES = f"{PROBE.partition(':')[0]}:Restores"
 PACKET = packets.udp()
 
@@ -82,13 +80,14 @@ def test_an_unregistered_device_is_flushed_without_the_feature(bench: Bench) -> 
 def test_all_sas_of_the_device_go_and_no_others(bench: Bench) -> None:
     """Packet and crypto, in and out, larval ones: deleted, and freed under RTNL in late kernels.
     SAs in software and of another device stay."""
-    host = bench.host(driver=TWO_PORTS)
+    host = bench.host(driver=PROBE)
+    second = host.second_device()
     host.ok(texts.policy(host.dev, dst="10.1.0.9"))
     host.send([packets.udp(dst="10.1.0.9")])
     host.ok(texts.state(host.dev))
     host.ok(texts.state(host.dev, spi=0x2000, src=DESTINATION, dst=SOURCE, dir="in"))
     host.ok(texts.state(host.dev, spi=0x1001, offload="crypto"))
-    host.ok(texts.state(TwoPorts.PORT, spi=0x1002))
+    host.ok(texts.state(second, spi=0x1002))
     host.ok(texts.state(spi=0x1003))
     assert left(host) == (6, 1)
     before = len(host.calls())
@@ -100,17 +99,18 @@ def test_all_sas_of_the_device_go_and_no_others(bench: Bench) -> None:
         assert {call["context"] for call in ours} == {context}
     assert left(host) == (2, 0)
     assert (host.sa(0x1002) is None, host.sa(0x1003) is None) == (False, False)
-    assert host.refcnt(TwoPorts.PORT) == 1
+    assert host.refcnt(second) == 1
 
 
 @rule("NDEV-03")
 def test_all_policies_of_the_device_go_and_no_others(bench: Bench) -> None:
     """Every direction and type; those in software and of another device stay."""
-    host = bench.host(driver=TWO_PORTS)
+    host = bench.host(driver=PROBE)
+    second = host.second_device()
     for dir in ("in", "out", "fwd"):
         for type in ("main", "sub"):
             host.ok(texts.policy(host.dev, dir=dir, more=f"ptype {type}"))
-    host.ok(texts.policy(TwoPorts.PORT, dst="10.1.0.8"))
+    host.ok(texts.policy(second, dst="10.1.0.8"))
     host.ok(texts.policy(dst="10.1.0.9"))
     host.notes()
     before = len(host.calls())
@@ -118,7 +118,7 @@ def test_all_policies_of_the_device_go_and_no_others(bench: Bench) -> None:
     assert host.order(since=before) == " ".join(["pD pF" if bench.latest else "pF"] * 6)
     kept = host.ok("xfrm policy list")
     assert ("10.1.0.8" in kept, "10.1.0.9" in kept, kept.count("priority")) == (True, True, 2)
-    assert (host.refcnt(), host.refcnt(TwoPorts.PORT)) == (0, 1)
+    assert (host.refcnt(), host.refcnt(second)) == (0, 1)
 
 
 @rule("NDEV-04")

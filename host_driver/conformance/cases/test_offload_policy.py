@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from host_driver.conformance import messages, packets, texts
-from host_driver.conformance.bench import PROBE, STATES_ONLY, TWO_PORTS, Bench
+from host_driver.conformance.bench import PROBE, STATES_ONLY, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import Reply, new_policy, offload, template
-from host_driver.conformance.probe import QUIET, REFUSE, SLEEP, TwoPorts
+from host_driver.conformance.probe import QUIET, REFUSE, SLEEP
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr, Msg
 
@@ -199,10 +199,11 @@ def test_a_wrong_policy_never_reaches_the_driver(bench: Bench) -> None:
 @rule("POL-11")
 def test_the_device_of_a_policy_does_not_restrict_its_lookup(bench: Bench) -> None:
     """A packet that leaves by another device meets the policy all the same: BLOCK holds there."""
-    host = bench.host(driver=TWO_PORTS)
+    host = bench.host(driver=PROBE)
+    second = host.second_device()
     assert host.send([packets.udp()]) == [0]
-    host.ok(texts.policy(TwoPorts.PORT, template=False, more="action block"))
-    assert (host.refcnt(TwoPorts.PORT), host.refcnt()) == (1, 0)
+    host.ok(texts.policy(second, template=False, more="action block"))
+    assert (host.refcnt(second), host.refcnt()) == (1, 0)
     assert host.send([packets.udp()]) == [errno.EPERM]
     assert host.mib() == {"XfrmOutPolBlock": 1}
 

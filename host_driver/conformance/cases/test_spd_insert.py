@@ -12,12 +12,10 @@ from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import new_policy, selector
-from host_driver.conformance.probe import TwoPorts
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr, Msg
 from proto.xfrm_structs import LifetimeCfg, UserPolicyInfo
 
-TWO_PORTS = f"{PROBE.partition(':')[0]}:TwoPorts"
 PACKET = packets.udp()
 MARK = struct.pack("<II", 1, 0xFF)
 
@@ -105,8 +103,8 @@ def test_what_makes_no_other_policy(bench: Bench, same: dict[str, Any]) -> None:
 @pytest.mark.parametrize("second", ["nic", "port", "software"])
 def test_offload_makes_no_other_policy(bench: Bench, first: str, second: str) -> None:
     """In software or offloaded, to this device or that, with any priority: EEXIST."""
-    host = bench.host(driver=TWO_PORTS)
-    device = {"nic": host.dev, "port": TwoPorts.PORT, "software": None}
+    host = bench.host(driver=PROBE)
+    device = {"nic": host.dev, "port": host.second_device(), "software": None}
     host.ok(texts.policy(device[first]))
     for priority in (0, 9):
         refused = host.ip(texts.policy(device[second], priority=priority))
@@ -135,13 +133,14 @@ def test_an_update_keeps_the_index(bench: Bench) -> None:
 @rule("SPD-03")
 def test_an_update_moves_a_policy_between_software_and_devices(bench: Bench) -> None:
     """Software, device, another device, software: the old one is freed, and the device held."""
-    host = bench.host(driver=TWO_PORTS)
+    host = bench.host(driver=PROBE)
+    second = host.second_device()
     host.ok(texts.policy())
-    for device, order in ((host.dev, "pA1"), (TwoPorts.PORT, "pA1 pA2"), (None, "pA1 pA2")):
+    for device, order in ((host.dev, "pA1"), (second, "pA1 pA2"), (None, "pA1 pA2")):
         host.ok(texts.policy(device, verb="update"))
         assert host.order("pD", "pF", numbered=True) == order
         assert host.refcnt() == (device == host.dev)
-        assert host.refcnt(TwoPorts.PORT) == (device == TwoPorts.PORT)
+        assert host.refcnt(second) == (device == second)
     assert host.order("pA", "pD") == "pF pF"
     assert "offload" not in host.ok("xfrm policy list")
 

@@ -11,11 +11,9 @@ import pytest
 from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
-from host_driver.conformance.probe import TwoPorts
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Msg
 
-TWO_PORTS = f"{PROBE.partition(':')[0]}:TwoPorts"
 PACKET = packets.udp(dport=5000)
 HOSTS: dict[str, Any] = {}
 NETS: dict[str, Any] = {"src": "10.1.0.0/24", "dst": "10.1.0.0/24"}
@@ -112,15 +110,16 @@ def test_the_newest_packet_policy_stands_first(
 def test_the_chain_does_not_look_at_the_device(bench: Bench) -> None:
     """The newest policy is of another device than the route's: it is the one, and its device is
     asked for an SA."""
-    host = bench.host(driver=TWO_PORTS)
+    host = bench.host(driver=PROBE)
     protect(host, 1, 5)
     assert verdict(host) == "1"
-    host.ok(texts.policy(TwoPorts.PORT, priority=9, reqid=2, more=ALL[2]))
+    second = host.second_device()
+    host.ok(texts.policy(second, priority=9, reqid=2, more=ALL[2]))
     host.notes()
     assert host.send([PACKET]) == [0]
     assert host.note_names() == ["ACQUIRE"]
     asked = host.calls()[-1]
-    assert (asked["call"], asked["dev"]) == ("xdo_dev_state_add", TwoPorts.PORT)
+    assert (asked["call"], asked["dev"]) == ("xdo_dev_state_add", second)
 
 
 @rule("SPD-07")

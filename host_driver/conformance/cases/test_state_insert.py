@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from host_driver.conformance import messages, packets, texts
-from host_driver.conformance.bench import PROBE, TWO_PORTS, Bench
+from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import alloc_spi, new_sa, offload
-from host_driver.conformance.probe import TwoPorts
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr, Msg
 from proto.xfrm_structs import Algo, UserAcquire, UserSaInfo
@@ -103,9 +102,9 @@ def test_a_mark_collides_where_the_old_one_takes_it(
 @rule("STATE-28")
 def test_software_and_offloaded_sas_collide(bench: Bench) -> None:
     """Offload, its kind, its direction and its device are not part of the identity."""
-    host = bench.host(driver=TWO_PORTS)
+    host = bench.host(driver=PROBE)
     kinds = [texts.state(), texts.state(host.dev), texts.state(host.dev, offload="crypto"),
-             texts.state(host.dev, dir="in"), texts.state(TwoPorts.PORT)]  # fmt: skip
+             texts.state(host.dev, dir="in"), texts.state(host.second_device())]  # fmt: skip
     for first in kinds:
         host.ok(first)
         for second in kinds:

@@ -6,6 +6,7 @@
     cases/          pytest files; `@rule("STATE-28")` says which rules a case judges
     bench.py        what a case works with: hosts of a lab, or of the running kernel
     subject.py      one host as a case sees it: requests, packets, calls of the driver
+    policies.py     policies over one packet, and which of them it met
     messages.py     netlink requests that `ip xfrm` cannot say, and answers read
     probe.py        a driver that does what an SA or policy tells it to: refuse, count, sleep
     kernel.py       target `kernel`: AF_NETLINK in a network namespace of its own

@@ -9,14 +9,13 @@ import pytest
 
 from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
-from host_driver.conformance.cases.test_spd_order import NETS, allow, block, protect, verdict
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import DESTINATION, SOURCE, new_policy, selector
+from host_driver.conformance.policies import NETS, PACKET, allow, block, protect, verdict
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr, Msg
 from proto.xfrm_structs import UserPolicyInfo, XfrmSelector
 
-PACKET = packets.udp(dport=5000)
 WIDE: dict[str, Any] = {"src": "10.1.0.0/16", "dst": "10.1.0.0/16"}
 BLOCK, ALLOW = errno.EPERM, 0
 

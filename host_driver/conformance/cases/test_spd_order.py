@@ -11,48 +11,18 @@ import pytest
 from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
+from host_driver.conformance.policies import (
+    ALL,
+    HOSTS,
+    NETS,
+    PACKET,
+    allow,
+    block,
+    protect,
+    verdict,
+)
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Msg
-
-PACKET = packets.udp(dport=5000)
-HOSTS: dict[str, Any] = {}
-NETS: dict[str, Any] = {"src": "10.1.0.0/24", "dst": "10.1.0.0/24"}
-
-# Selectors that all cover PACKET, so that only their order decides.
-ALL = "", "proto udp", "proto udp dport 5000", "proto udp sport 4000"
-
-
-def block(which: int, priority: int, **where: Any) -> str:
-    """A policy in software that forbids the packet; `which` of the selectors."""
-    more = f"{ALL[which]} action block".strip()
-    return texts.policy(template=False, priority=priority, more=more, **where)
-
-
-def allow(which: int, priority: int, **where: Any) -> str:
-    """A policy in software that lets the packet pass in clear."""
-    return texts.policy(template=False, priority=priority, more=ALL[which], **where)
-
-
-def protect(host: Subject, which: int, priority: int, reqid: int = 1, **where: Any) -> None:
-    """An offloaded policy, and an SA for it."""
-    spi = 0x1000 + reqid
-    host.ok(texts.state(host.dev, spi=spi, reqid=reqid))
-    policy = texts.policy(
-        host.dev, priority=priority, reqid=reqid, more=ALL[which],
-        ends=("10.1.0.1", "10.1.0.2"), **where,
-    )  # fmt: skip
-    host.ok(policy)
-
-
-def verdict(host: Subject, packet: bytes = PACKET) -> str:
-    """What became of a packet: "block", "clear", or the reqid of the SA that took it."""
-    before = len(host.calls())
-    (error,) = host.send([packet])
-    if error:
-        assert error == errno.EPERM
-        return "block"
-    asked = [call for call in host.calls()[before:] if call["call"] == "xdo_dev_offload_ok"]
-    return str(asked[0]["reqid"]) if asked else "clear"
 
 
 @rule("SPD-05")

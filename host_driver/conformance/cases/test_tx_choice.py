@@ -199,13 +199,14 @@ def test_hardware_meets_hardware(bench: Bench, policy: str, offload: str) -> Non
 @rule("TX-11")
 def test_another_device_s_sa_is_passed_over(bench: Bench) -> None:
     """A packet SA on another device is skipped and does not end the walk."""
-    host = bench.host(driver="host_driver.conformance.probe:TwoPorts")
+    host = bench.host(driver=PROBE)
+    second = host.second_device()
     host.ok(texts.policy(host.dev))
-    host.ok(texts.state("port1", spi=0x2000))
+    host.ok(texts.state(second, spi=0x2000))
     assert refused(host)
     host.ok("xfrm state flush")
     host.ok(texts.state(host.dev, spi=0x1000))
-    host.ok(texts.state("port1", spi=0x2000))
+    host.ok(texts.state(second, spi=0x2000))
     assert not refused(host)
     asked = [call for call in host.calls() if call["call"] == "xdo_dev_offload_ok"]
     assert [call["spi"] for call in asked] == ["0x1000"]

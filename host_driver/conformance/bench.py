@@ -106,13 +106,22 @@ class Bench:
         assert self._lab is not None, "ask for host() or pair() first"
         return self._lab
 
-    def host(self, *, card: str | None = None, driver: str | None = None) -> Subject:
-        """A host with the driver under test, or with another (`PROBE`), on a card of our choice."""
+    def host(
+        self, *, card: str | None = None, driver: str | None = None, fresh: bool = False
+    ) -> Subject:
+        """A host with the driver under test, or with another (`PROBE`), on a card of our choice.
+
+        `fresh`: in a lab that no case before this one has used (hash tables never shrink)."""
         if self.target == "kernel":
             if driver is not None or card is not None:
                 pytest.skip("the running kernel's driver and card cannot be replaced")
+            if fresh:
+                pytest.skip("the running kernel is never fresh")
             return self._begin([self._pool.kernel()])[0]
-        return self._labelled(_Kind(1, card or self.options.card, driver or self.options.driver))[0]
+        kind = _Kind(1, card or self.options.card, driver or self.options.driver)
+        if fresh:
+            self._pool.end(kind)
+        return self._labelled(kind)[0]
 
     def strict(self, overrides: str = "") -> Subject:
         """A host with the reference driver, or one built on it, and a card of a vendor's limits:
@@ -219,18 +228,21 @@ class Pool:
                 self._kernel.sysctl(name, value)
         for kind, lab in list(self._labs.items()):
             if failed or self._options.target == "sim" or not _taken_back(lab):
-                self._end(kind)
+                self.end(kind)
 
     def close(self) -> None:
         """End everything."""
         for kind in list(self._labs):
-            self._end(kind)
+            self.end(kind)
         if self._kernel is not None:
             self._kernel.close()
 
-    def _end(self, kind: _Kind) -> None:
-        with contextlib.suppress(OffloadError):
-            self._labs.pop(kind).close()
+    def end(self, kind: _Kind) -> None:
+        """End the lab of this kind, if there is one."""
+        lab = self._labs.pop(kind, None)
+        if lab is not None:
+            with contextlib.suppress(OffloadError):
+                lab.close()
 
 
 def _taken_back(lab: Lab) -> bool:

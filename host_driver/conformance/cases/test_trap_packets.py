@@ -2,6 +2,7 @@
 """TRAP-*: mistakes that kernels and drivers have made with packets, limits and overlaps."""
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ TUNNEL = ("192.0.2.1", "192.0.2.2")
 TUNNEL6 = ("2001:db8::1", "2001:db8::2")
 
 
-def outbound(bench: Bench, more: str = "", **how: str) -> Subject:
+def outbound(bench: Bench, more: str = "", **how: Any) -> Subject:
     """A host with one packet-offload SA out, and its policy."""
     host = bench.host(**how)
     host.ok(texts.state(host.dev, more=more))

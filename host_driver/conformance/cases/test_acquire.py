@@ -8,7 +8,7 @@ import pytest
 from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
-from host_driver.conformance.messages import DESTINATION, SOURCE, Note, address
+from host_driver.conformance.messages import DESTINATION, SOURCE, address
 from host_driver.conformance.probe import REFUSE
 from host_driver.conformance.subject import Subject
 from proto.limits import NOTIFICATION_QUEUE
@@ -28,11 +28,6 @@ def wanting(bench: Bench, *, offloaded: bool = True, **policy: str | int) -> Sub
     return host
 
 
-def larval(host: Subject) -> list[Note]:
-    """The SAs of the dump, which are those without SPI in the cases here."""
-    return host.request(messages.dump(Msg.GETSA)).notes
-
-
 @rule("ACQ-01", "ACQ-05")
 @pytest.mark.parametrize("offloaded", [False, True])
 def test_an_acquire_names_exactly_the_flow(bench: Bench, offloaded: bool) -> None:
@@ -43,7 +38,7 @@ def test_an_acquire_names_exactly_the_flow(bench: Bench, offloaded: bool) -> Non
     (asked,) = host.notes()
     assert asked.name == "ACQUIRE"
     acquire = UserAcquire.unpack(asked.fixed)
-    (found,) = larval(host)
+    (found,) = host.states()
     info = UserSaInfo.unpack(found.fixed)
     for sel in (acquire.sel, info.sel):
         assert (sel.saddr, sel.daddr) == (address(SOURCE), address(DESTINATION))
@@ -66,7 +61,7 @@ def test_an_acquire_for_a_tunnel_names_its_ends(bench: Bench) -> None:
     ends = "tmpl src 10.1.0.1 dst 10.1.0.9 proto esp reqid 1 mode tunnel"
     host = wanting(bench, offloaded=False, template=False, more=ends)
     host.send([PACKET])
-    (found,) = larval(host)
+    (found,) = host.states()
     info = UserSaInfo.unpack(found.fixed)
     assert (info.id.daddr, info.saddr) == (address("10.1.0.9"), address("10.1.0.1"))
     assert (info.mode, info.sel.daddr) == (MODE_TUNNEL, address(DESTINATION))
@@ -117,7 +112,7 @@ def test_a_refused_placeholder_ends_the_acquire(
     assert host.send([PACKET]) == [heard]
     assert host.mib() == {counter: 1}
     assert host.note_names() == []
-    assert larval(host) == []
+    assert host.states() == []
     assert [call["call"] for call in host.calls()] == ["xdo_dev_policy_add", "xdo_dev_state_add"]
 
 
@@ -127,7 +122,7 @@ def test_a_larval_sa_lives_as_long_as_the_sysctl_says(bench: Bench) -> None:
     host = wanting(bench, offloaded=False)
     host.sysctl("acq_expires", 3)
     host.send([PACKET])
-    (found,) = larval(host)
+    (found,) = host.states()
     assert UserSaInfo.unpack(found.fixed).lft.hard_add_expires_seconds == 3
     assert host.ok("xfrm state count").split() == ["SAD", "count", "1"]
     host.notes()
@@ -138,7 +133,7 @@ def test_a_larval_sa_lives_as_long_as_the_sysctl_says(bench: Bench) -> None:
     expire = UserExpire.unpack(note.fixed)
     assert (note.name, expire.hard, expire.state.id.spi) == ("EXPIRE", 1, 0)
     assert expire.state.sel.dport == 5000
-    assert larval(host) == []
+    assert host.states() == []
 
 
 @rule("ACQ-05")
@@ -160,7 +155,7 @@ def test_while_one_is_pending_no_second_acquire_is_sent(bench: Bench) -> None:
     assert host.send([PACKET] * 3) == [0] * 3
     assert host.note_names() == ["ACQUIRE"]
     assert host.mib() == {"XfrmOutNoStates": 3}
-    assert len(larval(host)) == 1
+    assert len(host.states()) == 1
 
 
 @rule("ACQ-07")
@@ -169,10 +164,10 @@ def test_a_key_manager_is_who_listens_to_acquires(bench: Bench) -> None:
     host = wanting(bench, offloaded=False)
     host.listen(*OTHER_GROUPS)
     host.send([PACKET])
-    assert larval(host) == []
+    assert host.states() == []
     host.listen(Group.ACQUIRE)
     host.send([PACKET])
-    assert len(larval(host)) == 1
+    assert len(host.states()) == 1
     assert host.note_names() == ["ACQUIRE"]
 
 
@@ -196,7 +191,7 @@ def test_an_acquire_that_nobody_took_is_taken_back(bench: Bench) -> None:
     host.ok(texts.policy(host.dev))
     fill(host)
     assert host.send([PACKET]) == [0]
-    assert larval(host) == []
+    assert host.states() == []
     ours = [call["call"] for call in host.calls() if call["call"] in WHOLE_LIFE]
     assert ours == (WHOLE_LIFE if bench.latest else WHOLE_LIFE[:2])
     assert host.mib() == {"XfrmOutNoStates": 1}
@@ -216,7 +211,7 @@ def test_a_larval_sa_is_shown_as_offloaded_and_passes_nothing(bench: Bench) -> N
     """OFFLOAD_DEV in the dump; no packet leaves."""
     host = wanting(bench)
     host.send([PACKET] * 2)
-    (found,) = larval(host)
+    (found,) = host.states()
     assert found.attributes[Attr.OFFLOAD_DEV] == messages.offload(host.ifindex, OFFLOAD_PACKET)
     assert f"offload parameters: dev {host.dev} dir out mode packet" in host.ok("xfrm state")
     assert bench.frames() == []
@@ -233,7 +228,7 @@ def test_the_real_sa_takes_the_place_of_the_larval_one(bench: Bench) -> None:
     assert [call["call"] for call in calls] == ["xdo_dev_state_add", *WHOLE_LIFE]
     placeholder, real, deleted, freed = (call["object"] for call in calls)
     assert placeholder == deleted == freed != real
-    (found,) = larval(host)
+    (found,) = host.states()
     assert UserSaInfo.unpack(found.fixed).id.spi == 0x1000
     host.send([PACKET])
     (frame,) = bench.frames()
@@ -248,7 +243,7 @@ def test_a_placeholder_is_nothing_on_the_card(bench: Bench) -> None:
     before = host.census()
     host.send([PACKET])
     assert host.census() == before
-    assert larval(host)  # asks for its totals
+    assert host.states()  # asks for its totals
     bench.advance(5)
     assert host.census() == before
     assert all(call["result"] in (0, None) for call in host.calls())
@@ -269,7 +264,7 @@ def test_allocspi_gives_the_larval_sa_its_spi(bench: Bench, by_seq: bool) -> Non
         f"xfrm state allocspi src {SOURCE} dst {DESTINATION} proto esp mode transport reqid 1 "
         f"{seq} min 0x500 max 0x500"
     )
-    (found,) = larval(host)
+    (found,) = host.states()
     info = UserSaInfo.unpack(found.fixed)
     assert (info.id.spi, info.sel.dport) == (0x500, 5000)
     assert Attr.OFFLOAD_DEV in found.attributes

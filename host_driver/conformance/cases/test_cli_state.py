@@ -2,6 +2,7 @@
 """CLI-01..21: the grammar of `ip xfrm state`, as the bytes that it stands for (iproute2 6.15)."""
 
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,19 @@ def test_options_change_what_is_printed(bench: Bench) -> None:
     plain, stats = host.ok("xfrm policy"), host.ok("-s xfrm policy")
     assert "lifetime current:" in stats and "lifetime current:" not in plain
     assert host.ok("-o xfrm policy") == plain.rstrip("\n").replace("\n", "\\") + "\\\n"
+
+
+@rule("CLI-01")
+def test_a_batch_is_a_file_of_commands(bench: Bench, tmp_path: Path) -> None:
+    """Line by line, without `ip`, under the options of the whole; comments and blank lines count
+    for nothing."""
+    host = bench.host()
+    batch = tmp_path / "commands"
+    batch.write_text(
+        "# two of them\n\nxfrm policy add src 10.1.0.1 dst 10.1.0.2 dir out # the first\n"
+        "xfrm policy add src 10.1.0.1 \\\n dst 10.1.0.2 dir in\nxfrm policy count\n"
+    )
+    assert host.ok(f"-batch {batch}") == "\t SPD IN  1 OUT 1 FWD 0\n"
 
 
 @rule("CLI-02")

@@ -23,7 +23,7 @@ from host_driver.xfrm.device import (
 )
 from host_driver.xfrm.lifetime import NS, xfrm_state_check_expire
 from host_driver.xfrm.policy import XfrmPolicy
-from host_driver.xfrm.sad import mark_match, proto_match
+from host_driver.xfrm.sad import addr, mark_match, proto_match
 from host_driver.xfrm.state import KmState, XfrmState
 from proto.status import OffloadError
 from proto.xfrm import AF_INET, AF_INET6, IPSEC_PROTO_ANY
@@ -103,12 +103,17 @@ def _resolved_by(net: "XfrmNet", x: XfrmState) -> XfrmState | None:
     mark = x.mark.v & x.mark.m
     if x.km.seq:
         larval = net.sad.find_acq_byseq(mark, x.km.seq)
-        if larval is not None and (larval.id.proto, larval.id.daddr) == (x.id.proto, x.id.daddr):
+        if larval is not None and _aims_like(larval, x):
             return larval
     return _find_acq(
         net, mark, x.props.mode, x.props.reqid, x.id.proto, x.id.daddr, x.props.saddr,
         x.props.family, x.pcpu_num,
     )  # fmt: skip
+
+
+def _aims_like(larval: XfrmState, x: XfrmState) -> bool:
+    ends = (addr(one.id.daddr, x.props.family) for one in (larval, x))
+    return larval.id.proto == x.id.proto and next(ends) == next(ends)
 
 
 def _find_acq(
@@ -135,9 +140,8 @@ def xfrm_find_acq(
     x.id.proto = proto
     x.props.family, x.props.mode, x.props.reqid = family, mode, reqid
     x.mark, x.if_id, x.pcpu_num, x.km.state = mark, if_id, pcpu, KmState.ACQ
-    if family == AF_INET:  # what stands behind the 4 bytes is not taken
-        daddr, saddr = daddr[:4].ljust(16, b"\0"), saddr[:4].ljust(16, b"\0")
     if family in (AF_INET, AF_INET6):
+        daddr, saddr = (addr(one, family).ljust(16, b"\0") for one in (daddr, saddr))
         x.sel.daddr, x.sel.saddr = daddr, saddr
         x.sel.prefixlen_d = x.sel.prefixlen_s = 32 if family == AF_INET else 128
         x.id.daddr, x.props.saddr = daddr, saddr

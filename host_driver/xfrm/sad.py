@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
 from host_driver.xfrm.walk import WalkList
-from proto.xfrm import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, IPSEC_PROTO_ANY
+from proto.xfrm import AF_INET, IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, IPSEC_PROTO_ANY
 
 DstKey = tuple[bytes, bytes, int, int]
 SpiKey = tuple[bytes, int, int, int]
@@ -27,19 +27,29 @@ def proto_match(proto: int, wanted: int) -> bool:
     return not wanted or proto == wanted or (wanted == IPSEC_PROTO_ANY and proto in WITH_SPI)
 
 
+def addr(address: bytes, family: int) -> bytes:
+    """What two addresses are compared by (xfrm_addr_equal): of an IPv4 one, its 4 bytes."""
+    return address[:4] if family == AF_INET else address
+
+
 def dst_key(x: XfrmState) -> DstKey:
     """Where xfrm_state_find looks."""
-    return x.id.daddr, x.props.saddr, x.props.reqid, x.props.family
+    return _dst_key(x.id.daddr, x.props.saddr, x.props.reqid, x.props.family)
+
+
+def _dst_key(daddr: bytes, saddr: bytes, reqid: int, family: int) -> DstKey:
+    return addr(daddr, family), addr(saddr, family), reqid, family
 
 
 def spi_key(x: XfrmState) -> SpiKey:
     """Where the input looks."""
-    return x.id.daddr, x.id.spi, x.id.proto, x.props.family
+    return addr(x.id.daddr, x.props.family), x.id.spi, x.id.proto, x.props.family
 
 
 def address_key(x: XfrmState) -> AddressKey:
     """Where a state is found by its ends alone."""
-    return x.id.daddr, x.props.saddr, x.props.family
+    family = x.props.family
+    return addr(x.id.daddr, family), addr(x.props.saddr, family), family
 
 
 def mark_match(mark: int, x: XfrmState) -> bool:
@@ -182,11 +192,11 @@ class Sad:
 
     def bucket(self, daddr: bytes, saddr: bytes, reqid: int, family: int) -> Iterable[XfrmState]:
         """Candidates of xfrm_state_find, in the kernel's order (TX-10)."""
-        return self._bydst.get((daddr, saddr, reqid, family), ())
+        return self._bydst.get(_dst_key(daddr, saddr, reqid, family), ())
 
     def larval(self, daddr: bytes, saddr: bytes, reqid: int, family: int) -> Iterable[XfrmState]:
         """The larval states among the candidates, in the same order (STATE-29)."""
-        key = (daddr, saddr, reqid, family)
+        key = _dst_key(daddr, saddr, reqid, family)
         bucket = self._bydst[key] if key in self._acquiring else ()
         return (x for x in bucket if x.km.state == KmState.ACQ)
 
@@ -201,11 +211,11 @@ class Sad:
 
     def with_spi(self, daddr: bytes, spi: int, proto: int, family: int) -> Iterable[XfrmState]:
         """States of this SPI, in the kernel's order."""
-        return self._byspi.get((daddr, spi, proto, family), ())
+        return self._byspi.get((addr(daddr, family), spi, proto, family), ())
 
     def between(self, daddr: bytes, saddr: bytes, family: int) -> Iterable[XfrmState]:
         """States with these ends, in the kernel's order."""
-        return self._bysrc.get((daddr, saddr, family), ())
+        return self._bysrc.get((addr(daddr, family), addr(saddr, family), family), ())
 
     def lookup_byaddr(
         self, mark: int, daddr: bytes, saddr: bytes, proto: int, family: int

@@ -21,7 +21,7 @@ from host_driver.xfrm.lifecycle import (
     xfrm_state_flush,
     xfrm_state_update,
 )
-from host_driver.xfrm.sad import proto_match
+from host_driver.xfrm.sad import addr, proto_match
 from host_driver.xfrm.state import KmState, XfrmState
 from host_driver.xfrm.verify import pcpu_of, refuse, u32, verify_newsa_info
 from proto.netlink import NLM_F_MULTI
@@ -168,7 +168,7 @@ def xfrm_alloc_userspi(net: "XfrmNet", request: "Request") -> None:
     mark, if_id = mark_of(request.attributes), u32(request.attributes, Attr.IF_ID)
     pcpu = pcpu_of(request.attributes, errno.EINVAL)
     x = net.sad.find_acq_byseq(mark.v & mark.m, info.seq) if info.seq else None
-    if x is None or x.id.daddr != info.id.daddr:
+    if x is None or addr(x.id.daddr, info.family) != addr(info.id.daddr, info.family):
         x = xfrm_find_acq(
             net, mark, info.mode, info.reqid, if_id, info.id.proto, info.id.daddr, info.saddr,
             info.family, pcpu,

@@ -157,3 +157,12 @@ def test_larval_sa_takes_four_bytes_of_an_ipv4_address(world: Any, requests: Any
     reply = next(messages(world.netlink(message(ALLOCSPI, bytes(wanted), 1))[0]))
     assert reply.type == 0x10
     assert reply.payload[60:72] == reply.payload[84:92] + bytes(4) == bytes(12)
+
+
+def test_states_are_found_by_four_bytes_of_an_ipv4_address(world: Any) -> None:
+    """Linux 6.18: what stands behind them in the request does not count."""
+    world.add_sa()
+    id = bytes((10, 1, 0, 2)) + bytes(3) + b"\7" + bytes(8) + b"\0\0\x10\0\2\0\x32\0"
+    assert next(messages(world.netlink(message(0x12, id, 1))[0])).type == 0x10
+    assert world.errno(message(0x11, id, 5)) == 0
+    assert len(world.net.sad) == 0

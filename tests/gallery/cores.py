@@ -10,13 +10,13 @@ import sys
 from host_driver.xfrm import (
     acquire,
     bundle,
+    chain,
     device,
     encode,
     input,
     lifecycle,
     lifetime,
     sad,
-    spd,
     user_sa,
 )
 from host_driver.xfrm.net import XfrmNet
@@ -224,7 +224,7 @@ def dumps_stale_counters(monkeypatch):
 
 def priority_rules_packet_policies(monkeypatch):
     """A packet-offload policy is linked by its priority, like any other."""
-    monkeypatch.setattr(spd, "OFFLOAD_PACKET", 99)
+    monkeypatch.setattr(chain, "OFFLOAD_PACKET", 99)
 
 
 def software_sas_first(monkeypatch):
@@ -239,13 +239,13 @@ def any_sa_for_a_packet_policy(monkeypatch):
 
 def clear_while_pending(monkeypatch):
     """While no SA is there, packets that a policy protects leave in clear."""
-    decide = bundle._by_policy
+    decide = bundle._by_policies
 
-    def careless(net, flow, xp):
-        decision = decide(net, flow, xp)
-        return bundle.Decision() if decision.drop else decision
+    def careless(net, flow, policies):
+        decision = decide(net, flow, policies)
+        return bundle.Decision() if decision.pending else decision
 
-    monkeypatch.setattr(bundle, "_by_policy", careless)
+    monkeypatch.setattr(bundle, "_by_policies", careless)
 
 
 def ignores_offload_ok(monkeypatch):

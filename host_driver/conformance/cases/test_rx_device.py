@@ -207,3 +207,11 @@ def test_esp_that_no_device_has_opened_is_opened_in_software(bench: Bench) -> No
     assert found is not None
     assert (found.curlft.packets, found.curlft.bytes) == (1, 28)
     assert "seq 0x1, oseq 0x0, bitmap 0x00000001" in host.ok(texts.get())
+
+
+@rule("RX-10")
+def test_an_sa_opens_only_what_its_selector_covers(bench: Bench) -> None:
+    """The core compares nothing (RX-04), so the device keeps the SA to its selector."""
+    host = receiver(bench, more="sel src 10.1.0.1/32 dst 10.1.0.2/32 proto udp dport 5000")
+    arrive(bench, Esp().seal(PACKET, 1), Esp().seal(packets.udp(dport=5001), 2))
+    assert host.receive() == [PACKET]

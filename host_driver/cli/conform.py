@@ -39,8 +39,8 @@ def conform(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Check a driver and its core against the contract, rule by rule. Exits with 1 if one broke."""
-    from host_driver.conformance.bench import Options
     from host_driver.conformance.run import run
+    from host_driver.conformance.target import Options
 
     options = Options(target=target, profile=profile, driver=driver, card=card, seed=seed, dev=dev)
     progress = _silent if only_list or as_json else _progress

@@ -3,14 +3,19 @@
 
     rules/*.toml    the contract: one table per rule, with its source in the kernel
     catalogue.py    rules as objects, chosen by id
-    cases/          pytest files; `@rule("STATE-28")` says which rules a case judges
-    bench.py        what a case works with: hosts of a lab, or of the running kernel
+    cases/          pytest files; `@rule("STATE-28")` (marks.py) says which rules a case judges
+
+    bench.py        what a case works with: hosts on a target (target.py), from the pool (pool.py)
     subject.py      one host as a case sees it: requests, packets, calls of the driver
-    policies.py     policies over one packet, and which of them it met
-    messages.py     netlink requests that `ip xfrm` cannot say, and answers read
+    texts.py language.py    `ip xfrm` commands, and what the tool prints
+    messages.py layouts.py  netlink requests that `ip xfrm` cannot say, and answers read
+    packets.py policies.py  packets, an ESP of the suite's own, and policies over them
+    workload.py     a life of a host, drawn from the seed
     probe.py        a driver that does what an SA or policy tells it to: refuse, count, sleep
+    complete.py     the driver under test with the optional callbacks that it lacks
     kernel.py       target `kernel`: AF_NETLINK in a network namespace of its own
-    suite.py        the pytest plugin: options, fixtures, outcomes
+
+    suite.py        the pytest plugin: which cases run, what they come to
     report.py       outcomes by rule -> terminal, JSON;  page.py -> one HTML page
     run.py          a whole run: from arguments to a Report
 

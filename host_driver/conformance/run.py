@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from host_driver.conformance.bench import TARGETS, Options
 from host_driver.conformance.catalogue import select
 from host_driver.conformance.report import CaseResult, Report, gather
 from host_driver.conformance.suite import CASES, Suite
+from host_driver.conformance.target import TARGETS, Options
 from host_driver.driver.load import load_driver
 from host_driver.lab.settings import Settings
 from proto import VERSION

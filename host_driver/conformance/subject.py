@@ -7,18 +7,16 @@ pA policy_add   pD policy_delete   pF policy_free         `(l)` behind A, D, F: 
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from host_driver.conformance import messages
 from host_driver.conformance.messages import Note, Reply
+from host_driver.conformance.target import RawHost
 from host_driver.ip import Result, format_notification
 from proto.xfrm import Msg
 from proto.xfrm_structs import UserSaInfo
-
-if TYPE_CHECKING:
-    from host_driver.conformance.bench import RawHost
 
 LETTERS = {
     "xdo_dev_state_add": "A",
@@ -37,15 +35,23 @@ SECOND = "nic1"
 
 
 class Subject:
-    """`raw` is a host of a lab, or of the running kernel; `settle` returns when nothing moves."""
+    """`raw` is a host of a lab, or of the running kernel; `settle` returns when nothing moves;
+    `needs_crypto` skips the case where crypto offload is not to be had."""
 
-    def __init__(self, raw: "RawHost", settle: Callable[[], None], wait: Callable[[float], None]):
+    def __init__(
+        self,
+        raw: RawHost,
+        settle: Callable[[], None],
+        wait: Callable[[float], None],
+        needs_crypto: Callable[[], None],
+    ) -> None:
         self.raw = raw
         self.dev: str = raw.nic.name
         self.ifindex: int = raw.nic.ifindex
         self.mac: bytes = raw.nic.mac
         self.settle = settle
         self.wait = wait
+        self._needs_crypto = needs_crypto
         self._calls_before = 0
         self._mib_before: dict[str, int] = {}
         self._counters_before: dict[str, int] = {}
@@ -76,6 +82,8 @@ class Subject:
 
     def ok(self, text: str) -> str:
         """An `ip` command that must succeed; its output."""
+        if "offload crypto" in text:
+            self._needs_crypto()
         result = self.raw.ip(text)
         assert result.rc == 0, f"`ip {text}` ended with {result.rc}: {result.stderr}"
         return result.stdout

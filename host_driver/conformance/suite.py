@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from host_driver.conformance.bench import Bench, Options, Pool
+from host_driver.conformance.bench import Bench
 from host_driver.conformance.catalogue import catalogue
 from host_driver.conformance.kernel import release
+from host_driver.conformance.pool import Pool
 from host_driver.conformance.report import FAILED, PASSED, SKIPPED, TESTED, CaseResult
+from host_driver.conformance.target import Options
 
 CASES = importlib.resources.files("host_driver.conformance") / "cases"
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from gallery import cores
-from host_driver.conformance.bench import Options
 from host_driver.conformance.run import run
+from host_driver.conformance.target import Options
 
 # driver -> the rule that it breaks
 DRIVERS = {

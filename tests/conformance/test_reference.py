@@ -3,10 +3,10 @@
 
 import pytest
 
-from host_driver.conformance.bench import Options
 from host_driver.conformance.catalogue import catalogue
 from host_driver.conformance.report import NOT_MODELLED, NOT_RUN, PASSED, SKIPPED, TESTED
 from host_driver.conformance.run import run
+from host_driver.conformance.target import Options
 
 SECTIONS = sorted({rule.section for rule in catalogue().values()})
 MANY = 450  # of the 545 rules of the contract

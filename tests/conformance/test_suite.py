@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from host_driver.cli.app import cli
-from host_driver.conformance.bench import Options
 from host_driver.conformance.catalogue import catalogue, select
 from host_driver.conformance.page import page
 from host_driver.conformance.report import FAILED, PASSED
 from host_driver.conformance.run import run
+from host_driver.conformance.target import Options
 from host_driver.driver.reference import ReferenceDriver
 from proto.status import OffloadError
 

@@ -71,7 +71,7 @@ def test_nothing_is_called_after_its_end(bench: Bench) -> None:
             assert not any(freed[:-1]), (one, life.log)
     live: set[int] = set()
     for call in calls:
-        if call["call"] == "xdo_dev_state_delete" and not call.get("acquire") and call["keys"]:
+        if call["call"] == "xdo_dev_state_delete" and not call.get("acquire") and call["handle"]:
             assert call["handle"] not in live, (call, life.log)
             live.add(call["handle"])
         if call["call"] == "xdo_dev_state_free":

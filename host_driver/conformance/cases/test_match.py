@@ -68,9 +68,6 @@ def test_a_software_policy_uses_a_crypto_sa(bench: Bench) -> None:
     """The host builds the ESP packet, the device seals it."""
     host = bench.host()
     host.ok(texts.state(host.dev, spi=0x1001, offload="crypto"))
-    shown = host.ok(texts.get(spi=0x1001))
-    if "mode crypto" not in shown:
-        pytest.skip("the driver under test has no crypto offload")
     assert used(bench, host, None) == "0x1001"
 
 

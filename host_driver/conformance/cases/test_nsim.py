@@ -15,6 +15,7 @@ LIKE_NETDEVSIM = "crypto-only:sa_max=33,key_bits=128,icv_bytes=16,esn=0"
 def answer(bench: Bench, card: str, **state: str | int | bytes) -> int:
     """What the driver says to an SA of crypto offload, unless `state` says otherwise."""
     host = bench.host(card=card)
+    bench.needs_crypto()
     how = {"offload": "crypto", **state}
     host.ip(texts.state(host.dev, **how))  # type: ignore[arg-type]
     result: int = host.calls()[0]["result"]

@@ -20,6 +20,7 @@ from proto.xfrm import Attr
 PEERS = ("10.1.0.2", "10.1.0.3")
 NEW_HOME = "10.1.0.9"
 SPIS = tuple(range(0x1000, 0x1008))
+GIVEN = range(0x2000, 0x2004)  # SPIs that ALLOCSPI may draw
 SCARCE = "sa_max=5,rule_max=8"  # of 8 SAs, and of 4 policies that may be the card's
 OUT, ALLOW = 1, 0
 SA_LIMITS = (
@@ -150,7 +151,7 @@ class Workload:
         peer = self._random.choice(PEERS)
         return self._try(
             f"xfrm state allocspi src {SOURCE} dst {peer} proto esp mode transport "
-            f"reqid {_reqid(peer)} min 0x2000 max 0x2003"
+            f"reqid {_reqid(peer)} min {GIVEN[0]:#x} max {GIVEN[-1]:#x}"
         )
 
     def _migrate(self) -> str:

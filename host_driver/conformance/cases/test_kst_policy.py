@@ -61,7 +61,10 @@ class Exceptions:
         assert self.left("10.2.0.2") == self.protected("tunnel")
         if exact and "tunnel" in self._on_card:
             assert 0 not in self.left("10.2.0.254")
-            assert self.left("10.2.0.253") == self.protected("tunnel")
+            host = self.left("10.2.0.253")
+            if "host" in self._on_card or "bypass" not in self._on_card:
+                assert host == self.protected("tunnel")
+            assert 0 not in host  # the card may know a bypass where the core saw a tunnel
             return
         if "bypass" in self._on_card or "tunnel" not in self._on_card:
             assert self.left("10.2.0.254") == [0]

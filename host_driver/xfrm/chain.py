@@ -6,8 +6,9 @@ known; these floors never fall from front to back, so that the last block with a
 given one is found by bisection.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_PACKET
@@ -43,6 +44,24 @@ class Chain:
         self._blocks: list[_Block] = []
         self._floors: list[int] = []
         self._home: dict[XfrmPolicy, _Block] = {}
+        self._packet = 0  # how many are packet-offload ones; the others alone are in order
+
+    def take(self, policies: Iterable[XfrmPolicy]) -> None:
+        """Take in policies of other chains, the oldest first: each goes before the first one of a
+        higher priority number, or of the same and younger; packet-offload ones to the head."""
+        chain = list(self)
+        # The highest number, and age among equals, up to each place.
+        highest = list(accumulate(((xp.priority, xp.pos) for xp in chain), max))
+        for xp in sorted(policies, key=lambda xp: xp.pos):
+            key = xp.priority, xp.pos
+            if xp.xdo.type == OFFLOAD_PACKET:
+                at, lower = 0, bisect_left(highest, key)
+                highest[:lower] = [key] * lower
+            else:
+                at = bisect_right(highest, key)
+            chain.insert(at, xp)
+            highest.insert(at, key)
+        self._fill(chain)
 
     def __iter__(self) -> Iterator[XfrmPolicy]:
         for block in self._blocks:
@@ -64,6 +83,7 @@ class Chain:
         block = self._blocks[at]
         block.policies.insert(index, xp)
         self._home[xp] = block
+        self._packet += xp.xdo.type == OFFLOAD_PACKET
         self._floors[at] = min(self._floors[at], xp.priority)  # nothing before it is higher
         if len(block.policies) >= 2 * BLOCK:
             self._cut(at)
@@ -76,6 +96,8 @@ class Chain:
     def _place_of_update(self, xp: XfrmPolicy, old: XfrmPolicy) -> tuple[int, int]:
         """The same, but what stands behind `old` counts only where the new number is higher, and
         up to the next one that is higher still: an update of the same number stays in its place."""
+        if not self._packet:
+            return self._place(xp) if xp.priority != old.priority else self._find(old)
         place, met = (0, 0), False
         for at, block in enumerate(self._blocks):
             for behind, other in enumerate(block.policies, 1):
@@ -98,7 +120,15 @@ class Chain:
             if not groups or xp.xdo.type == OFFLOAD_PACKET:
                 groups.append([])
             groups[-1].append(xp)
-        policies = [xp for group in reversed(groups) for xp in group]
+        self._fill([xp for group in reversed(groups) for xp in group])
+
+    def _find(self, xp: XfrmPolicy) -> tuple[int, int]:
+        block = self._home[xp]
+        return self._blocks.index(block), block.policies.index(xp)
+
+    def _fill(self, policies: list[XfrmPolicy]) -> None:
+        """These policies, in this order, and no others."""
+        self._packet = sum(xp.xdo.type == OFFLOAD_PACKET for xp in policies)
         self._blocks = [_Block(policies[at : at + BLOCK]) for at in range(0, len(policies), BLOCK)]
         self._floors = [NO_FLOOR] * len(self._blocks)
         self._raise_floors(len(self._blocks) - 1)
@@ -108,6 +138,7 @@ class Chain:
     def remove(self, xp: XfrmPolicy) -> None:
         """Take a policy out. Raises KeyError when it is not there."""
         block = self._home.pop(xp)
+        self._packet -= xp.xdo.type == OFFLOAD_PACKET
         at = self._blocks.index(block)
         block.policies.remove(xp)
         if not block.policies:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SPD: insertion, identity and lookup of policies in the kernel's order (SPD-01..10, 20..26).
 
-Host-to-host selectors live in exact chains, the others in inexact ones, one per pair of prefixes. A
+Host-to-host selectors live in exact chains, the others in trees of prefixes (`inexact`). A
 packet-offload policy stands at the head of its chain whatever its priority (SPD-06), and an exact
 one ends the search (SPD-21).
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from host_driver.xfrm.chain import Chain
 from host_driver.xfrm.flow import Flow, prefix, selector_match
+from host_driver.xfrm.inexact import Inexact
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_PACKET
 from host_driver.xfrm.walk import WalkList
@@ -48,9 +49,10 @@ class Spd:
         self._count: Counter[int] = Counter()
         self._by_identity: dict[Identity, XfrmPolicy] = {}
         self._by_index: dict[int, XfrmPolicy] = {}
-        # (dir, type, family) -> (bits of destination, of source) -> prefixes -> chain
+        # (dir, type, family) -> prefixes of destination and source -> chain
         self._exact: dict[tuple[int, int, int], Chains] = {}
-        self._inexact: dict[tuple[int, int, int], dict[tuple[int, int], Chains]] = {}
+        # (dir, type, family, if_id)
+        self._inexact: dict[tuple[int, int, int, int], Inexact] = {}
         self._next_index = 0
         self._next_pos = 1
         # Local and remote prefix length from which a selector is exact (CONST-09).
@@ -96,6 +98,7 @@ class Spd:
             xp.index = self._free_index(xp.dir, xp.index)
         else:
             xp.index = old.index
+        xp.pos, self._next_pos = self._next_pos, self._next_pos + 1
         self._link(xp, old)
         if old is not None:
             self._unlink(old)
@@ -161,10 +164,8 @@ class Spd:
         best = next((xp for xp in chain if _match(xp, flow, if_id)), None)
         if best is not None and best.xdo.type == OFFLOAD_PACKET:
             return best
-        for (length_d, length_s), chains in self._inexact.get(key, {}).items():
-            candidates = chains.get(
-                (prefix(flow.daddr, length_d), prefix(flow.saddr, length_s)), ()
-            )
+        inexact = self._inexact.get((*key, if_id))
+        for candidates in inexact.candidates(flow.daddr, flow.saddr) if inexact else ():
             for xp in candidates:
                 if best is not None and xp.priority > best.priority:
                     break
@@ -179,30 +180,43 @@ class Spd:
         local, remote = self.thresholds.get(family, (128, 128))
         return (remote, local) if dir == POLICY_OUT else (local, remote)
 
-    def _home(self, xp: XfrmPolicy) -> tuple[Chains, tuple[bytes, bytes]]:
-        """Where the chain of a policy hangs, and under which key."""
-        sel, key = xp.selector, (xp.dir, xp.type, xp.family)
+    def _home(self, xp: XfrmPolicy) -> tuple[Chains, tuple[bytes, bytes]] | None:
+        """Where the exact chain of a policy hangs, and under which key; None for an inexact one."""
+        sel = xp.selector
         bits_d, bits_s = self._bits(xp.dir, xp.family)
-        if sel.prefixlen_d >= bits_d and sel.prefixlen_s >= bits_s:
-            chains = self._exact.setdefault(key, {})
-        else:
-            bits_d, bits_s = sel.prefixlen_d, sel.prefixlen_s
-            chains = self._inexact.setdefault(key, {}).setdefault((bits_d, bits_s), {})
+        if sel.prefixlen_d < bits_d or sel.prefixlen_s < bits_s:
+            return None
+        chains = self._exact.setdefault((xp.dir, xp.type, xp.family), {})
         return chains, (prefix(sel.daddr, bits_d), prefix(sel.saddr, bits_s))
 
+    def _bin(self, xp: XfrmPolicy) -> Inexact:
+        key = (xp.dir, xp.type, xp.family, xp.if_id)
+        if key not in self._inexact:
+            self._inexact[key] = Inexact(xp.family)
+        return self._inexact[key]
+
     def _link(self, xp: XfrmPolicy, old: XfrmPolicy | None = None) -> None:
-        chains, where = self._home(xp)
+        home = self._home(xp)
+        if home is None:
+            self._bin(xp).insert(xp, old)
+            return
+        chains, where = home
         if where not in chains:
             chains[where] = Chain()
         chains[where].insert(xp, old)
-        xp.pos = self._next_pos
-        self._next_pos += 1
 
     def _unlink(self, xp: XfrmPolicy) -> None:
-        chains, where = self._home(xp)
-        chains[where].remove(xp)
-        if not chains[where]:
-            del chains[where]
+        home = self._home(xp)
+        if home is None:
+            inexact = self._bin(xp)
+            inexact.remove(xp)
+            if not inexact:
+                del self._inexact[xp.dir, xp.type, xp.family, xp.if_id]
+        else:
+            chains, where = home
+            chains[where].remove(xp)
+            if not chains[where]:
+                del chains[where]
         self._all.remove(xp)
         self._count[xp.dir] -= 1
 

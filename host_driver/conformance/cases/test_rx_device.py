@@ -174,10 +174,11 @@ def test_what_comes_after_the_hard_limit_is_dropped_by_the_device(bench: Bench) 
 @rule("RX-11", "RX-03")
 def test_the_strict_card_in_packet_mode(bench: Bench) -> None:
     """Decrypted: delivered. Authentication failed or bad trailer: dropped without a counter of the
-    core."""
+    core; a driver may add the bad ICV that its device counted when the counters are read."""
     host = receiver(bench, card="cx6dx")
     arrive(bench, BAD["integrity"], BAD["trailer"], Esp().seal(PACKET, 10))
-    assert (host.receive(), host.mib()) == ([PACKET], {})
+    by_driver = {"XfrmInStateProtoError": 1} if bench.latest else {}  # MLX-14, DUMP-04
+    assert host.receive() == [PACKET] and host.mib() in ({}, by_driver)
 
 
 @rule("RX-11", "RX-14")

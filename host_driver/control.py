@@ -118,6 +118,12 @@ class SetLink(Query):
     unregister: bool = False
 
 
+class SetNetworks(Query):
+    """The networks on the link of nic0, as "10.1.0.0/24"; none: every address is."""
+
+    networks: list[str]
+
+
 class AddDevice(Query):
     """A second port of the card, up and without a wire: the same driver, other ifindex.
 
@@ -155,8 +161,8 @@ class Quiesce(Query):
 
 AnyQuery = (
     Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Receive | Mib
-    | Counters | Census | Trace | AddFault | RemoveFault | ResetFaults | SetLink | AddDevice
-    | SetClockForward | Info | Capture | Quiesce
+    | Counters | Census | Trace | AddFault | RemoveFault | ResetFaults | SetLink | SetNetworks
+    | AddDevice | SetClockForward | Info | Capture | Quiesce
 )  # fmt: skip
 
 

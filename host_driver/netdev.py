@@ -6,6 +6,7 @@ A device raises its events through `Devices.on_event`, which the host ties to th
 """
 
 import errno
+import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,9 @@ class NetDevice:
         return self._queue_space()
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
 class Devices:
     """All devices of a host, by index and by name."""
 
@@ -114,6 +118,7 @@ class Devices:
         self.on_event: Callable[[NetDevice, str], None] = lambda dev, event: None
         self._devices: dict[int, NetDevice] = {}
         self._next_ifindex = LOOPBACK_IFINDEX
+        self.networks: list[Network] = []
 
     def __iter__(self) -> Iterator[NetDevice]:
         return iter(self._devices.values())
@@ -129,12 +134,15 @@ class Devices:
     def route(self, daddr: bytes) -> NetDevice | None:
         """The device towards an address of 4 (IPv4) or 16 bytes (IPv6), or None.
 
-        127/8 and ::1 are on the loopback device, everything else is on-link of the first other
-        device that is up.
+        127/8 and ::1 are on the loopback device; what lies in `networks`, and without any
+        everything, is on-link of the first other device that is up.
         """
         local = daddr[0] == 127 if len(daddr) == 4 else daddr == bytes(15) + b"\x01"
         if local:
             return self.by_index(LOOPBACK_IFINDEX)
+        address = ipaddress.ip_address(daddr)
+        if self.networks and not any(address in network for network in self.networks):
+            return None
         return next((dev for dev in self if dev.ifindex != LOOPBACK_IFINDEX and dev.up), None)
 
     def register(self, dev: NetDevice) -> NetDevice:

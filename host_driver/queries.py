@@ -5,6 +5,7 @@ Queries that need the card wait for it; those that arrive before the probe is do
 """
 
 import errno
+import ipaddress
 import os
 import traceback
 from collections.abc import Callable
@@ -65,6 +66,7 @@ class Queries:
             control.RemoveFault: self._remove_fault,
             control.ResetFaults: self._reset_faults,
             control.SetLink: self._set_link,
+            control.SetNetworks: self._set_networks,
             control.AddDevice: self._add_device,
             control.SetClockForward: self._set_clock_forward,
             control.Info: self._info,
@@ -231,6 +233,15 @@ class Queries:
         features |= {name for name, on in wanted.items() if on}
         if features != dev.features:
             self._host.devices.set_features(dev, features)
+
+    def _set_networks(self, query: control.SetNetworks) -> Answer:
+        try:
+            networks = [ipaddress.ip_network(text) for text in query.networks]
+        except ValueError as error:
+            raise OffloadError(errno.EINVAL, f"network: {error}") from None
+        self._host.devices.networks = networks
+        self._host.net.flows.clear()
+        return Answer(0)
 
     def _add_device(self, query: control.AddDevice) -> Answer:
         host = self._host

@@ -114,6 +114,11 @@ class HostHandle:
         change = control.SetLink(dev, up, mtu, esp_hw_offload, esp_tx_csum_hw_offload, unregister)
         self._ask(change)
 
+    def set_networks(self, *networks: str) -> None:
+        """What is on the link of the card, as "10.1.0.0/24"; all else has no route then. Without
+        networks every address is reached. Raises OffloadError(EINVAL)."""
+        self._ask(control.SetNetworks(list(networks)))
+
     def add_device(self, name: str) -> int:
         """A second port of the card, up and without a wire; -> its ifindex. EEXIST for a double."""
         return int(self._ask(control.AddDevice(name)).value)

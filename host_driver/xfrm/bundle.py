@@ -59,6 +59,10 @@ class FlowCache:
     def __init__(self) -> None:
         self._flows: dict[Flow, _Cached] = {}
 
+    def clear(self) -> None:
+        """Forget everything: routes have changed."""
+        self._flows.clear()
+
     def get(self, flow: Flow, generation: tuple[int, int, int]) -> Decision | None:
         """The decision, if nothing that it rests on has changed."""
         cached = self._flows.get(flow)

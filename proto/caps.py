@@ -49,7 +49,6 @@ PROFILES: dict[str, Caps] = {
         name="cx6dx",
         crypto=True,
         tunnel=True,
-        strict=True,
         key_bits=(128, 256),
         icv_bytes=(16,),
         replay_windows=(32, 64, 128, 256),

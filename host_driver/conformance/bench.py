@@ -67,7 +67,7 @@ class Bench:
         other drivers owe nothing to MLX-*."""
         if not issubclass(load_driver(self.options.driver), ReferenceDriver):
             pytest.skip("describes the reference driver, which this one is not built on")
-        return self.host(card=f"cx6dx:{overrides}" if overrides else "cx6dx")
+        return self.host(card=f"cx6dx:strict=yes,{overrides}")
 
     def pair(
         self, *, card: str | None = None, driver: str | None = None

@@ -37,8 +37,9 @@ class Pool:
         """A lab of this kind in which nothing has happened, or all was taken back."""
         lab = self._labs.get(kind)
         if lab is None:
-            lab = self._labs[kind] = self._new(kind)
+            lab = self._new(kind)
             lab.start()
+            self._labs[kind] = lab
         return lab
 
     def _new(self, kind: Kind) -> Lab:

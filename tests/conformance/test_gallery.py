@@ -72,7 +72,7 @@ CORES = {
     cores.reports_no_direction: "UAPI-61",
     cores.dumps_stale_counters: "DUMP-03",
     cores.priority_rules_packet_policies: "SPD-06",
-    cores.software_sas_first: "SAD-01",
+    cores.software_sas_first: "SAD-02",
     cores.any_sa_for_a_packet_policy: "TX-11",
     cores.clear_while_pending: "ACQ-20",
     cores.ignores_offload_ok: "TX-05",

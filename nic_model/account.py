@@ -3,7 +3,13 @@
 
 from nic_model import aso
 from nic_model.jit import njit
-from nic_model.tables import EVENTS_LOST
+from nic_model.tables import (
+    EVENTS_LOST,
+    IPSEC_RX_BYTES,
+    IPSEC_RX_PACKETS,
+    IPSEC_TX_BYTES,
+    IPSEC_TX_PACKETS,
+)  # fmt: skip
 from proto.events import EventType
 
 _SOFT, _HARD = int(EventType.SOFT_LIMIT), int(EventType.HARD_LIMIT)
@@ -31,8 +37,24 @@ def raise_event(t, row, kind):
 
 
 @njit
-def count_packet(t, row, size):
-    """Count a packet of `size` payload bytes on its SA: soft event before hard event (LIFE-14)."""
+def count_sealed(t, row, size):
+    """Count a packet of `size` payload bytes that leaves sealed."""
+    _count_on_sa(t, row, size)
+    t.totals[IPSEC_TX_PACKETS] += 1
+    t.totals[IPSEC_TX_BYTES] += size
+
+
+@njit
+def count_opened(t, row, size):
+    """Count a packet of `size` payload bytes that came in authentic."""
+    _count_on_sa(t, row, size)
+    t.totals[IPSEC_RX_PACKETS] += 1
+    t.totals[IPSEC_RX_BYTES] += size
+
+
+@njit
+def _count_on_sa(t, row, size):
+    """Soft event before hard event (LIFE-14)."""
     touch(t, row)
     reached = aso.count_packet(t.sa[row], size)
     if reached & aso.SOFT_REACHED:

@@ -9,7 +9,7 @@ nothing leaves that is not sealed.
 import numpy as np
 
 from nic_model import account, aso, lookup
-from nic_model.esp import seal, unseal
+from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, open_payload, seal_payload
 from nic_model.jit import njit
 from nic_model.packet import (
     ESP,
@@ -21,35 +21,12 @@ from nic_model.packet import (
     load32,
     load64,
     store16,
-    store32,
-)  # fmt: skip
-from nic_model.tables import (
-    IPSEC_RX_BYTES,
-    IPSEC_RX_PACKETS,
-    IPSEC_TX_BYTES,
-    IPSEC_TX_PACKETS,
 )  # fmt: skip
 from proto.limits import ETHERNET_BYTES
 from proto.status import Drop
 from proto.xfrm import AF_INET6
 
 _CRYPTO, _TOO_LONG, _INTEGRITY = int(Drop.CRYPTO), int(Drop.TOO_LONG), int(Drop.INTEGRITY)
-
-ESP_BYTES = 16  # SPI, sequence number, IV (RFC 4303 2, RFC 4106 3.1)
-TRAILER_BYTES = 2  # pad length, next header
-_LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
-
-
-@njit
-def write_aad(t, sa, low, high):
-    """SPI and sequence number to t.aad, 64 bits of it with ESN (RFC 4106 5); returns the length."""
-    store32(t.aad, 0, np.int64(sa.spi))
-    if not sa.esn:
-        store32(t.aad, 4, low)
-        return 8
-    store32(t.aad, 4, high)
-    store32(t.aad, 8, low)
-    return 12
 
 
 @njit
@@ -95,18 +72,12 @@ def seal_in_place(t, p, handle, generation, mtu, out, at, room):
     if p.end - ETHERNET_BYTES > mtu or p.end > room:
         return -_TOO_LONG
 
-    iv = load64(t.frame, esp + 8)
-    if not aso.follow_sequence(sa, load32(t.frame, esp + 4), iv):
+    if not aso.follow_sequence(sa, load32(t.frame, esp + 4), load64(t.frame, esp + 8)):
         return -_CRYPTO
-    carried = _payload_bytes(t.frame, payload, size)
-    account.count_packet(t, row, carried)
-    t.totals[IPSEC_TX_PACKETS] += 1
-    t.totals[IPSEC_TX_BYTES] += carried
+    account.count_sealed(t, row, _payload_bytes(t.frame, payload, size))
 
     copy(out, at, t.frame, 0, p.end)
-    aad_bytes = write_aad(t, sa, np.int64(sa.seq & _LOW), np.int64(sa.seq >> _SHIFT))
-    seal(t.keys[sa.key], sa.salt, iv, t.aad, aad_bytes, out, at + payload, size, t.tag)
-    copy(out, at + payload + size, t.tag, 0, sa.icv)
+    seal_payload(t, sa, out, at + esp, size)
     if sa.encap_dport:  # the host cannot sum what it does not see; over IPv4 it is 0 (RFC 3948 2.1)
         store16(out, at + p.upper + 6, 0)
         if p.family == AF_INET6:
@@ -129,19 +100,10 @@ def open_in_place(t, p, row, esp):
     account.touch(t, row)
     low = load32(t.frame, esp + 4)
     high = aso.infer_high(sa, low)
-    aad_bytes = write_aad(t, sa, low, high)
-    iv = load64(t.frame, esp + 8)
-    icv = payload + size
-    if not unseal(
-        t.keys[sa.key], sa.salt, iv, t.aad, aad_bytes, t.frame, payload, size, icv, sa.icv
-    ):
-        sa.integrity_failed += 1
+    if not open_payload(t, sa, esp, size, low, high):
         p.syndrome = _INTEGRITY
         return row
     if sa.esn:
         aso.raise_sequence(sa, low, high)
-    carried = max(_payload_bytes(t.frame, payload, size), 0)
-    account.count_packet(t, row, carried)
-    t.totals[IPSEC_RX_PACKETS] += 1
-    t.totals[IPSEC_RX_BYTES] += carried
+    account.count_opened(t, row, max(_payload_bytes(t.frame, payload, size), 0))
     return row

@@ -4,8 +4,8 @@
 import numpy as np
 
 from nic_model import account, aso, lookup
-from nic_model.datapath_crypto import ESP_BYTES, TRAILER_BYTES, open_in_place, write_aad
-from nic_model.esp import unseal
+from nic_model.datapath_crypto import open_in_place
+from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, open_payload
 from nic_model.jit import inline, njit
 from nic_model.packet import (
     ESP,
@@ -23,18 +23,10 @@ from nic_model.packet import (
     ipv4_checksum_good,
     load16,
     load32,
-    load64,
     parse,
     store16,
 )  # fmt: skip
-from nic_model.tables import (
-    IPSEC_RX_BYTES,
-    IPSEC_RX_PACKETS,
-    RX,
-    RX_BYTES,
-    RX_PACKETS,
-    handle_in_kernel,
-)  # fmt: skip
+from nic_model.tables import RX, RX_BYTES, RX_PACKETS, handle_in_kernel
 from nic_model.tunnel import IPIP, IPV6, dsfield, learn
 from proto.commands import BLOCK, IN
 from proto.layouts import RxFlag
@@ -237,22 +229,15 @@ def _open(t, p, row, esp):
         return _REPLAY
 
     high = aso.infer_high(sa, low)
-    aad_bytes = write_aad(t, sa, low, high)
-    iv = load64(t.frame, esp + 8)
-    icv = payload + size
-    if not unseal(
-        t.keys[sa.key], sa.salt, iv, t.aad, aad_bytes, t.frame, payload, size, icv, sa.icv
-    ):
-        sa.integrity_failed += 1
+    if not open_payload(t, sa, esp, size, low, high):
         return _INTEGRITY
 
     aso.replay_advance(sa, bits, low, high)
-    pad = np.int64(t.frame[icv - 2])
-    next_header = np.int64(t.frame[icv - 1])
+    trailer = payload + size - TRAILER_BYTES
+    pad = np.int64(t.frame[trailer])
+    next_header = np.int64(t.frame[trailer + 1])
     size = max(size - TRAILER_BYTES - pad, -1)
-    account.count_packet(t, row, max(size, 0))
-    t.totals[IPSEC_RX_PACKETS] += 1
-    t.totals[IPSEC_RX_BYTES] += max(size, 0)
+    account.count_opened(t, row, max(size, 0))
 
     if size < 0:  # pad contents are not checked, as the kernel does not
         sa.trailer += 1

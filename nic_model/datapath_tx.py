@@ -4,8 +4,8 @@
 import numpy as np
 
 from nic_model import account, aso, lookup
-from nic_model.datapath_crypto import ESP_BYTES, TRAILER_BYTES, seal_in_place, write_aad
-from nic_model.esp import seal
+from nic_model.datapath_crypto import seal_in_place
+from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, seal_payload
 from nic_model.jit import njit
 from nic_model.packet import (
     ESP,
@@ -20,7 +20,7 @@ from nic_model.packet import (
     store32,
     write_udp,
 )  # fmt: skip
-from nic_model.tables import IPSEC_TX_BYTES, IPSEC_TX_PACKETS, TX, TX_BYTES, TX_PACKETS
+from nic_model.tables import TX, TX_BYTES, TX_PACKETS
 from nic_model.tunnel import carried, outer_bytes, write_outer
 from proto.commands import BLOCK, OUT
 from proto.layouts import TxFlag
@@ -155,9 +155,7 @@ def _protect(t, p, row, mtu, out, at, room):
         account.sequence_exhausted(t, row)
         return -_EXHAUSTED
     iv = sa.seq ^ sa.iv_mask
-    account.count_packet(t, row, size)
-    t.totals[IPSEC_TX_PACKETS] += 1
-    t.totals[IPSEC_TX_BYTES] += size
+    account.count_sealed(t, row, size)
 
     nh_at, next_header = p.place_nh, np.int64(t.frame[p.place_nh])
     if sa.tunnel:
@@ -178,10 +176,7 @@ def _protect(t, p, row, mtu, out, at, room):
         out[payload + size + i] = i + 1
     out[payload + clear - 2] = pad
     out[payload + clear - 1] = next_header
-
-    aad_bytes = write_aad(t, sa, np.int64(sa.seq & _LOW), np.int64(sa.seq >> _SHIFT))
-    seal(t.keys[sa.key], sa.salt, iv, t.aad, aad_bytes, out, payload, clear, t.tag)
-    copy(out, payload + clear, t.tag, 0, sa.icv)
+    seal_payload(t, sa, out, esp, clear)
 
     finish_ip(out, at, sa.family, end, at + nh_at, UDP if udp else ESP)
     if udp and sa.family == AF_INET6:

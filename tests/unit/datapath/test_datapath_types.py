@@ -11,6 +11,7 @@ from nic_model import (
     account,
     aso,
     datapath_crypto,
+    datapath_esp,
     datapath_rx,
     datapath_tx,
     lookup,
@@ -22,7 +23,8 @@ from proto.layouts import TxFlag
 
 
 def dispatchers() -> list[Any]:
-    modules = (aso, lookup, packet, account, tunnel, datapath_crypto, datapath_rx, datapath_tx)
+    paths = (datapath_esp, datapath_crypto, datapath_rx, datapath_tx)
+    modules = (aso, lookup, packet, account, tunnel, *paths)
     found = {id(item): item for module in modules for item in vars(module).values()}
     return [item for item in found.values() if hasattr(item, "nopython_signatures")]
 

@@ -105,9 +105,19 @@ class Bench:
         self.settle()
         return [frame.data for frame in self.lab.wire.frames(self._frames_before)]
 
+    def on_the_wire(self) -> list[bytes]:
+        """The IP packets of these frames."""
+        return [frame[packets.ETHERNET_BYTES :] for frame in self.frames()]
+
     def spis(self) -> list[int]:
-        """The SPI of each of these frames; 0 for a packet in clear."""
-        return [packets.spi(frame[packets.ETHERNET_BYTES :]) for frame in self.frames()]
+        """The SPI of each of these packets; 0 for one in clear."""
+        return [packets.spi(packet) for packet in self.on_the_wire()]
+
+    def arrive(self, *arriving: bytes) -> None:
+        """IP packets come over the wire to host 0, for the MAC of its card."""
+        mac = self.subjects[0].mac
+        frames = [packets.frame(packet, mac) for packet in arriving]
+        self.lab.wire.inject(host=0, frames=frames)
 
     def settle(self) -> None:
         """Return when nothing moves any more."""

@@ -2,8 +2,8 @@
 """NETLINK_XFRM requests with every field open, and answers taken apart.
 
 `ip xfrm` text says most things; these builders say the rest: wrong lengths, odd flags, fields that
-the tool sets by itself. Defaults are those of `sa()` and `policy()`: IPv4, 10.1.0.1 to 10.1.0.2,
-AES-GCM-128 with a 16-byte ICV, transport mode, reqid 1.
+the tool sets by itself. Defaults are those of `texts`: IPv4, 10.1.0.1 to 10.1.0.2, AES-GCM-128 with
+a 16-byte ICV, transport mode, reqid 1.
 """
 
 import ipaddress

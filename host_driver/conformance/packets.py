@@ -84,6 +84,11 @@ def _carrying(packet: bytes, proto: int, payload: bytes) -> bytes:
     return bytes(head) + payload
 
 
+def broken(packet: bytes) -> bytes:
+    """An ESP packet with a bit of its ICV turned over."""
+    return packet[:-1] + bytes((packet[-1] ^ 1,))
+
+
 @dataclass(frozen=True)
 class Esp:
     """One AES-GCM SA of the suite. `high` is the ESN high half, None without ESN."""

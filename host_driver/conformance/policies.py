@@ -44,5 +44,5 @@ def verdict(host: Subject, packet: bytes = PACKET) -> str:
     if error:
         assert error == errno.EPERM
         return "block"
-    asked = [call for call in host.calls()[before:] if call["call"] == "xdo_dev_offload_ok"]
+    asked = host.calls_of("offload_ok", before)
     return str(asked[0]["reqid"]) if asked else "clear"

@@ -97,8 +97,8 @@ class Probe:
         if order == RETURN:
             self._context.spawn(self._hand_up(skb.data, x))
             return True
-        packets, octets = self._totals.get(x.xso.offload_handle, (0, 0))
-        self._totals[x.xso.offload_handle] = packets + 1, octets + len(skb.data)
+        count, octets = self._totals.get(x.xso.offload_handle, (0, 0))
+        self._totals[x.xso.offload_handle] = count + 1, octets + len(skb.data)
         if order == EVENTS:
             self._context.spawn(self._event(x))
         if order == AT_ONCE:
@@ -168,8 +168,8 @@ class Probe:
         self._context.netif_rx(Skb(packet, sec_path=record, in_dev=self._context.dev))
 
 
-class StatesOnly:
-    """What the registration check asks for (OPS-01); all else is missing."""
+class NoDelete:
+    """A driver that takes SAs and cannot give them back."""
 
     def __init__(self, context: DriverContext) -> None:
         pass
@@ -177,6 +177,10 @@ class StatesOnly:
     def xdo_dev_state_add(self, dev: NetDevice, x: "XfrmState", extack: Extack) -> int:
         """Accept."""
         return 0
+
+
+class StatesOnly(NoDelete):
+    """What the registration check asks for (OPS-01); all else is missing."""
 
     def xdo_dev_state_delete(self, dev: NetDevice, x: "XfrmState") -> None:
         """Nothing to stop."""
@@ -186,17 +190,6 @@ class Bare(StatesOnly):
     """`policy_add` as well."""
 
     def xdo_dev_policy_add(self, xp: "XfrmPolicy", extack: Extack) -> int:
-        """Accept."""
-        return 0
-
-
-class NoDelete:
-    """A driver that takes SAs and cannot give them back."""
-
-    def __init__(self, context: DriverContext) -> None:
-        pass
-
-    def xdo_dev_state_add(self, dev: NetDevice, x: "XfrmState", extack: Extack) -> int:
         """Accept."""
         return 0
 

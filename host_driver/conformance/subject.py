@@ -15,7 +15,7 @@ from host_driver.conformance import messages
 from host_driver.conformance.messages import Note, Reply
 from host_driver.conformance.target import RawHost
 from host_driver.ip import Result, format_notification
-from proto.xfrm import Msg
+from proto.xfrm import OFFLOAD_PACKET, Attr, Msg
 from proto.xfrm_structs import UserSaInfo
 
 LETTERS = {
@@ -29,7 +29,6 @@ LETTERS = {
     "xdo_dev_policy_delete": "pD",
     "xdo_dev_policy_free": "pF",
 }
-
 
 SECOND = "nic1"
 
@@ -125,6 +124,10 @@ class Subject:
         """Of these messages the expiries alone: `["soft 0x1000", "hard 0x1000", "soft policy"]`."""
         return messages.expiries(self.notes())
 
+    def offload(self, flags: int = OFFLOAD_PACKET) -> dict[Attr, bytes]:
+        """OFFLOAD_DEV of a request: the device under test, and IPV6 1, INBOUND 2, PACKET 4."""
+        return {Attr.OFFLOAD_DEV: messages.offload(self.ifindex, flags)}
+
     def sa(self, spi: int = 0x1000, dst: str = messages.DESTINATION) -> UserSaInfo | None:
         """An ESP SA as GETSA shows it; None when it is not there."""
         found = self.request(messages.request(Msg.GETSA, messages.sa_id(spi, dst))).notes
@@ -133,6 +136,10 @@ class Subject:
     def states(self) -> list[Note]:
         """All SAs, the newest first."""
         return self.request(messages.dump(Msg.GETSA)).notes
+
+    def spis(self) -> list[int]:
+        """Their SPIs in this order; 0 for one that has none yet."""
+        return [UserSaInfo.unpack(note.fixed).id.spi for note in self.states()]
 
     def policies(self) -> list[Note]:
         """All policies, the newest first."""
@@ -148,6 +155,10 @@ class Subject:
         """The driver's calls since the case began (`host_driver.trace`), once nothing moves."""
         self.settle()
         return self.raw.trace()[self._calls_before :]
+
+    def calls_of(self, name: str, since: int = 0) -> list[dict[str, Any]]:
+        """Of these calls those of one callback, named without its `xdo_dev_`."""
+        return [call for call in self.calls()[since:] if call["call"] == f"xdo_dev_{name}"]
 
     def order(self, *without: str, since: int = 0, numbered: bool = False) -> str:
         """The calls in shorthand, as "A D F"; `without` leaves letters out, as "U", and `since`

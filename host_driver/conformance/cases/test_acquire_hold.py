@@ -8,7 +8,7 @@ import pytest
 from host_driver.conformance import packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
-from host_driver.conformance.packets import ETHERNET_BYTES, Esp
+from host_driver.conformance.packets import Esp
 from host_driver.conformance.probe import REFUSE
 from host_driver.conformance.subject import Subject
 
@@ -26,7 +26,7 @@ def wanting(bench: Bench, *, larval_drop: int, driver: str | None = None, **poli
 
 def opened(bench: Bench) -> list[bytes]:
     """The clear packets that went over the wire under ESP."""
-    return [Esp().open(frame[ETHERNET_BYTES:]) for frame in bench.frames()]
+    return [Esp().open(packet) for packet in bench.on_the_wire()]
 
 
 @rule("ACQ-20")
@@ -72,7 +72,7 @@ def test_held_packets_are_tried_after_a_tenth_of_a_second_then_twice_as_long(ben
     host = wanting(bench, larval_drop=0, driver=PROBE, reqid=REFUSE | errno.ESRCH)
 
     def tries() -> int:
-        return sum(call["call"] == "xdo_dev_state_add" for call in host.calls())
+        return len(host.calls_of("state_add"))
 
     host.send([PACKET])
     assert tries() == 1

@@ -18,7 +18,7 @@ from proto.xfrm_structs import Algo, UserAcquire, UserSaInfo
 
 ESP, AH, COMP, ROUTING, ANY = 50, 51, 108, 43, 255
 RO = 2
-UPDATE, FREE = "xdo_dev_state_update_curlft", "xdo_dev_state_free"
+UPDATE = "xdo_dev_state_update_curlft"
 AUTH = {Attr.ALG_AUTH: Algo(b"hmac(sha256)", 256).pack() + bytes(32)}
 DEFLATE = {Attr.ALG_COMP: Algo(b"deflate", 0).pack()}
 NEAR, FAR, CARE_OF = "2001:db8::1", "2001:db8::2", "2001:db8::9"
@@ -57,7 +57,7 @@ def test_a_deleted_sa_is_on_no_list(bench: Bench) -> None:
     host.ok(texts.delete())
     assert sad_count(host) == 1
     assert host.request(request(Msg.GETSA, sa_id())).errno == errno.ESRCH
-    assert [UserSaInfo.unpack(state.fixed).id.spi for state in host.states()] == [0x1001]
+    assert host.spis() == [0x1001]
     before = len(bench.frames())
     assert host.send([packets.udp()]) == [0]
     assert len(bench.frames()) == before
@@ -97,7 +97,7 @@ def test_the_driver_hears_of_a_dead_sa_under_its_lock(bench: Bench) -> None:
     host = bench.host()
     host.ok(texts.state(host.dev))
     host.ok(texts.delete())
-    (delete,) = [call for call in host.calls() if call["call"] == "xdo_dev_state_delete"]
+    (delete,) = host.calls_of("state_delete")
     assert (delete["state"], delete["context"], delete["keys"]) == ("dead", "lock", 20)
     assert (delete["dev"], delete["type"], delete["dir"]) == (host.dev, "packet", "out")
 
@@ -108,7 +108,7 @@ def test_the_sa_is_invisible_when_the_driver_hears_of_its_end(bench: Bench) -> N
     host = bench.host(driver=PROBE)
     host.ok(texts.state(host.dev, dir="in", reqid=PEEK))
     esp = packets.ip(struct.pack(">II", 0x1000, 1) + bytes(24), packets.ESP)
-    bench.lab.wire.inject(host=0, frames=[packets.frame(esp, host.mac)])
+    bench.arrive(esp)
     bench.settle()
     assert sum(host.mib().values()) == 1 and "XfrmInNoStates" not in host.mib()
     host.ok(texts.delete())
@@ -162,7 +162,7 @@ def test_the_collector_frees_behind_the_deletions(bench: Bench) -> None:
         host.ok(texts.state(host.dev, spi=0x1000 + number))
     host.ok("xfrm state flush")
     assert host.order("U") == "A A A D D D F F F"
-    frees = [call for call in host.calls() if call["call"] == FREE]
+    frees = host.calls_of("state_free")
     assert {call["context"] for call in frees} == {"gc"}
     assert {call["state"] for call in frees} == {"dead"}
 
@@ -173,7 +173,7 @@ def test_the_keys_are_gone_before_free(bench: Bench) -> None:
     host = bench.host()
     host.ok(texts.state(host.dev))
     host.ok(texts.delete())
-    (free,) = [call for call in host.calls() if call["call"] == FREE]
+    (free,) = host.calls_of("state_free")
     assert free["keys"] == 0
     assert (free["dev"], free["type"], free["dir"]) == (host.dev, "packet", "out")
     assert (host.refcnt(), host.census()) == (0, {})
@@ -286,7 +286,7 @@ def test_the_flush_of_a_device_frees_what_was_deleted_before(bench: Bench) -> No
         before = len(host.calls())
         host.link(up=False)
         if bench.latest:
-            frees = [call for call in host.calls()[before:] if call["call"] == FREE]
+            frees = host.calls_of("state_free", before)
             assert {call["spi"] for call in frees} == {"0x1001", "0x1002"}
             assert {call["context"] for call in frees} == {"netdev"}
             assert host.refcnt() == 1  # of the one whose free sleeps
@@ -319,5 +319,5 @@ def test_every_sa_is_deleted_once_whoever_comes_second(bench: Bench) -> None:
     host.ok("xfrm state flush")
     host.link(up=False)
     assert host.ip(texts.delete(spi=0x1005)).rc == 2
-    told = Counter(call["spi"] for call in host.calls() if call["call"] == "xdo_dev_state_delete")
+    told = Counter(call["spi"] for call in host.calls_of("state_delete"))
     assert told == Counter({f"{0x1000 + number:#x}": 1 for number in range(6)})

@@ -9,7 +9,7 @@ from host_driver.conformance import layouts, messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import DESTINATION, SOURCE
-from host_driver.conformance.packets import ETHERNET_BYTES, Esp
+from host_driver.conformance.packets import Esp
 from host_driver.conformance.probe import REFUSE
 from host_driver.conformance.subject import Subject
 from proto.xfrm import OFFLOAD_PACKET, Attr, Msg
@@ -24,7 +24,7 @@ EXAMPLE_KEY = bytes.fromhex("44434241343332312423222114131211f4f3f2f1")
 
 def offered(host: Subject, flags: int, code: int) -> int:
     """The errno of NEWSA where the driver answers state_add with `code`."""
-    device = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, flags)}
+    device = host.offload(flags)
     reqid = REFUSE | code if code else 1
     return host.request(messages.new_sa(reqid=reqid, attributes=device)).errno
 
@@ -76,14 +76,13 @@ def test_the_document_s_example_is_no_pair(bench: Bench) -> None:
     host.ok(wrong)
     host.ok(texts.policy(host.dev, src=RIGHT, dst=LEFT, dir="in", reqid=10000))
     packet = packets.udp(src=RIGHT, dst=LEFT)
-    sealed = packets.frame(Esp(7, EXAMPLE_KEY).seal(packet, 1), host.mac)
-    clear = packets.frame(packet, host.mac)
-    bench.lab.wire.inject(host=0, frames=[sealed, clear])
+    sealed = Esp(7, EXAMPLE_KEY).seal(packet, 1)
+    bench.arrive(sealed, packet)
     assert host.receive() == []
     host.ok(texts.policy_delete(src=RIGHT, dst=LEFT, dir="in"))
     host.ok(texts.policy(host.dev, src=RIGHT, dst=LEFT, dir="in", reqid=7))
     host.ok(texts.state(host.dev, spi=7, src=RIGHT, dst=LEFT, reqid=7, dir="in", key=EXAMPLE_KEY))
-    bench.lab.wire.inject(host=0, frames=[sealed])
+    bench.arrive(sealed)
     assert host.receive() == [packet]
 
 
@@ -98,7 +97,7 @@ def test_which_callbacks_are_for_packet_mode_alone(bench: Bench) -> None:
     host.ok("xfrm state list")
     assert host.order("U", "K") == "A"
     assert ("U" in host.order().split()) == bench.latest
-    device = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, OFFLOAD_CRYPTO)}
+    device = host.offload(OFFLOAD_CRYPTO)
     policy = messages.new_policy(attributes=device, dst="10.1.0.9")
     assert host.request(policy).errno == errno.EINVAL
 
@@ -113,7 +112,7 @@ def test_the_device_protects_what_the_core_hands_over_in_clear(bench: Bench, mod
         host.ok(texts.state(host.dev, dir=way, mode=mode))
         host.ok(texts.policy(host.dev, dir=way, mode=mode))
     assert a.send([PACKET] * 2) == [0, 0]
-    sent = [frame[ETHERNET_BYTES:] for frame in bench.frames()]
+    sent = bench.on_the_wire()
     assert [Esp().open(esp, tunnel=mode == "tunnel") for esp in sent] == [PACKET] * 2
     assert b.receive() == [PACKET] * 2
     assert (a.mib(), b.mib()) == ({}, {})

@@ -23,7 +23,7 @@ def spis(notes: list[messages.Note]) -> list[int]:
 
 def policies(host: Subject) -> list[tuple[int, int]]:
     """(type, index) of each policy, in the order of the dump."""
-    notes = host.request(messages.dump(Msg.GETPOLICY)).notes
+    notes = host.policies()
     return [
         (note.attributes[Attr.POLICY_TYPE][0], layouts.USERPOLICY_INFO.read(note.fixed).index)
         for note in notes
@@ -38,7 +38,7 @@ def counted(notes: list[messages.Note]) -> list[int]:
 
 def used(host: Subject) -> int:
     """use_time of the one policy, whose byte and packet counters are 0."""
-    (note,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+    (note,) = host.policies()
     cur = layouts.LIFETIME_CUR.read(layouts.USERPOLICY_INFO.read(note.fixed).curlft)
     assert (cur.bytes, cur.packets) == (0, 0)
     assert cur.add_time > 0
@@ -51,7 +51,7 @@ def test_which_sas_a_dump_gives(bench: Bench) -> None:
     host = bench.host()
     for spi, proto in ((0x500, 50), (0x501, 51), (0x502, 50)):
         assert host.request(alloc_spi(spi, proto=proto, reqid=spi)).errno == 0
-    assert spis(host.request(messages.dump(Msg.GETSA)).notes) == [0x502, 0x501, 0x500]
+    assert spis(host.states()) == [0x502, 0x501, 0x500]
     for proto, wanted in (
         (50, [0x502, 0x500]),
         (51, [0x501]),
@@ -61,7 +61,7 @@ def test_which_sas_a_dump_gives(bench: Bench) -> None:
         by_proto = messages.dump(Msg.GETSA, attributes={Attr.PROTO: bytes((proto,))})
         assert spis(host.request(by_proto).notes) == wanted
     host.request(request(Msg.DELSA, messages.sa_id(0x501, proto=51)))
-    assert spis(host.request(messages.dump(Msg.GETSA)).notes) == [0x502, 0x500]
+    assert spis(host.states()) == [0x502, 0x500]
 
 
 @rule("DUMP-01")
@@ -91,7 +91,7 @@ def test_reading_an_sa_asks_no_driver(bench: Bench) -> None:
     host.send([packets.udp()] * 3)
     before = host.order().count("U")
     one = host.request(request(Msg.GETSA, messages.sa_id())).notes
-    assert counted(one + host.request(messages.dump(Msg.GETSA)).notes) == [0, 0]
+    assert counted(one + host.states()) == [0, 0]
     assert host.order().count("U") == before
 
 
@@ -99,7 +99,7 @@ def test_reading_an_sa_asks_no_driver(bench: Bench) -> None:
 def test_every_message_about_an_sa_asks_the_driver_first(bench: Bench) -> None:
     """GETSA, dump, NEWSA, UPDSA, DELSA, EXPIRE: update_curlft, then the counters are copied."""
     host = bench.host(driver=PROBE)
-    offloaded = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, 4)}
+    offloaded = host.offload()
     assert host.request(new_sa(attributes=offloaded)).errno == 0
     assert host.order() == "A U"
     host.ok(texts.policy(host.dev))
@@ -132,8 +132,7 @@ def test_statistics_come_from_the_driver_too(bench: Bench, offload: str) -> None
     clear = packets.udp(src=PEER, dst=HERE)
     sealed = packets.Esp().seal(clear, 5)
     forged = packets.Esp().seal(clear, 6)[:-1] + b"?"
-    frames = [packets.frame(one, host.mac) for one in (sealed, sealed, sealed, forged)]
-    bench.lab.wire.inject(host=0, frames=frames)
+    bench.arrive(sealed, sealed, sealed, forged)
     assert len(host.receive()) == 1
     before = host.order().count("U")
     (note,) = host.request(request(Msg.GETSA, messages.sa_id(dst=HERE))).notes
@@ -195,6 +194,6 @@ def test_what_the_device_has_opened_uses_no_policy(bench: Bench) -> None:
     host.ok(texts.state(host.dev, src=PEER, dst=HERE, dir="in"))
     host.ok(texts.policy(host.dev, src=PEER, dst=HERE, dir="in"))
     sealed = packets.Esp().seal(packets.udp(src=PEER, dst=HERE), 1)
-    bench.lab.wire.inject(host=0, frames=[packets.frame(sealed, host.mac)])
+    bench.arrive(sealed)
     assert len(host.receive()) == 1
     assert used(host) == 0

@@ -41,7 +41,7 @@ def test_only_a_bypass_lets_packets_pass_in_clear(bench: Bench) -> None:
     host.ok(texts.policy(dst=both, template=False, priority=1, more="proto udp"))
     sent = [packets.udp(dst=peer) for peer in peers]
     host.send(sent)
-    assert [frame[packets.ETHERNET_BYTES :] for frame in bench.frames()] == sent[:1]
+    assert bench.on_the_wire() == sent[:1]
 
 
 # --- arrivals ---
@@ -77,9 +77,7 @@ class Arrivals:
         """One packet of a kind: what is inside, and what the stack was given."""
         self._number += 1
         inner = packets.udp(b"%d" % self._number, src=DESTINATION, dst=SOURCE)
-        packet = self._sealed(kind, inner)
-        frame = packets.frame(packet, self.host.mac)
-        self._bench.lab.wire.inject(host=0, frames=[frame])
+        self._bench.arrive(self._sealed(kind, inner))
         return inner, self.host.receive()
 
     def _sealed(self, kind: str, inner: bytes) -> bytes:
@@ -150,8 +148,7 @@ def test_drops_of_the_card_are_no_errors_of_software(bench: Bench) -> None:
     reported = {"XfrmInStateProtoError": 3, "XfrmInStateSeqError": 2} if bench.latest else {}
     counted = of_states(host.mib())
     assert counted.items() <= reported.items()
-    stray = packets.frame(packets.Esp(SPI + 1).seal(packets.udp(), 1), host.mac)
-    bench.lab.wire.inject(host=0, frames=[stray])
+    bench.arrive(packets.Esp(SPI + 1).seal(packets.udp(), 1))
     assert host.receive() == []
     assert of_states(host.mib()) == counted
     assert host.mib()["XfrmInNoStates"] == 1

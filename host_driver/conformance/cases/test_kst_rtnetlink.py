@@ -97,7 +97,7 @@ def test_pings_use_the_sa_on_the_device(bench: Bench, form: str) -> None:
     for ping in pings:
         assert host.send([ping]) == [0]
     assert host.census()["sas"] == 2
-    left = [frame[packets.ETHERNET_BYTES :] for frame in bench.frames()]
+    left = bench.on_the_wire()
     assert [ESP.open(packet) for packet in left] == pings
     out, into = (host.sa(9, dst) for dst in (PEERS, OURS))
     assert out is not None and into is not None

@@ -22,7 +22,7 @@ def outbound(bench: Bench, limits: str = "", card: str | None = None) -> Subject
 
 def esp_frames(bench: Bench) -> int:
     """How many ESP packets went over the wire; nothing else may be on it."""
-    sent = [frame[packets.ETHERNET_BYTES :] for frame in bench.frames()]
+    sent = bench.on_the_wire()
     assert all(packets.is_esp(packet) for packet in sent), "a packet left in clear"
     return len(sent)
 

@@ -40,8 +40,7 @@ def receiver(bench: Bench, more: str = "") -> Subject:
 def arrive(bench: Bench, host: Subject, numbers: range) -> None:
     """Let ESP packets with these sequence numbers arrive, one by one."""
     for seq in numbers:
-        frame = packets.frame(Esp().seal(PACKET, seq), host.mac)
-        bench.lab.wire.inject(host=0, frames=[frame])
+        bench.arrive(Esp().seal(PACKET, seq))
         bench.settle()
 
 

@@ -11,8 +11,6 @@ from host_driver.conformance.subject import Subject
 from proto.xfrm import Msg
 from proto.xfrm_structs import UserExpire
 
-UPDATE = "xdo_dev_state_update_curlft"
-
 
 def limited(bench: Bench, limits: list[str], driver: str | None = None, reqid: int = 1) -> Subject:
     """A host with one outbound SA of these limits and its policy."""
@@ -25,8 +23,7 @@ def limited(bench: Bench, limits: list[str], driver: str | None = None, reqid: i
 
 def updates_by_timer(host: Subject) -> int:
     """How often the timer asked the driver for totals."""
-    calls = [call for call in host.calls() if call["call"] == UPDATE]
-    return sum(call["context"] == "timer" for call in calls)
+    return sum(call["context"] == "timer" for call in host.calls_of("state_update_curlft"))
 
 
 @rule("LIFE-20")

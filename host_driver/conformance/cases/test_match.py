@@ -22,13 +22,13 @@ def used(bench: Bench, host: Subject, policy_on: str | None) -> str:
     if host.mib() == {"XfrmOutNoStates": 1}:
         assert bench.frames() == [], "a packet left although its policy found no SA"
         return ACQUIRES if "ACQUIRE" in host.note_names() else PENDING
-    asked = [call["spi"] for call in host.calls() if call["call"] == "xdo_dev_offload_ok"]
-    frames = [frame[packets.ETHERNET_BYTES :] for frame in bench.frames()]
+    asked = [call["spi"] for call in host.calls_of("offload_ok")]
+    frames = bench.on_the_wire()
     if policy_on:  # the scripted driver has no card behind it that would protect the packet
         assert [packet for packet in frames if not packets.is_esp(packet)] == []
         return str(asked[-1])
     (sent,) = frames
-    spi = int.from_bytes(sent[20:24])
+    spi = packets.spi(sent)
     assert packets.Esp(spi).open(sent) == PACKET
     return f"{spi:#x}"
 
@@ -83,8 +83,7 @@ def test_a_fresh_sa_comes_before_a_dying_one(bench: Bench) -> None:
     host.send([PACKET])
     host.ok(texts.state(host.dev, spi=0x1002))
     host.send([PACKET])
-    spis = [int.from_bytes(frame[34:38]) for frame in bench.frames()]
-    assert spis == [0x1001, 0x1001, 0x1001, 0x1002]
+    assert bench.spis() == [0x1001, 0x1001, 0x1001, 0x1002]
 
 
 @rule("MATCH-12")

@@ -53,7 +53,7 @@ def test_errors_that_hardware_found(bench: Bench) -> None:
     packet = packets.udp()
     sealed = Esp().seal(packet, 1)
     for each in (sealed, sealed, Esp(key=bytes(20)).seal(packet, 2)):
-        bench.lab.wire.inject(host=0, frames=[packets.frame(each, host.mac)])
+        bench.arrive(each)
     assert host.receive() == [packet]
     allowed = {"XfrmInStateSeqError": 1, "XfrmInStateProtoError": 1} if bench.latest else {}
     assert host.mib().items() <= allowed.items()

@@ -230,7 +230,7 @@ def test_statistics_count_failures_apart(bench: Bench) -> None:
     good = [Esp().seal(PACKET, seq) for seq in (1, 2, 3)]
     forged = Esp().seal(PACKET, 4)[:-1] + b"\0"
     for packet in (*good, forged, good[1], good[2]):
-        bench.lab.wire.inject(host=0, frames=[packets.frame(packet, host.mac)])
+        bench.arrive(packet)
         bench.settle()
     if not bench.latest:
         bench.lab.advance(1.2)

@@ -72,7 +72,7 @@ def test_an_unregistered_device_is_flushed_without_the_feature(bench: Bench) -> 
         return
     assert (host.order("U"), left(host)) == ("A pA", (1, 1))
     host.ok(texts.delete())
-    freed = [call for call in host.calls() if call["call"] == "xdo_dev_state_free"]
+    freed = host.calls_of("state_free")
     assert [call["refs"] for call in freed] == [2]
 
 

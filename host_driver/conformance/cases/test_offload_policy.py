@@ -114,7 +114,7 @@ def test_fwd_is_the_drivers_to_refuse(bench: Bench) -> None:
     """Refused or not, the driver was asked, and its word is the request's."""
     host = bench.host()
     reply = asked(host, dir=POLICY_FWD)
-    (call,) = [call for call in host.calls() if call["call"] == "xdo_dev_policy_add"]
+    (call,) = host.calls_of("policy_add")
     assert (call["dir"], -call["result"]) == ("fwd", reply.errno)
 
 
@@ -190,7 +190,7 @@ def test_a_wrong_policy_never_reaches_the_driver(bench: Bench) -> None:
     for how in wrong:
         refused(host, errno.EINVAL, **how)
     context = struct.pack("<HHBBH", 12, 8, 1, 1, 5) + b"user"
-    wish = {Attr.OFFLOAD_DEV: offload(host.ifindex, PACKET)}
+    wish = host.offload()
     for odd in ({Attr.SEC_CTX: context}, {Attr.POLICY_TYPE: struct.pack("<BxHBx", 7, 0, 0)}):
         assert host.request(new_policy(attributes={**odd, **wish})).errno == errno.EINVAL
     assert (host.order(), host.refcnt(), host.policies()) == ("", 0, [])
@@ -231,7 +231,6 @@ def test_the_device_blocks_and_bypasses(bench: Bench) -> None:
     assert asked(host, templates=[], dst=other).errno == 0
     bypassed = packets.udp(dst=other)
     assert host.send([packets.udp(), bypassed])[1] == 0
-    (frame,) = bench.frames()
-    assert frame[packets.ETHERNET_BYTES :] == bypassed
+    assert bench.on_the_wire() == [bypassed]
     assert host.request(messages.request(Msg.FLUSHPOLICY, b"")).errno == 0
     assert host.census() == {}

@@ -189,7 +189,7 @@ def test_a_driver_that_accepts_has_the_sa(bench: Bench, kind: str) -> None:
     host = accepting(bench, kind)
     assert came(host, kind) == kind
     assert came(host, kind, INBOUND, spi=0x1001, replay_window=32) == kind
-    adds = [call for call in host.calls() if call["call"] == "xdo_dev_state_add"]
+    adds = host.calls_of("state_add")
     offered = [(call["type"], call["dir"], call["dev"]) for call in adds]
     assert offered == [(kind, "out", host.dev), (kind, "in", host.dev)]
 

@@ -10,7 +10,7 @@ from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.probe import REFUSE, REPORT, SLEEP
 from host_driver.conformance.subject import Subject
-from proto.xfrm import OFFLOAD_PACKET, Attr
+from proto.xfrm import OFFLOAD_PACKET
 
 OFFLOAD_CRYPTO = 0  # of the flags of OFFLOAD_DEV
 CBC = f"enc cbc(aes) 0x{bytes(16).hex()} auth-trunc hmac(sha256) 0x{bytes(32).hex()} 128"
@@ -18,7 +18,7 @@ CBC = f"enc cbc(aes) 0x{bytes(16).hex()} auth-trunc hmac(sha256) 0x{bytes(32).he
 
 def offer(host: Subject, spi: int = 0x1000, flags: int = OFFLOAD_PACKET, reqid: int = 1) -> int:
     """The errno of NEWSA with an outbound SA for the device."""
-    device = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, flags)}
+    device = host.offload(flags)
     return host.request(messages.new_sa(spi=spi, reqid=reqid, attributes=device)).errno
 
 
@@ -92,7 +92,7 @@ def test_a_migrated_sa_is_offered_like_a_new_one(bench: Bench) -> None:
     host = bench.host()
     host.ok(texts.policy(host.dev))
     host.ok(texts.state(host.dev))
-    device = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, OFFLOAD_PACKET)}
+    device = host.offload()
     before = len(host.calls())
     assert host.request(messages.migrate(dst="10.1.0.9", attributes=device)).errno == 0
     assert host.order("U", since=before, numbered=True) == "A1 D2 F2"
@@ -154,7 +154,7 @@ def test_a_card_without_packet_offload_is_einval(bench: Bench, what: str) -> Non
     if what == "state":
         assert offer(host) == errno.EINVAL
     else:
-        device = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, OFFLOAD_PACKET)}
+        device = host.offload()
         assert host.request(messages.new_policy(attributes=device)).errno == errno.EINVAL
     assert (host.census(), host.refcnt()) == ({}, 0)
     assert offer(host, flags=OFFLOAD_CRYPTO) == 0

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """OPS-16..19, OPS-22, OPS-40: state_delete and state_free, where, how often, in which order."""
 
-from typing import Any
-
 import pytest
 
 from host_driver.conformance import messages, packets, texts
@@ -10,7 +8,7 @@ from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.probe import LINGER
 from host_driver.conformance.subject import Subject
-from proto.xfrm import OFFLOAD_PACKET, Attr, Group, Msg
+from proto.xfrm import Attr, Group, Msg
 from proto.xfrm_structs import UserExpire, UserSaInfo
 
 PACKET = packets.udp()
@@ -31,10 +29,6 @@ def protecting(bench: Bench, more: str = "") -> Subject:
     return host
 
 
-def calls_of(host: Subject, name: str) -> list[dict[str, Any]]:
-    return [call for call in host.calls() if call["call"] == f"xdo_dev_{name}"]
-
-
 def end(bench: Bench, host: Subject, how: str) -> None:
     """Let the SA end in one of four ways."""
     if how == "request":
@@ -53,7 +47,7 @@ def test_an_sa_is_deleted_once_under_its_lock(bench: Bench, how: str) -> None:
     """However it leaves the SAD: one state_delete, under x->lock, which does not sleep."""
     host = protecting(bench, "limit time-hard 3" if how == "time" else "")
     end(bench, host, how)
-    (deleted,) = calls_of(host, "state_delete")
+    (deleted,) = host.calls_of("state_delete")
     assert (deleted["context"], deleted["state"]) == (ENDS[how][0], "dead")
     assert deleted["keys"] == 20  # the object is whole until its free
     assert host.errors() == []
@@ -102,7 +96,7 @@ def test_an_sa_is_freed_once_without_its_keys(bench: Bench, how: str) -> None:
     host = protecting(bench, "limit time-hard 3" if how == "time" else "")
     end(bench, host, how)
     assert host.order("U", "K", "pD", "pF") == "A pA D F"
-    (freed,) = calls_of(host, "state_free")
+    (freed,) = host.calls_of("state_free")
     at_once = how == "link" and bench.latest
     assert freed["context"] == (ENDS[how][1] if at_once else "gc")
     assert (freed["keys"] == 0) == (not at_once)
@@ -185,7 +179,7 @@ def test_the_free_comes_later_and_the_device_is_held_until_then(bench: Bench) ->
     """Delete and add of one identity in one datagram: the new add comes before the old free, which
     finds both references, and the new SA works (TRAP-48)."""
     host = protecting(bench)
-    device = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, OFFLOAD_PACKET)}
+    device = host.offload()
     delete = messages.request(Msg.DELSA, messages.sa_id())
     before = len(host.calls())
     assert host.request(delete + messages.new_sa(attributes=device)).errno == 0

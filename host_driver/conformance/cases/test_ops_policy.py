@@ -12,7 +12,7 @@ from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import DESTINATION, SOURCE
 from host_driver.conformance.probe import REFUSE, REPORT, SLEEP
 from host_driver.conformance.subject import Subject
-from proto.xfrm import OFFLOAD_PACKET, Attr, Msg
+from proto.xfrm import Msg
 from proto.xfrm_structs import UserPolicyInfo
 
 PACKET = packets.udp()
@@ -20,7 +20,7 @@ PACKET = packets.udp()
 
 def offer(host: Subject, priority: int = 0, dst: str = DESTINATION) -> int:
     """The errno of NEWPOLICY with a policy for the device."""
-    device = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, OFFLOAD_PACKET)}
+    device = host.offload()
     policy = messages.new_policy(attributes=device, priority=priority, dst=dst)
     return host.request(policy).errno
 
@@ -154,7 +154,7 @@ def test_policy_free_is_the_last_call_and_gives_the_device_back(bench: Bench) ->
     host.ok(texts.policy_delete())
     assert host.refcnt() == 1
     host.ok("xfrm policy flush")
-    freed = [call for call in host.calls() if call["call"] == "xdo_dev_policy_free"]
+    freed = host.calls_of("policy_free")
     assert [(call["refs"], call["dev"]) for call in freed] == [(2, host.dev), (1, host.dev)]
     assert len({call["object"] for call in freed}) == 2
     assert (host.refcnt(), host.errors(), host.census()) == (0, [], {})

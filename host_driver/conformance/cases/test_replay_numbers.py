@@ -9,7 +9,7 @@ import pytest
 from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import Bench
 from host_driver.conformance.marks import rule
-from host_driver.conformance.packets import ETHERNET_BYTES, Esp
+from host_driver.conformance.packets import Esp
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr
 
@@ -39,11 +39,6 @@ def receiver(bench: Bench, where: str, more: str, card: str | None = None) -> Su
     return host
 
 
-def sent(bench: Bench) -> list[bytes]:
-    """ESP packets that left."""
-    return [frame[ETHERNET_BYTES:] for frame in bench.frames()]
-
-
 def number(packet: bytes) -> int:
     """The sequence number of an IPv4 ESP packet."""
     return int.from_bytes(packet[24:28])
@@ -54,8 +49,7 @@ def arrives(bench: Bench, *numbers: tuple[int, int] | int) -> list[bool]:
     host, taken = bench.subjects[0], []
     for each in numbers:
         high, low = each if isinstance(each, tuple) else (None, each)
-        frame = packets.frame(Esp(high=high).seal(PACKET, low), host.mac)
-        bench.lab.wire.inject(host=0, frames=[frame])
+        bench.arrive(Esp(high=high).seal(PACKET, low))
         taken.append(host.receive() == [PACKET])
     return taken
 
@@ -74,7 +68,7 @@ def test_software_stops_at_the_last_number(bench: Bench, more: str, counter: int
     host = sender(bench, "software", more)
     assert host.send([PACKET] * 4) == [0, 0, EOVERFLOW, EOVERFLOW]
     assert host.mib() == {"XfrmOutStateSeqError": 2}
-    assert [number(packet) for packet in sent(bench)] == [counter + 1, LAST]
+    assert [number(packet) for packet in bench.on_the_wire()] == [counter + 1, LAST]
     assert "oseq 0xffffffff" in host.ok(texts.get())
     assert host.sa() is not None
 
@@ -99,7 +93,7 @@ def test_numbers_that_may_wrap(bench: Bench, where: str) -> None:
     """OSEQ_MAY_WRAP: 0 follows the last one, nothing stops, and no IV is used twice."""
     host = sender(bench, where, "replay-oseq 0xfffffffd extra-flag oseq-may-wrap")
     assert host.send([PACKET] * 5) == [0] * 5
-    left = sent(bench)
+    left = bench.on_the_wire()
     assert [number(packet) for packet in left] == [LAST - 1, LAST, 0, 1, 2]
     assert len({packet[28:36] for packet in left}) == 5
     assert [Esp().open(packet) for packet in left] == [PACKET] * 5
@@ -112,7 +106,7 @@ def test_esn_goes_on_in_the_next_high_half(bench: Bench, where: str) -> None:
     """Only the low half is on the wire, the high half is authenticated; the length stays."""
     host = sender(bench, where, f"{ESN} replay-oseq 0xfffffffd replay-oseq-hi 6")
     assert host.send([PACKET] * 4) == [0] * 4
-    left = sent(bench)
+    left = bench.on_the_wire()
     assert [number(packet) for packet in left] == [LAST - 1, LAST, 0, 1]
     opened = [Esp(high=6 + at // 2).open(packet) for at, packet in enumerate(left)]
     assert opened == [PACKET] * 4
@@ -134,11 +128,11 @@ def test_a_device_stops_at_the_last_number(bench: Bench, more: str) -> None:
     """No packet behind the last number, no counter of the core, and the SA expires hard."""
     host = sender(bench, "packet", f"{more} replay-oseq 0xfffffffc")
     host.send([PACKET] * 9)
-    assert [number(packet) for packet in sent(bench)] == [LAST - 2, LAST - 1, LAST]
+    assert [number(packet) for packet in bench.on_the_wire()] == [LAST - 2, LAST - 1, LAST]
     bench.lab.advance(3)
     assert host.expired() == ["hard 0x1000"]
     host.send([PACKET])
-    assert len(sent(bench)) == 3
+    assert len(bench.on_the_wire()) == 3
     assert "XfrmOutStateSeqError" not in host.mib()
 
 
@@ -149,7 +143,7 @@ def test_a_device_stops_also_where_nobody_hears_it(bench: Bench) -> None:
     for site in ("events", "ring.counters"):
         bench.lab.faults.add(site=site, kind="drop")
     host.send([PACKET] * 9)
-    assert [number(packet) for packet in sent(bench)] == [LAST - 2, LAST - 1, LAST]
+    assert [number(packet) for packet in bench.on_the_wire()] == [LAST - 2, LAST - 1, LAST]
 
 
 @rule("REPLAY-09")
@@ -179,7 +173,7 @@ def test_a_forged_packet_moves_no_window(bench: Bench, where: str) -> None:
     host = receiver(bench, where, "replay-window 32")
     assert arrives(bench, 10) == [True]
     forged = Esp(key=bytes(20)).seal(PACKET, 5000)
-    bench.lab.wire.inject(host=0, frames=[packets.frame(forged, host.mac)])
+    bench.arrive(forged)
     assert host.receive() == []
     assert arrives(bench, 9, 5000, 9) == [True, True, False]
 
@@ -235,7 +229,7 @@ def test_windows_of_the_strict_card(bench: Bench, window: int) -> None:
 def test_the_strict_card_ignores_a_window_out(bench: Bench) -> None:
     """Of an SA for sending any window is taken."""
     host = bench.host(card="cx6dx")
-    offload = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, 4)}
+    offload = host.offload()
     request = messages.new_sa(messages.sa_info(replay_window=7), offload)
     assert host.request(request).errno == 0
 
@@ -258,4 +252,4 @@ def test_who_is_told_of_a_number_out(bench: Bench, where: str) -> None:
     host.send([PACKET] * 4)
     told = host.order("U", "K").split().count("E")
     assert told == (4 if bench.latest and where == "crypto" else 0)
-    assert [number(packet) for packet in sent(bench)] == [LAST - 1, LAST, 0, 1]
+    assert [number(packet) for packet in bench.on_the_wire()] == [LAST - 1, LAST, 0, 1]

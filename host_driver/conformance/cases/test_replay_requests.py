@@ -36,7 +36,7 @@ def arrive(bench: Bench, *numbers: int, high: int | None = None) -> list[int]:
     host = bench.subjects[0]
     esp = Esp(high=high)
     sealed = [esp.seal(packets.udp(number.to_bytes(8)), number) for number in numbers]
-    bench.lab.wire.inject(host=0, frames=[packets.frame(packet, host.mac) for packet in sealed])
+    bench.arrive(*sealed)
     return [int.from_bytes(packet[28:36]) for packet in host.receive()]
 
 
@@ -192,7 +192,7 @@ def causes(notes: list[Note]) -> list[int]:
 
 def with_thresholds(bench: Bench, host: Subject, *, packet: bool) -> None:
     """An SA out whose counters are told each 3 packets, or 0.5 s after they moved."""
-    offload = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, 4)} if packet else {}
+    offload = host.offload() if packet else {}
     thresholds = {Attr.REPLAY_THRESH: (3).to_bytes(4, "little"), Attr.ETIMER_THRESH: b"\5\0\0\0"}
     assert host.request(messages.new_sa(attributes=thresholds | offload)).errno == 0
     host.ok(texts.policy(host.dev if packet else None))

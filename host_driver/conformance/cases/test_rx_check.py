@@ -13,7 +13,6 @@ from host_driver.conformance.messages import DESTINATION, SOURCE
 from host_driver.conformance.packets import Esp
 from host_driver.conformance.probe import RETURN
 from host_driver.conformance.subject import Subject
-from proto.xfrm import Attr
 from proto.xfrm_structs import LifetimeCfg
 
 PACKET = packets.udp(bytes(20))
@@ -24,9 +23,8 @@ DONE = 2 << 16  # of the offload record: CRYPTO_DONE
 
 def arrive(bench: Bench, *arriving: bytes) -> list[bytes]:
     """IP packets come over the wire to host 0; what of them is delivered."""
-    host = bench.subjects[0]
-    bench.lab.wire.inject(host=0, frames=[packets.frame(packet, host.mac) for packet in arriving])
-    return host.receive()
+    bench.arrive(*arriving)
+    return bench.subjects[0].receive()
 
 
 @rule("RX-06")
@@ -143,7 +141,7 @@ def test_software_and_a_replay(bench: Bench) -> None:
     """XfrmInStateSeqError, before the ICV is looked at."""
     host = stray(bench)
     sealed = Esp().seal(PACKET, 1)
-    bad = sealed[:-1] + bytes((sealed[-1] ^ 1,))
+    bad = packets.broken(sealed)
     assert arrive(bench, sealed, sealed, bad) == [PACKET]
     assert host.mib() == {"XfrmInStateSeqError": 2}
     found = host.sa()
@@ -156,7 +154,7 @@ def test_software_and_a_forged_packet(bench: Bench) -> None:
     """XfrmInStateProtoError and integrity_failed; the window stays where it was."""
     host = stray(bench)
     sealed = Esp().seal(PACKET, 7)
-    bad = sealed[:-1] + bytes((sealed[-1] ^ 1,))
+    bad = packets.broken(sealed)
     assert arrive(bench, bad, sealed) == [PACKET]
     assert host.mib() == {"XfrmInStateProtoError": 1}
     found = host.sa()
@@ -189,7 +187,7 @@ def crypto(bench: Bench, record: int, lft: LifetimeCfg | None = None) -> Subject
     """A crypto-offload SA whose device hands up what it is asked about, with this record."""
     host = bench.host(driver=PROBE)
     info = messages.sa_info(reqid=RETURN | record, lft=lft)
-    offload = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, 0)}
+    offload = host.offload(0)
     assert host.request(messages.new_sa(info, offload)).errno == 0
     host.ok(texts.policy(reqid=RETURN | record))
     return host

@@ -29,24 +29,12 @@ def receiver(bench: Bench, more: str = "", card: str | None = None) -> Subject:
     return host
 
 
-def arrive(bench: Bench, *arriving: bytes) -> None:
-    """IP packets come over the wire to host 0."""
-    mac = bench.subjects[0].mac
-    bench.lab.wire.inject(host=0, frames=[packets.frame(packet, mac) for packet in arriving])
-    bench.settle()
-
-
-def broken(packet: bytes) -> bytes:
-    """The packet with a bit of its ICV turned over."""
-    return packet[:-1] + bytes((packet[-1] ^ 1,))
-
-
 @rule("RX-01")
 def test_the_stack_sees_a_plain_packet(bench: Bench) -> None:
     """A good packet arrives without ESP, and the core does nothing for the SA: its replay state and
     all counters stand still, and the packet counts once, at the device."""
     host = receiver(bench)
-    arrive(bench, *(Esp().seal(PACKET, seq) for seq in (1, 2, 3)))
+    bench.arrive(*(Esp().seal(PACKET, seq) for seq in (1, 2, 3)))
     assert host.receive() == [PACKET] * 3
     assert host.mib() == {}
     shown = host.ok(texts.get())
@@ -110,7 +98,7 @@ def test_clear_packets_do_not_pass_an_offloaded_policy(bench: Bench) -> None:
     """What the policy wants protected and comes in clear is not delivered: by the card, if the core
     trusts it with that."""
     host = receiver(bench)
-    arrive(bench, PACKET, Esp().seal(PACKET, 1))
+    bench.arrive(PACKET, Esp().seal(PACKET, 1))
     assert host.receive() == [PACKET], "one of the two was protected"
 
 
@@ -120,7 +108,7 @@ def test_the_core_leaves_clear_packets_to_the_device(bench: Bench, offloaded: bo
     """Under an offloaded policy they pass the core; under one in software they do not."""
     host = bench.host(driver=PROBE)
     host.ok(texts.policy(host.dev if offloaded else None, dir="in"))
-    arrive(bench, PACKET)
+    bench.arrive(PACKET)
     assert host.receive() == ([PACKET] if offloaded else [])
     assert host.mib() == ({} if offloaded else {"XfrmInTmplMismatch": 1})
 
@@ -141,7 +129,7 @@ def _bad_trailer() -> bytes:
 
 
 BAD = {
-    "integrity": broken(Esp().seal(PACKET, 9)),
+    "integrity": packets.broken(Esp().seal(PACKET, 9)),
     "another key": Esp(key=bytes(20)).seal(PACKET, 9),
     "replay": Esp().seal(PACKET, 1),
     "trailer": _bad_trailer(),
@@ -157,7 +145,7 @@ BAD = {
 def test_what_a_device_must_not_let_through(bench: Bench, what: str) -> None:
     """Each is dropped, and the good packets before and after it are delivered."""
     host = receiver(bench)
-    arrive(bench, Esp().seal(PACKET, 1), BAD[what], Esp().seal(PACKET, 10))
+    bench.arrive(Esp().seal(PACKET, 1), BAD[what], Esp().seal(PACKET, 10))
     assert host.receive() == [PACKET] * 2
 
 
@@ -167,7 +155,7 @@ def test_what_comes_after_the_hard_limit_is_dropped_by_the_device(bench: Bench) 
     host = receiver(bench, "limit packet-hard 2")
     for site in ("events", "ring.counters"):
         bench.lab.faults.add(site=site, kind="drop")
-    arrive(bench, *(Esp().seal(PACKET, seq) for seq in range(1, 6)))
+    bench.arrive(*(Esp().seal(PACKET, seq) for seq in range(1, 6)))
     assert host.receive() == [PACKET] * 2
 
 
@@ -176,7 +164,7 @@ def test_the_strict_card_in_packet_mode(bench: Bench) -> None:
     """Decrypted: delivered. Authentication failed or bad trailer: dropped without a counter of the
     core; a driver may add the bad ICV that its device counted when the counters are read."""
     host = receiver(bench, card="cx6dx")
-    arrive(bench, BAD["integrity"], BAD["trailer"], Esp().seal(PACKET, 10))
+    bench.arrive(BAD["integrity"], BAD["trailer"], Esp().seal(PACKET, 10))
     by_driver = {"XfrmInStateProtoError": 1} if bench.latest else {}  # MLX-14, DUMP-04
     assert host.receive() == [PACKET] and host.mib() in ({}, by_driver)
 
@@ -188,7 +176,7 @@ def test_a_device_says_that_authentication_failed(bench: Bench, card: str) -> No
     host = bench.host(card=card)
     host.ok(texts.state(host.dev, dir="in", offload="crypto"))
     host.ok(texts.policy(dir="in"))
-    arrive(bench, Esp().seal(PACKET, 1), BAD["integrity"], Esp().seal(PACKET, 10))
+    bench.arrive(Esp().seal(PACKET, 1), BAD["integrity"], Esp().seal(PACKET, 10))
     assert host.receive() == [PACKET] * 2
     assert host.mib() == {"XfrmInStateProtoError": 1}
     found = host.sa()
@@ -202,7 +190,7 @@ def test_esp_that_no_device_has_opened_is_opened_in_software(bench: Bench) -> No
     host = bench.host(driver=PROBE)
     host.ok(texts.state(host.dev, dir="in"))
     host.ok(texts.policy(host.dev, dir="in"))
-    arrive(bench, Esp().seal(PACKET, 1))
+    bench.arrive(Esp().seal(PACKET, 1))
     assert (host.receive(), host.mib()) == ([PACKET], {})
     found = host.sa()
     assert found is not None
@@ -214,5 +202,5 @@ def test_esp_that_no_device_has_opened_is_opened_in_software(bench: Bench) -> No
 def test_an_sa_opens_only_what_its_selector_covers(bench: Bench) -> None:
     """The core compares nothing (RX-04), so the device keeps the SA to its selector."""
     host = receiver(bench, more="sel src 10.1.0.1/32 dst 10.1.0.2/32 proto udp dport 5000")
-    arrive(bench, Esp().seal(PACKET, 1), Esp().seal(packets.udp(dport=5001), 2))
+    bench.arrive(Esp().seal(PACKET, 1), Esp().seal(packets.udp(dport=5001), 2))
     assert host.receive() == [PACKET]

@@ -23,7 +23,7 @@ OFFLOADS = {"P": "packet", "C": "crypto", "S": ""}
 
 def protecting(host: Subject) -> list[str]:
     """The SPI of each packet that went to the driver."""
-    return [call["spi"] for call in host.calls() if call["call"] == "xdo_dev_offload_ok"]
+    return [call["spi"] for call in host.calls_of("offload_ok")]
 
 
 def add(host: Subject, kinds: str, first: int = 0) -> None:
@@ -60,11 +60,6 @@ def acquire(host: Subject) -> int:
     host.send([PACKET])
     (note,) = host.notes()
     return UserAcquire.unpack(note.fixed).seq
-
-
-def spis(host: Subject) -> list[int]:
-    """The SPIs of all SAs, the newest first."""
-    return [int.from_bytes(note.fixed[72:76]) for note in host.states()]
 
 
 def after_growth(numbers: list[int], kinds: str) -> list[int]:
@@ -181,8 +176,7 @@ def test_a_packet_finds_the_hardware_sa_of_its_spi(bench: Bench) -> None:
     host = bench.host(driver=PROBE)
     host.ok(texts.state(dir="in", key=bytes(20), more="mark 1 mask 1"))
     host.ok(texts.state(host.dev, dir="in"))
-    sealed = packets.frame(packets.Esp().seal(PACKET, 1), host.mac)
-    bench.lab.wire.inject(host=0, frames=[sealed])
+    bench.arrive(packets.Esp().seal(PACKET, 1))
     assert host.receive() == [PACKET]
     assert host.mib() == {}
 
@@ -193,9 +187,9 @@ def test_a_sequence_number_resolves_an_acquire(bench: Bench) -> None:
     host = bench.host()
     asked = acquire(host)
     assert host.request(messages.new_sa(seq=asked + 1, reqid=7)).errno == 0
-    assert spis(host) == [0x1000, 0]
+    assert host.spis() == [0x1000, 0]
     assert host.request(messages.new_sa(spi=0x1001, seq=asked, reqid=7)).errno == 0
-    assert spis(host) == [0x1001, 0x1000]
+    assert host.spis() == [0x1001, 0x1000]
 
 
 @rule("SAD-07")
@@ -205,7 +199,7 @@ def test_a_sequence_number_finds_larval_ones_only(bench: Bench) -> None:
     asked = acquire(host)
     for spi in (0x1000, 0x1001, 0x1002):
         assert host.request(messages.new_sa(spi=spi, seq=asked)).errno == 0
-    assert spis(host) == [0x1002, 0x1001, 0x1000]
+    assert host.spis() == [0x1002, 0x1001, 0x1000]
 
 
 @rule("SAD-08")

@@ -22,7 +22,7 @@ MARK = struct.pack("<II", 1, 0xFF)
 
 def dumped(host: Subject) -> list[UserPolicyInfo]:
     """All policies, as the dump shows them."""
-    notes = host.request(messages.dump(Msg.GETPOLICY)).notes
+    notes = host.policies()
     return [UserPolicyInfo.unpack(note.fixed) for note in notes]
 
 

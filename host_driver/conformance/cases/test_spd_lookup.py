@@ -264,8 +264,7 @@ def test_the_device_goes_by_the_number_for_what_comes_in(bench: Bench, first: in
             host.dev, template=False, priority=priority, more=action, **ends
         )  # fmt: skip
         host.ok(policy)
-    arriving = packets.frame(packets.udp(src=DESTINATION, dst=SOURCE), host.mac)
-    bench.lab.wire.inject(host=0, frames=[arriving])
+    bench.arrive(packets.udp(src=DESTINATION, dst=SOURCE))
     assert host.receive() == []
     assert host.counters().get("rx_drop_policy_block") == 1
     assert host.mib() == {}

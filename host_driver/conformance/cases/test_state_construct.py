@@ -10,7 +10,7 @@ import pytest
 from host_driver.conformance import messages, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
-from host_driver.conformance.messages import aead, new_sa, offload
+from host_driver.conformance.messages import aead, new_sa
 from host_driver.conformance.probe import REPORT
 from host_driver.conformance.subject import Subject
 from proto.xfrm import AF_INET6, Attr, Msg
@@ -35,11 +35,6 @@ OTHER_FAMILY = XfrmSelector(family=AF_INET6)
 WINDOW_TOO_LARGE = {Attr.REPLAY_ESN_VAL: ReplayStateEsn(bmp_len=1, replay_window=33).pack()}
 
 
-def wish(host: Subject, bits: int = PACKET) -> dict[Attr, bytes]:
-    """OFFLOAD_DEV on the device."""
-    return {Attr.OFFLOAD_DEV: offload(host.ifindex, bits)}
-
-
 def thresholds(host: Subject) -> tuple[int, int]:
     """REPLAY_THRESH in packets and ETIMER_THRESH in 100 ms, as GETAE shows them."""
     aevent = messages.sa_id() + messages.address(messages.SOURCE)
@@ -54,7 +49,7 @@ def thresholds(host: Subject) -> tuple[int, int]:
 def test_the_first_step_that_fails_says_why(bench: Bench) -> None:
     """Algorithms, then type and mode, then replay state, then the offload."""
     host = bench.host(driver=PROBE)
-    bad_flag = {Attr.OFFLOAD_DEV: offload(host.ifindex, 8)}
+    bad_flag = host.offload(8)
     everything: dict[Attr, bytes] = {**UNKNOWN_CIPHER, **WINDOW_TOO_LARGE, **bad_flag}
     reply = host.request(new_sa(attributes=everything, flags=ESN, sel=OTHER_FAMILY))
     assert reply.errno == errno.ENOSYS
@@ -88,7 +83,7 @@ def test_the_driver_gets_the_finished_sa(bench: Bench) -> None:
     host = bench.host(driver=PROBE)
     attributes = {
         Attr.REPLAY_VAL: ReplayState(oseq=41).pack(),
-        Attr.LTIME_VAL: LifetimeCur(packets=6).pack(), **wish(host),
+        Attr.LTIME_VAL: LifetimeCur(packets=6).pack(), **host.offload(),
     }  # fmt: skip
     if bench.latest:
         attributes[Attr.ENCAP] = EncapTmpl(2, 4500, 4500).pack()
@@ -98,7 +93,7 @@ def test_the_driver_gets_the_finished_sa(bench: Bench) -> None:
     assert f"77 window 0 oseq 41 seq 9 packets 6 encap {bench.latest}" in told
 
     window = {Attr.REPLAY_ESN_VAL: ReplayStateEsn(bmp_len=2, replay_window=64).pack()}
-    inbound = window | wish(host, PACKET | INBOUND)
+    inbound = window | host.offload(PACKET | INBOUND)
     told = host.request(new_sa(attributes=inbound, flags=ESN, reqid=REPORT, spi=0x1001)).text
     assert "VOID 20 bytes of key" in told
     assert "window 64" in told
@@ -166,7 +161,7 @@ def test_thresholds_come_from_the_sysctls_or_the_request(bench: Bench) -> None:
 def test_a_failure_inside_leaves_nothing(bench: Bench, how: dict[str, Any], code: int) -> None:
     """Its errno; no SA, no message, no reference, and the driver has heard nothing."""
     host = bench.host()
-    attributes = how.get("attributes", {}) | wish(host)
+    attributes = how.get("attributes", {}) | host.offload()
     assert host.request(new_sa(**how | {"attributes": attributes})).errno == code
     assert (host.states(), host.note_names()) == ([], [])
     assert (host.order(), host.refcnt(), host.census()) == ("", 0, {})

@@ -10,7 +10,7 @@ import pytest
 from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
-from host_driver.conformance.messages import alloc_spi, new_sa, offload
+from host_driver.conformance.messages import alloc_spi, new_sa
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr, Msg
 from proto.xfrm_structs import Algo, UserAcquire, UserSaInfo
@@ -26,17 +26,6 @@ def mark(value: int, mask: int) -> dict[Attr, bytes]:
     return {Attr.MARK: struct.pack("<II", value, mask)}
 
 
-def spis(host: Subject) -> list[int]:
-    """The SPIs in the SAD, the newest first."""
-    return [UserSaInfo.unpack(state.fixed).id.spi for state in host.states()]
-
-
-def spi_of_frame(frame: bytes) -> int:
-    """The SPI of an ESP frame without IP options."""
-    at = packets.ETHERNET_BYTES + 20
-    return int.from_bytes(frame[at : at + 4])
-
-
 @rule("STATE-21")
 def test_what_the_driver_took_in_vain_is_taken_back(bench: Bench) -> None:
     """EEXIST behind a successful add: delete on a dead SA, free without keys; SAD unchanged."""
@@ -50,8 +39,8 @@ def test_what_the_driver_took_in_vain_is_taken_back(bench: Bench) -> None:
     assert (delete["call"], delete["state"]) == ("xdo_dev_state_delete", "dead")
     assert delete["context"] == "user"  # nobody else knows this SA: its lock is not taken
     assert (free["call"], free["context"], free["keys"]) == ("xdo_dev_state_free", "gc", 0)
-    assert (spis(host), host.note_names(), host.refcnt()) == ([0x1000], [], 1)
-    assert host.census().get("sa", 1) == 1
+    assert (host.spis(), host.note_names(), host.refcnt()) == ([0x1000], [], 1)
+    assert host.census()["sas"] == 1
 
 
 @rule("STATE-28")
@@ -66,7 +55,7 @@ def test_the_same_identity_is_eexist(bench: Bench, how: dict[str, Any]) -> None:
     assert host.request(new_sa()).errno == 0
     host.notes()
     assert host.request(new_sa(**how)).errno == errno.EEXIST
-    assert (spis(host), host.note_names()) == ([0x1000], [])
+    assert (host.spis(), host.note_names()) == ([0x1000], [])
 
 
 @rule("STATE-28")
@@ -143,7 +132,7 @@ def acquired(host: Subject) -> int:
 
 def answer(host: Subject, **how: Any) -> None:
     """NEWSA, offloaded, with `how` as for `sa_info`."""
-    wish = {Attr.OFFLOAD_DEV: offload(host.ifindex, PACKET)}
+    wish = host.offload()
     assert host.request(new_sa(attributes=wish, **how)).errno == 0
 
 
@@ -152,9 +141,9 @@ def test_an_sa_takes_the_place_of_the_larval_one_of_its_template(bench: Bench) -
     """Same reqid, mode, protocol and ends: inserted, then the larval one goes without a message."""
     host = bench.host()
     acquired(host)
-    assert spis(host) == [0]
+    assert host.spis() == [0]
     answer(host)
-    assert spis(host) == [0x1000]
+    assert host.spis() == [0x1000]
     assert host.order("U", "K") == ("pA A(l) A D(l) F(l)" if bench.latest else "pA A A D F")
     assert host.note_names() == ["NEWSA"]
 
@@ -168,11 +157,11 @@ def test_the_sequence_number_of_the_acquire_names_the_larval_sa(
     host = bench.host(driver=PROBE)
     seq = acquired(host)
     answer(host, spi=0x1001, **how)
-    assert spis(host) == [0x1001, 0]
+    assert host.spis() == [0x1001, 0]
     answer(host, spi=0x1002, seq=seq, dst="10.1.0.3", **how)
-    assert spis(host) == [0x1002, 0x1001, 0]
+    assert host.spis() == [0x1002, 0x1001, 0]
     answer(host, spi=0x1003, seq=seq, **how)
-    assert spis(host) == [0x1003, 0x1002, 0x1001]
+    assert host.spis() == [0x1003, 0x1002, 0x1001]
 
 
 @rule("STATE-29")
@@ -182,7 +171,7 @@ def test_a_software_sa_resolves_an_offloaded_larval_one(bench: Bench) -> None:
     acquired(host)
     if_id = {Attr.IF_ID: struct.pack("<I", 9)}
     assert host.request(new_sa(attributes=if_id)).errno == 0
-    assert spis(host) == [0x1000]
+    assert host.spis() == [0x1000]
     larval = "(l)" if bench.latest else ""
     assert host.order("U", "K") == f"pA A{larval} D{larval} F{larval}"
 
@@ -194,9 +183,9 @@ def test_a_larval_sa_with_an_spi_is_not_searched_for(bench: Bench) -> None:
     seq = acquired(host)
     assert host.request(alloc_spi(0x500, seq=seq)).errno == 0
     assert host.request(new_sa(spi=0x501)).errno == 0
-    assert spis(host) == [0x501, 0x500]
+    assert host.spis() == [0x501, 0x500]
     assert host.request(new_sa(spi=0x502, seq=seq)).errno == 0
-    assert spis(host) == [0x502, 0x501]
+    assert host.spis() == [0x502, 0x501]
 
 
 @rule("STATE-30")
@@ -212,8 +201,7 @@ def test_a_newer_sa_is_used_for_flows_that_had_an_older_one(bench: Bench) -> Non
     assert host.send([packets.udp()] * 2) == [0, 0]
     host.ok(texts.state(spi=0x1002, reqid=5))
     assert host.send([packets.udp()]) == [0]
-    sent = [spi_of_frame(frame) for frame in bench.frames()]
-    assert sent == [0x1000, 0x1000, 0x1001, 0x1001, 0x1001]
+    assert bench.spis() == [0x1000, 0x1000, 0x1001, 0x1001, 0x1001]
 
 
 @rule("STATE-30")
@@ -226,7 +214,7 @@ def test_an_offloaded_sa_that_is_newer_is_asked_for(bench: Bench) -> None:
     bench.advance(2)
     host.ok(texts.state(host.dev, spi=0x1001))
     assert host.send([packets.udp()]) == [0]
-    asked = [call["spi"] for call in host.calls() if call["call"] == "xdo_dev_offload_ok"]
+    asked = [call["spi"] for call in host.calls_of("offload_ok")]
     assert asked == ["0x1000", "0x1001"]
 
 
@@ -241,7 +229,7 @@ def test_a_new_sa_is_valid_and_told(bench: Bench) -> None:
     assert note.fixed[:56] == state.fixed[:56]
     assert note.attributes == state.attributes
     assert host.send([packets.udp()]) == [0]
-    assert [spi_of_frame(frame) for frame in bench.frames()] == [0x1000]
+    assert bench.spis() == [0x1000]
     states = [call["state"] for call in host.calls() if "state" in call]
     assert (states[0], set(states[1:]) | {"valid"}) == ("void", {"valid"})
 
@@ -268,7 +256,7 @@ def test_allocspi_makes_a_larval_sa_with_an_spi_of_the_range(bench: Bench, proto
         assert (note.name, reply.errno) == ("NEWSA", 0)
         assert 0x500 <= UserSaInfo.unpack(note.fixed).id.spi <= 0x5FF
         assert not {Attr.ALG_AEAD, Attr.OFFLOAD_DEV} & note.attributes.keys()
-    assert len(set(spis(host))) == 20
+    assert len(set(host.spis())) == 20
     assert (host.note_names(), host.order(), host.refcnt()) == ([], "", 0)
 
 
@@ -281,7 +269,7 @@ def test_a_range_that_allocspi_cannot_use(bench: Bench) -> None:
     assert host.request(alloc_spi(0xFFFF, 0xFFFF, proto=COMP)).errno == 0
     assert host.request(alloc_spi(0xFFFF_FFFF, 0xFFFF_FFFF)).errno == 0
     assert host.request(alloc_spi(0x500, proto=ROUTING)).errno == errno.EINVAL
-    assert sorted(spis(host)) == [0xFFFF, 0xFFFF_FFFF]
+    assert sorted(host.spis()) == [0xFFFF, 0xFFFF_FFFF]
 
 
 @rule("STATE-38")
@@ -305,11 +293,11 @@ def test_allocspi_finds_the_larval_sa_of_an_acquire(bench: Bench) -> None:
     (note,) = [note for note in host.notes() if note.type == Msg.ACQUIRE]
     seq = UserAcquire.unpack(note.fixed).seq
     assert host.request(alloc_spi(0x500, seq=seq, reqid=77)).errno == 0
-    assert spis(host) == [0x500]
+    assert host.spis() == [0x500]
     host.ok("xfrm state flush")
     assert host.send([packets.udp()]) == [0]
     assert host.request(alloc_spi(0x501)).errno == 0
-    assert spis(host) == [0x501]
+    assert host.spis() == [0x501]
 
 
 @rule("STATE-38")

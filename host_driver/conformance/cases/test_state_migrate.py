@@ -8,7 +8,7 @@ import pytest
 from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
-from host_driver.conformance.messages import migrate, new_sa, offload
+from host_driver.conformance.messages import migrate, new_sa
 from host_driver.conformance.probe import REFUSE
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr
@@ -16,11 +16,6 @@ from proto.xfrm_structs import UserSaInfo
 
 PACKET, INBOUND = 4, 2
 MOVED = "10.1.0.4"
-
-
-def wish(host: Subject, bits: int = PACKET) -> dict[Attr, bytes]:
-    """OFFLOAD_DEV on the device."""
-    return {Attr.OFFLOAD_DEV: offload(host.ifindex, bits)}
 
 
 def offloaded(host: Subject, reqid: int = 1) -> None:
@@ -43,7 +38,7 @@ def test_a_clone_carries_no_offload(bench: Bench, asked: bool) -> None:
     with delete and free."""
     host = bench.host()
     offloaded(host)
-    assert host.request(migrate(MOVED, attributes=wish(host) if asked else {})).errno == 0
+    assert host.request(migrate(MOVED, attributes=host.offload() if asked else {})).errno == 0
     assert ends(host) == [(messages.address(MOVED), False)]
     assert host.order("U") == "A pA D F"
     assert host.note_names() == ["MIGRATE"]
@@ -67,10 +62,10 @@ def test_a_migrate_with_device_offers_the_clone(bench: Bench) -> None:
     host.ok(texts.state(host.dev, more="limit packet-hard 9"))
     host.ok(texts.policy(host.dev))
     host.notes()
-    assert host.request(migrate(MOVED, attributes=wish(host))).errno == 0
+    assert host.request(migrate(MOVED, attributes=host.offload())).errno == 0
     assert ends(host) == [(messages.address(MOVED), True)]
     assert host.order("U") == "A pA A D F"
-    first, clone = (call for call in host.calls() if call["call"] == "xdo_dev_state_add")
+    first, clone = host.calls_of("state_add")
     assert (clone["keys"], clone["spi"], clone["type"]) == (20, "0x1000", "packet")
     assert clone["object"] != first["object"]
     assert host.refcnt() == 2
@@ -87,11 +82,11 @@ def test_the_clone_protects_packets(bench: Bench) -> None:
     host.ok(texts.state(host.dev, src=there, dst=here, dir="in"))
     host.ok(texts.policy(host.dev, src=there, dst=here, dir="in"))
     moved = migrate(
-        MOVED, there, old_src=there, old_dst=here, dir=0, attributes=wish(host, PACKET | INBOUND)
+        MOVED, there, old_src=there, old_dst=here, dir=0, attributes=host.offload(PACKET | INBOUND)
     )
     assert host.request(moved).errno == 0
     packet = packets.udp(src=there, dst=MOVED)
-    bench.lab.wire.inject(host=0, frames=[packets.frame(packets.Esp().seal(packet, 1), host.mac)])
+    bench.arrive(packets.Esp().seal(packet, 1))
     assert host.receive() == [packet]
 
 
@@ -103,7 +98,7 @@ def test_a_clone_that_finds_no_place_is_taken_back(bench: Bench) -> None:
     assert host.request(new_sa(dst=MOVED)).errno == 0
     host.notes()
     before = len(host.calls())
-    assert host.request(migrate(MOVED, attributes=wish(host))).errno != 0
+    assert host.request(migrate(MOVED, attributes=host.offload())).errno != 0
     names = [call["call"][8:] for call in host.calls()[before:]]
     assert [name for name in names if "curlft" not in name] == [
         "state_add", "state_delete", "state_free",
@@ -122,7 +117,7 @@ def test_a_driver_that_refuses_the_clone_stops_the_move(bench: Bench) -> None:
     host.ok(texts.state(reqid=order))
     host.ok(texts.policy(reqid=order))
     host.notes()
-    moved = migrate(MOVED, reqid=order, attributes=wish(host))
+    moved = migrate(MOVED, reqid=order, attributes=host.offload())
     assert host.request(moved).errno != 0
     assert ends(host) == [(messages.address(messages.DESTINATION), False)]
     assert (host.order(), host.refcnt(), host.note_names()) == ("A", 0, [])
@@ -134,8 +129,8 @@ def test_a_move_that_cannot_be_leaves_all_as_it_was(bench: Bench) -> None:
     host = bench.host()
     offloaded(host)
     before = host.states()[0].fixed
-    elsewhere = migrate(MOVED, old_src="10.9.0.1", old_dst="10.9.0.2", attributes=wish(host))
+    elsewhere = migrate(MOVED, old_src="10.9.0.1", old_dst="10.9.0.2", attributes=host.offload())
     assert host.request(elsewhere).errno == errno.ENOENT
-    assert host.request(migrate("0.0.0.0", attributes=wish(host))).errno == errno.EINVAL
+    assert host.request(migrate("0.0.0.0", attributes=host.offload())).errno == errno.EINVAL
     assert (host.states()[0].fixed, host.order("U")) == (before, "A pA")
     assert host.note_names() == []

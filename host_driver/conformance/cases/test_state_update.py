@@ -9,7 +9,7 @@ import pytest
 from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
-from host_driver.conformance.messages import Note, aead, alloc_spi, new_sa, offload
+from host_driver.conformance.messages import Note, aead, alloc_spi, new_sa
 from host_driver.conformance.probe import EVENTS, EXPIRE
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr, Msg
@@ -186,7 +186,7 @@ def test_an_expired_sa_is_not_updated(bench: Bench) -> None:
     host = bench.host(driver=PROBE)
     host.ok(texts.state(host.dev))
     host.notes()
-    wish = {Attr.OFFLOAD_DEV: offload(host.ifindex, PACKET)}
+    wish = host.offload()
     direction = {Attr.SA_DIR: b"\2"} if bench.latest else {}
     request = new_sa(type=UPDSA, reqid=EXPIRE, attributes=wish | direction)
     assert host.request(request).errno == errno.EINVAL

@@ -10,7 +10,7 @@ from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.probe import EVENTS, REFUSE
 from host_driver.conformance.subject import Subject
-from proto.xfrm import OFFLOAD_PACKET, Attr, Group
+from proto.xfrm import Group
 
 PACKET = packets.udp()
 
@@ -52,7 +52,7 @@ def test_an_accepted_sa_is_added_once_and_announced(bench: Bench) -> None:
 def test_a_refused_packet_sa_fails_with_the_errno_of_its_driver(bench: Bench, code: int) -> None:
     """The driver refuses: its errno, no notification, no delete, no free, no SA."""
     host = bench.host(driver=PROBE)
-    attributes = {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, OFFLOAD_PACKET)}
+    attributes = host.offload()
     assert host.request(messages.new_sa(reqid=REFUSE | code, attributes=attributes)).errno == code
     assert host.order("U") == "A"
     assert host.note_names() == []

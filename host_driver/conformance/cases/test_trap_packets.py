@@ -26,11 +26,6 @@ def outbound(bench: Bench, more: str = "", **how: Any) -> Subject:
     return host
 
 
-def on_the_wire(bench: Bench) -> list[bytes]:
-    """The IP packets that left."""
-    return [frame[packets.ETHERNET_BYTES :] for frame in bench.frames()]
-
-
 @rule("TRAP-04", profile="latest")
 def test_a_dump_asks_the_driver_first(bench: Bench) -> None:
     """What the card has counted is in the next dump, although no limit and no event is there."""
@@ -45,7 +40,7 @@ def test_encapsulated_packets_leave(bench: Bench) -> None:
     """UDP encapsulation is no reason to refuse a packet of an offloaded SA."""
     host = outbound(bench, ENCAP)
     assert host.send([PACKET]) == [0]
-    (sent,) = on_the_wire(bench)
+    (sent,) = bench.on_the_wire()
     ports = struct.unpack_from(">HH", sent, 20)
     assert (packets.protocol(sent), ports, host.mib()) == (packets.UDP, (4500, 4500), {})
 
@@ -56,9 +51,9 @@ def test_drops_of_the_card_reach_the_statistics(bench: Bench) -> None:
     host = bench.host()
     host.ok(texts.state(host.dev, dir="in"))
     sealed = packets.Esp().seal(PACKET, 5)
-    broken = sealed[:-1] + bytes((sealed[-1] ^ 1,))
+    broken = packets.broken(sealed)
     for packet in (sealed, broken[:24] + b"\0\0\0\x06" + broken[28:], sealed):
-        bench.lab.wire.inject(host=0, frames=[packets.frame(packet, host.mac)])
+        bench.arrive(packet)
     host.settle()
     shown = host.sa()
     assert shown is not None
@@ -79,7 +74,7 @@ def test_another_route_is_no_way_around_the_device(bench: Bench) -> None:
         assert (sent, host.mib()) == ([113], {"XfrmOutError": 1})
     else:
         assert (sent, host.mib()) == ([0], {})
-    assert on_the_wire(bench) == []
+    assert bench.on_the_wire() == []
 
 
 @rule("TRAP-22")
@@ -94,7 +89,7 @@ def test_headers_that_hardware_cannot_skip(bench: Bench) -> None:
     sent = host.send([bytes(head) + PACKET[20:]])
     assert (sent == [113]) is bench.latest
     assert ("XfrmOutError" in host.mib()) is bench.latest
-    assert [packet for packet in on_the_wire(bench) if not packets.is_esp(packet)] == []
+    assert [packet for packet in bench.on_the_wire() if not packets.is_esp(packet)] == []
 
 
 @rule("TRAP-30", profile="latest")
@@ -115,7 +110,7 @@ def test_tunnels_across_families(bench: Bench, six_in_four: bool) -> None:
     packet = packets.udp(src=inner[0], dst=inner[1])
     assert a.send([packet]) == [0]
     assert b.receive() == [packet]
-    (sent,) = on_the_wire(bench)
+    (sent,) = bench.on_the_wire()
     assert packets.Esp().open(sent, tunnel=True) == packet
 
 
@@ -124,7 +119,7 @@ def test_a_clear_packet_against_an_offloaded_policy(bench: Bench) -> None:
     """The core of `latest` leaves that to the device: the card drops it. v6.2 also judges it."""
     host = bench.host(driver=PROBE)
     host.ok(texts.policy(host.dev, dir="in"))
-    bench.lab.wire.inject(host=0, frames=[packets.frame(PACKET, host.mac)])
+    bench.arrive(PACKET)
     received = host.receive()
     if bench.latest:
         assert (received, host.mib()) == ([PACKET], {})
@@ -139,7 +134,7 @@ def test_a_software_sa_hides_hardware_ones_until_the_next(bench: Bench) -> None:
     host = outbound(bench)
     host.ok(texts.state(spi=0x2000))
     host.send([PACKET])
-    assert (on_the_wire(bench), host.mib()) == ([], {"XfrmOutNoStates": 1})
+    assert (bench.on_the_wire(), host.mib()) == ([], {"XfrmOutNoStates": 1})
     host.ok(texts.state(host.dev, spi=0x3000))
     host.send([PACKET])
     assert bench.spis() == [0x3000]
@@ -180,7 +175,7 @@ def test_packets_on_their_way_outlive_a_delete(bench: Bench) -> None:
     host.raw.send([PACKET] * 64)
     host.ok(texts.delete())
     host.send([PACKET])
-    sent = on_the_wire(bench)
+    sent = bench.on_the_wire()
     assert len(sent) <= 64
     for packet in sent:
         assert packets.Esp().open(packet) == PACKET
@@ -213,20 +208,20 @@ def test_a_counter_that_wraps_counts_on(bench: Bench) -> None:
     for _ in range(32):
         host.send([PACKET] * 10)
         told += host.expired()
-    assert (told, len(on_the_wire(bench))) == (["soft 0x1000", "hard 0x1000"], 300)
+    assert (told, len(bench.on_the_wire())) == (["soft 0x1000", "hard 0x1000"], 300)
 
 
 @rule("TRAP-48")
 def test_a_new_sa_may_have_the_spi_of_one_that_is_going(bench: Bench) -> None:
     """Deleted and added again at once: the late free takes nothing from the new SA."""
     host = outbound(bench)
-    again = messages.new_sa(messages.sa_info(), {28: messages.offload(host.ifindex, 4)})
+    again = messages.new_sa(messages.sa_info(), host.offload(4))
     deleted = messages.request(Msg.DELSA, messages.sa_id())
     for reply in host.together([deleted, again]):
         assert reply.errno == 0
     host.settle()
     host.send([PACKET] * 3)
-    sent = on_the_wire(bench)
+    sent = bench.on_the_wire()
     assert [packets.Esp().open(packet) for packet in sent] == [PACKET] * 3
     assert host.census()["sas"] == 1
 
@@ -241,7 +236,7 @@ def test_ike_passes_a_catch_all_policy_by_an_offloaded_bypass(bench: Bench) -> N
     host.ok(f"{bypass} offload packet dev {host.dev}")
     ike = packets.udp(dport=500)
     assert host.send([ike, PACKET]) == [0, 0]
-    clear, sealed = on_the_wire(bench)
+    clear, sealed = bench.on_the_wire()
     assert (clear, packets.Esp().open(sealed)) == (ike, PACKET)
 
 
@@ -255,7 +250,7 @@ def test_neighbour_discovery_passes_by_an_offloaded_bypass(bench: Bench) -> None
     here, there = "fd00:1::1", "fd00:1::2"
     solicitation = packets.ip(b"\x87\0" + bytes(22), 58, here, there)
     host.send([solicitation, packets.udp(src=here, dst=there)])
-    assert on_the_wire(bench) == [solicitation]
+    assert bench.on_the_wire() == [solicitation]
 
 
 @rule("TRAP-56")
@@ -265,7 +260,7 @@ def test_policy_and_sa_of_different_reqid_do_not_meet(bench: Bench) -> None:
     host.ok(texts.state(host.dev, reqid=7))
     host.ok(texts.policy(host.dev, reqid=10000))
     host.send([PACKET])
-    assert (on_the_wire(bench), host.mib()) == ([], {"XfrmOutNoStates": 1})
+    assert (bench.on_the_wire(), host.mib()) == ([], {"XfrmOutNoStates": 1})
 
 
 @rule("TRAP-21")
@@ -276,4 +271,4 @@ def test_what_does_not_fit_is_refused(bench: Bench) -> None:
     host.ok(texts.policy(host.dev, mode="tunnel", ends=TUNNEL))
     assert host.send([packets.udp(bytes(1430), flags=0)]) == [113]
     assert host.send([packets.udp(bytes(1430))]) == [90], "with DF the sender hears of the MTU"
-    assert (on_the_wire(bench), host.mib()) == ([], {"XfrmOutError": 1})
+    assert (bench.on_the_wire(), host.mib()) == ([], {"XfrmOutError": 1})

@@ -7,19 +7,13 @@ from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import DESTINATION, SOURCE
-from host_driver.conformance.packets import ETHERNET_BYTES, Esp
+from host_driver.conformance.packets import Esp
 from host_driver.conformance.probe import REFUSE
 from host_driver.conformance.subject import Subject
-from proto.xfrm import Attr
 
 PACKET = packets.udp()
 EPERM, EINVAL, EEXIST, ENETUNREACH, EHOSTUNREACH = 1, 22, 17, 101, 113
 NO_STATES = {"XfrmOutNoStates": 1}
-
-
-def clear_frames(bench: Bench) -> list[bytes]:
-    """Packets on the wire, which the case expects to be in clear."""
-    return [frame[ETHERNET_BYTES:] for frame in bench.frames()]
 
 
 def refused(host: Subject) -> bool:
@@ -36,7 +30,7 @@ def test_without_a_policy_a_packet_leaves_as_it_is(bench: Bench) -> None:
     assert host.send([PACKET]) == [0]
     host.ok("xfrm policy setdefault out block")
     assert host.send([PACKET]) == [EPERM]
-    assert (clear_frames(bench), host.mib()) == ([PACKET], {})
+    assert (bench.on_the_wire(), host.mib()) == ([PACKET], {})
 
 
 @rule("TX-01")
@@ -52,7 +46,7 @@ def test_policies_without_templates(bench: Bench, offloaded: bool) -> None:
     blocked, allowed = packets.udp(dport=1), packets.udp(dport=2)
     assert host.send([blocked, allowed]) == [EPERM, 0]
     assert host.mib() == {"XfrmOutPolBlock": 1}
-    assert clear_frames(bench) == [allowed]
+    assert bench.on_the_wire() == [allowed]
 
 
 @rule("TX-02")
@@ -67,7 +61,7 @@ def test_each_template_is_an_sa_on_the_packet(bench: Bench) -> None:
         f"tmpl {ends} reqid 1 mode tunnel tmpl {ends} reqid 2 mode transport"
     )
     assert host.send([PACKET]) == [0]
-    (sent,) = clear_frames(bench)
+    (sent,) = bench.on_the_wire()
     assert Esp(spi=0x1000).open(Esp(spi=0x2000).open(sent), tunnel=True) == PACKET
 
 
@@ -99,7 +93,7 @@ def test_no_sa_yet(bench: Bench, heard: bool) -> None:
     if not heard:
         host.listen()
     assert host.send([PACKET]) == [0]
-    assert (host.mib(), clear_frames(bench)) == (NO_STATES, [])
+    assert (host.mib(), bench.on_the_wire()) == (NO_STATES, [])
     assert host.note_names() == (["ACQUIRE"] if heard else [])
     larval = "A(l)" if bench.latest else "A"
     assert host.order("U", since=before) == (larval if heard else "")
@@ -137,7 +131,7 @@ def test_an_sa_of_the_other_direction(bench: Bench, offloaded: bool) -> None:
     host.ok(texts.policy(dev))
     assert host.send([PACKET]) == [EINVAL]
     assert host.mib() == {"XfrmOutStateDirError": 1, "XfrmOutPolError": 1}
-    assert clear_frames(bench) == []
+    assert bench.on_the_wire() == []
 
 
 @rule("TX-14")
@@ -145,14 +139,12 @@ def test_the_offload_s_direction_is_not_compared(bench: Bench) -> None:
     """An SA offloaded inbound, without a direction of its own, is chosen: the driver is asked
     about the packet."""
     host = bench.host(driver=PROBE)
-    inbound = messages.new_sa(
-        messages.sa_info(replay_window=32), {Attr.OFFLOAD_DEV: messages.offload(host.ifindex, 6)}
-    )
+    inbound = messages.new_sa(messages.sa_info(replay_window=32), host.offload(6))
     assert host.request(inbound).errno == 0
     host.ok(texts.policy(host.dev))
     assert host.send([PACKET]) == [0]
     assert host.order("U") == "A pA K"
-    assert (host.mib(), clear_frames(bench)) == ({}, [])
+    assert (host.mib(), bench.on_the_wire()) == ({}, [])
 
 
 @rule("TX-10")
@@ -208,7 +200,7 @@ def test_another_device_s_sa_is_passed_over(bench: Bench) -> None:
     host.ok(texts.state(host.dev, spi=0x1000))
     host.ok(texts.state(second, spi=0x2000))
     assert not refused(host)
-    asked = [call for call in host.calls() if call["call"] == "xdo_dev_offload_ok"]
+    asked = host.calls_of("offload_ok")
     assert [call["spi"] for call in asked] == ["0x1000"]
 
 

@@ -140,7 +140,7 @@ def test_software_encrypts_and_cuts_then(bench: Bench) -> None:
     host, ends = sender(bench, 1500, 4, "transport", False, 128, hardware=False)
     packet = packet_of(3000, ends, flags=0)
     assert host.send([packet]) == [0]
-    pieces = [frame[ETHERNET_BYTES:] for frame in bench.frames()]
+    pieces = bench.on_the_wire()
     words = [struct.unpack_from(">H", piece, 6)[0] for piece in pieces]
     assert all(len(piece) <= 1500 for piece in pieces)
     assert [bool(word & MORE_FRAGMENTS) for word in words] == [True, True, False]

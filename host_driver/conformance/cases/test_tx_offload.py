@@ -9,7 +9,7 @@ from host_driver.conformance import packets, texts
 from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import DESTINATION, SOURCE
-from host_driver.conformance.packets import ETHERNET_BYTES, Esp
+from host_driver.conformance.packets import Esp
 from host_driver.conformance.probe import NO_PACKETS
 from host_driver.conformance.subject import Subject
 
@@ -31,17 +31,12 @@ def outbound(bench: Bench, driver: str | None = None, **sa: str | int) -> Subjec
     return host
 
 
-def on_the_wire(bench: Bench) -> list[bytes]:
-    """The IP packets that left."""
-    return [frame[ETHERNET_BYTES:] for frame in bench.frames()]
-
-
 @rule("TX-05")
 def test_a_driver_that_says_no(bench: Bench) -> None:
     """offload_ok false: the packet is freed, EHOSTUNREACH, XfrmOutError."""
     host = outbound(bench, PROBE, reqid=NO_PACKETS)
     assert host.send([PACKET]) == REFUSED
-    assert (host.mib(), on_the_wire(bench)) == (OUT_ERROR, [])
+    assert (host.mib(), bench.on_the_wire()) == (OUT_ERROR, [])
 
 
 @rule("TX-05")
@@ -52,7 +47,7 @@ def test_the_core_leaves_the_whole_transform_to_the_device(bench: Bench) -> None
     assert host.send([PACKET] * 3) == [0, 0, 0]
     assert host.order("U", "A", "pA") in ("K K K", "")  # a driver without the callback is not asked
     assert "oseq 0x0" in host.ok(texts.get())
-    numbers = [struct.unpack_from(">I", packet, 24)[0] for packet in on_the_wire(bench)]
+    numbers = [struct.unpack_from(">I", packet, 24)[0] for packet in bench.on_the_wire()]
     assert numbers == [1, 2, 3]
 
 
@@ -69,12 +64,12 @@ def test_a_chain_of_hardware_sas(bench: Bench) -> None:
         f" tmpl {ends} reqid 2 mode transport offload packet dev {host.dev}"
     )
     sent = host.send([PACKET])
-    asked = [c["spi"] for c in host.calls() if c["call"] == "xdo_dev_offload_ok"]
+    asked = [call["spi"] for call in host.calls_of("offload_ok")]
     if bench.latest:
         assert (sent, asked, host.mib()) == (REFUSED, [], OUT_ERROR)
     else:
         assert (sent, asked, host.mib()) == ([0], ["0x1000", "0x2000"], {})
-    assert on_the_wire(bench) == []
+    assert bench.on_the_wire() == []
 
 
 @rule("TX-07")
@@ -85,7 +80,7 @@ def test_only_the_device_stops_an_sa_that_the_core_believes_in(bench: Bench) -> 
     for site in ("events", "ring.counters"):
         bench.lab.faults.add(site=site, kind="drop")
     assert host.send([PACKET] * 9) == [0] * 9
-    assert [Esp().open(packet) for packet in on_the_wire(bench)] == [PACKET] * 4
+    assert [Esp().open(packet) for packet in bench.on_the_wire()] == [PACKET] * 4
     assert host.mib() == {}
 
 
@@ -131,7 +126,7 @@ def test_v6_2_sends_in_clear_through_another_device(bench: Bench) -> None:
     packet = packets.udp(src=LOCAL[0], dst=LOCAL[1])
     assert host.send([packet]) == [0]
     assert host.receive() == [packet]
-    assert (host.mib(), on_the_wire(bench)) == ({}, [])
+    assert (host.mib(), bench.on_the_wire()) == ({}, [])
 
 
 @rule("TX-23", profile="latest")
@@ -229,7 +224,7 @@ def test_software_encapsulates_what_is_not_offloaded(bench: Bench) -> None:
     host.ok(texts.state(more=ENCAP))
     host.ok(texts.policy())
     assert host.send([PACKET]) == [0]
-    (sent,) = on_the_wire(bench)
+    (sent,) = bench.on_the_wire()
     assert (packets.protocol(sent), sent[20:24]) == (packets.UDP, struct.pack(">HH", 4500, 4500))
     assert host.order() == ""
 
@@ -248,7 +243,7 @@ def test_a_tunnel_packet_too_long_for_its_path(bench: Bench, six: bool) -> None:
     errnos = host.send([fits, too_long])
     assert errnos == [0, EHOSTUNREACH if six else EMSGSIZE]
     assert host.mib() == (OUT_ERROR if six else {})
-    assert [Esp().open(packet, tunnel=True) for packet in on_the_wire(bench)] == [fits]
+    assert [Esp().open(packet, tunnel=True) for packet in bench.on_the_wire()] == [fits]
 
 
 @rule("TX-25")
@@ -256,7 +251,7 @@ def test_a_transport_packet_too_long_is_dropped_without_a_word(bench: Bench) -> 
     """One that could be cut: no ICMP comes back, only the drop."""
     host = outbound(bench)
     assert host.send([packets.udp(bytes(1439), flags=0)]) == REFUSED
-    assert (host.receive(), on_the_wire(bench), host.mib()) == ([], [], OUT_ERROR)
+    assert (host.receive(), bench.on_the_wire(), host.mib()) == ([], [], OUT_ERROR)
 
 
 @rule("TX-42")
@@ -304,5 +299,5 @@ def test_a_packet_without_sa_at_the_device_counts_there(bench: Bench) -> None:
     """The core is sure of an SA that the card does not have: the card drops, its counters tell."""
     host = outbound(bench, PROBE)
     assert host.send([PACKET]) == [0]
-    assert (host.mib(), on_the_wire(bench)) == ({}, [])
+    assert (host.mib(), bench.on_the_wire()) == ({}, [])
     assert any("drop" in name for name in host.counters()), host.counters()

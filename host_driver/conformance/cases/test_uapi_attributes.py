@@ -2,7 +2,6 @@
 """UAPI-46..53: what attributes of an SA hold, seen in what the SA then does."""
 
 import errno
-import struct
 
 import pytest
 
@@ -13,7 +12,7 @@ from host_driver.conformance.messages import new_policy, new_sa, request
 from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr, Msg
 
-ESP_AT = packets.ETHERNET_BYTES + 20
+ESP_AT = 20  # behind the IP header
 ESN = 128
 
 
@@ -23,10 +22,9 @@ def attributes(host: Subject, dst: str = messages.DESTINATION) -> dict[int, byte
     return note.attributes
 
 
-def sequence(frame: bytes) -> int:
-    """The sequence number of an ESP frame."""
-    (number,) = struct.unpack_from(">I", frame, ESP_AT + 4)
-    return int(number)
+def sequence(packet: bytes) -> int:
+    """The sequence number of an ESP packet."""
+    return int.from_bytes(packet[ESP_AT + 4 : ESP_AT + 8])
 
 
 @rule("UAPI-46")
@@ -37,8 +35,8 @@ def test_replay_state_of_a_sender(bench: Bench) -> None:
     assert host.request(new_sa(attributes={Attr.REPLAY_VAL: replay})).errno == 0
     host.ok(texts.policy())
     assert host.send([packets.udp()]) == [0]
-    (frame,) = bench.frames()
-    assert sequence(frame) == 42
+    (sent,) = bench.on_the_wire()
+    assert sequence(sent) == 42
     assert attributes(host)[Attr.REPLAY_VAL] == layouts.REPLAY_STATE.make(oseq=42)
 
 
@@ -53,7 +51,7 @@ def test_replay_state_of_a_receiver(bench: Bench) -> None:
     host.ok(texts.policy(src=sender, dst=receiver, dir="in"))
     clear = packets.udp(src=sender, dst=receiver)
     sealed = [packets.Esp().seal(clear, seq) for seq in (42, 41, 40, 39)]
-    bench.lab.wire.inject(host=0, frames=[packets.frame(one, host.mac) for one in sealed])
+    bench.arrive(*sealed)
     assert len(host.receive()) == 2
     assert host.mib() == {"XfrmInStateSeqError": 2}
 
@@ -67,9 +65,9 @@ def test_esn_replay_state_of_a_sender(bench: Bench) -> None:
     host.ok(texts.policy())
     packet = packets.udp()
     assert host.send([packet]) == [0]
-    (frame,) = bench.frames()
-    assert sequence(frame) == 8
-    assert packets.Esp(high=3).open(frame[packets.ETHERNET_BYTES :]) == packet
+    (sent,) = bench.on_the_wire()
+    assert sequence(sent) == 8
+    assert packets.Esp(high=3).open(sent) == packet
     came = layouts.REPLAY_STATE_ESN.read(attributes(host)[Attr.REPLAY_ESN_VAL])
     assert (came.bmp_len, came.oseq, came.oseq_hi, came.seq, came.seq_hi) == (1, 8, 3, 0, 0)
 
@@ -85,7 +83,7 @@ def test_esn_replay_state_of_a_receiver(bench: Bench) -> None:
     assert host.request(added).errno == 0
     host.ok(texts.policy(src=sender, dst=receiver, dir="in"))
     sealed = packets.Esp(high=3).seal(packets.udp(src=sender, dst=receiver), 9)
-    bench.lab.wire.inject(host=0, frames=[packets.frame(sealed, host.mac)])
+    bench.arrive(sealed)
     assert len(host.receive()) == 1
     value = attributes(host, receiver)[Attr.REPLAY_ESN_VAL]
     came = layouts.REPLAY_STATE_ESN.read(value)
@@ -139,8 +137,8 @@ def test_the_icv_has_the_length_of_the_attribute(bench: Bench, icv_bits: int) ->
     host.ok(texts.policy())
     packet = packets.udp(b"12345678")  # UDP, pad to 4, 2 bytes of trailer: 20
     assert host.send([packet]) == [0]
-    (frame,) = bench.frames()
-    assert len(frame) - ESP_AT == 8 + 8 + 20 + icv_bits // 8
+    (sent,) = bench.on_the_wire()
+    assert len(sent) - ESP_AT == 8 + 8 + 20 + icv_bits // 8
 
 
 @rule("UAPI-51")
@@ -152,9 +150,9 @@ def test_ports_of_the_encapsulation_are_on_the_wire(bench: Bench) -> None:
     assert attributes(host)[Attr.ENCAP] == encap
     host.ok(texts.policy())
     assert host.send([packets.udp()]) == [0]
-    (frame,) = bench.frames()
-    assert frame[ESP_AT - 20 + 9] == packets.UDP
-    assert frame[ESP_AT : ESP_AT + 4] == b"\x11\x94\x23\x45"
+    (sent,) = bench.on_the_wire()
+    assert packets.protocol(sent) == packets.UDP
+    assert sent[ESP_AT : ESP_AT + 4] == b"\x11\x94\x23\x45"
 
 
 @rule("UAPI-52")
@@ -166,7 +164,7 @@ def test_a_mark_is_value_then_mask(bench: Bench, v: int, m: int, blocks: bool) -
     mark = {Attr.MARK: layouts.MARK.make(v=v, m=m)}
     assert host.request(new_policy(action=1, attributes=mark)).errno == 0
     assert host.send([packets.udp()]) == [errno.EPERM if blocks else 0]
-    (note,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+    (note,) = host.policies()
     kept = layouts.MARK.make(v=v & m if bench.latest else v, m=m)
     assert note.attributes[Attr.MARK] == kept
     named = request(Msg.GETPOLICY, messages.policy_id(messages.selector()), {Attr.MARK: kept})

@@ -42,7 +42,7 @@ def add(host: Subject, info: bytes, tmpl: bytes = b"") -> int:
 
 def only(host: Subject) -> Any:
     """The one policy there is, read."""
-    (note,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+    (note,) = host.policies()
     return layouts.USERPOLICY_INFO.read(note.fixed)
 
 
@@ -53,7 +53,7 @@ def test_the_fixed_part_of_a_policy_comes_back(bench: Bench) -> None:
     lft = (1000, 2000, 3000, 4000, 500, 600, 700, 800)
     info = userpolicy_info(lft, priority=0x01020304, index=0x809, action=1, flags=2)
     assert add(host, info) == 0
-    (note,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+    (note,) = host.policies()
     assert note.fixed[:120] == info[:120]
     assert note.fixed[152:] == info[152:]
     born = layouts.LIFETIME_CUR.read(only(host).curlft)
@@ -101,7 +101,7 @@ def test_the_hard_byte_of_polexpire(bench: Bench) -> None:
     for hard, left in ((0, 1), (1, 0)):
         wanted = layouts.USER_POLEXPIRE.make(pol=userpolicy_info(), hard=hard)
         assert host.request(request(Msg.POLEXPIRE, wanted)).errno == 0
-        assert len(host.request(messages.dump(Msg.GETPOLICY)).notes) == left
+        assert len(host.policies()) == left
 
 
 @rule("UAPI-40")
@@ -144,7 +144,7 @@ def test_a_template_makes_the_larval_sa_and_the_acquire(bench: Bench) -> None:
     assert (policy.index, policy.dir, policy.priority) == (before.index, 1, 9)
     assert note.attributes[Attr.TMPL] == tmpl
 
-    (larval,) = host.request(messages.dump(Msg.GETSA)).notes
+    (larval,) = host.states()
     info = layouts.USERSA_INFO.read(larval.fixed)
     assert (info.id, info.saddr, info.seq) == (acquire.id, GATEWAY, acquire.seq)
     assert (info.reqid, info.mode, info.family) == (0x77, 1, 2)
@@ -158,7 +158,7 @@ def test_share_and_optional_of_a_template(bench: Bench) -> None:
     if bench.latest:
         assert add(host, userpolicy_info(), optional) == errno.EINVAL
     assert add(host, userpolicy_info(dir=0), optional) == 0
-    (note,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+    (note,) = host.policies()
     assert note.attributes[Attr.TMPL] == optional
 
 
@@ -169,12 +169,12 @@ def test_flush_type_default_and_label(bench: Bench) -> None:
     for proto in (50, 51):
         assert host.request(alloc_spi(proto=proto)).errno == 0
     assert host.request(request(Msg.FLUSHSA, b"\x32")).errno == 0
-    (left,) = host.request(messages.dump(Msg.GETSA)).notes
+    (left,) = host.states()
     assert layouts.ID.read(layouts.USERSA_INFO.read(left.fixed).id).proto == 51
 
     sub = {Attr.POLICY_TYPE: layouts.USERPOLICY_TYPE.make(type=1, reserved1=0xFFFF, reserved2=9)}
     assert host.request(new_policy(attributes=sub)).errno == 0
-    (note,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+    (note,) = host.policies()
     assert layouts.USERPOLICY_TYPE.read(note.attributes[Attr.POLICY_TYPE]).type == 1
 
     host.notes()

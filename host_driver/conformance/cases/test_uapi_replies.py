@@ -36,7 +36,7 @@ ESN = layouts.REPLAY_STATE_ESN.make(bmp_len=1, replay_window=32) + bytes(4)
 
 def sa_of(host: Subject) -> messages.Note:
     """The one SA there is."""
-    (note,) = host.request(messages.dump(Msg.GETSA)).notes
+    (note,) = host.states()
     return note
 
 
@@ -104,7 +104,7 @@ def test_the_offload_flags_of_a_policy(bench: Bench, dir: int, reported: int) ->
     """A policy for input is told with INBOUND, though its request must not have it."""
     host = bench.host(driver=PROBE)
     assert host.request(new_policy(dir=dir, attributes=offload(host))).errno == 0
-    (note,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+    (note,) = host.policies()
     assert note.attributes[Attr.OFFLOAD_DEV] == offload(host, reported)[Attr.OFFLOAD_DEV]
 
 
@@ -122,7 +122,7 @@ def test_every_message_about_a_policy_names_its_device(bench: Bench) -> None:
     assert host.send([packets.udp()]) == [0]
     selected = messages.policy_id(messages.selector())
     found = host.request(request(Msg.GETPOLICY, selected, mark)).notes
-    found += host.request(messages.dump(Msg.GETPOLICY)).notes
+    found += host.policies()
     assert host.request(request(Msg.DELPOLICY, selected, mark)).errno == 0
     notes = host.notes()
     names = ["NEWPOLICY", "UPDPOLICY", "POLEXPIRE", "ACQUIRE", "DELPOLICY"]
@@ -230,9 +230,7 @@ def test_acquires_are_numbered_and_tell_of_their_policy(bench: Bench) -> None:
     told = [layouts.USER_ACQUIRE.read(note.fixed) for note in acquires]
     assert 0 not in (numbers := [one.seq for one in told])
     assert len(set(numbers)) == 2
-    larval = [
-        layouts.USERSA_INFO.read(one.fixed) for one in host.request(messages.dump(Msg.GETSA)).notes
-    ]
+    larval = [layouts.USERSA_INFO.read(one.fixed) for one in host.states()]
     assert sorted(one.seq for one in larval) == sorted(numbers)
     for note, acquire in zip(acquires, told, strict=True):
         assert layouts.USERPOLICY_INFO.read(acquire.policy).dir == OUT

@@ -10,7 +10,6 @@ from host_driver.conformance import layouts, messages, texts
 from host_driver.conformance.bench import Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import alloc_spi, new_policy, new_sa, request
-from host_driver.conformance.subject import Subject
 from proto.xfrm import Attr, Msg
 
 ACK, REQUEST, DUMP, MULTI = 4, 1, 0x300, 2
@@ -45,14 +44,6 @@ def headers(answer: bytes) -> list[tuple[int, ...]]:
     return found
 
 
-def policies(host: Subject) -> list[messages.Note]:
-    return host.request(messages.dump(Msg.GETPOLICY)).notes
-
-
-def states(host: Subject) -> list[messages.Note]:
-    return host.request(messages.dump(Msg.GETSA)).notes
-
-
 @rule("UAPI-01")
 def test_a_request_is_header_fixed_part_and_padded_attributes(bench: Bench) -> None:
     """Bytes made by the rule alone are understood, and the answer is laid out in the same way."""
@@ -76,7 +67,7 @@ def test_an_unknown_type_is_einval(bench: Bench, type: int) -> None:
     """A type above the highest known one: EINVAL, nothing changed."""
     host = bench.host()
     assert host.request(request(type, bytes(280))).errno == errno.EINVAL
-    assert (states(host), policies(host), host.note_names()) == ([], [], [])
+    assert (host.states(), host.policies(), host.note_names()) == ([], [], [])
 
 
 @rule("UAPI-03")
@@ -92,7 +83,7 @@ def test_without_privilege_every_type_is_eperm(bench: Bench) -> None:
         came = host.request(messages.dump(type), privileged=False).errno
         assert came == errno.EPERM, f"dump of {type.name}"
     assert host.request(new_policy(dir=0), privileged=False).errno == errno.EPERM
-    assert len(policies(host)) == 1
+    assert len(host.policies()) == 1
 
 
 @rule("UAPI-04")
@@ -117,7 +108,7 @@ def test_other_types_know_no_dump(bench: Bench) -> None:
     came = headers(host.answer(request(Msg.GETSADINFO, bytes(4), flags=DUMP | ACK)))
     assert [type for _, type, _, _ in came] == [Msg.NEWSADINFO, NLMSG_ERROR]
     assert host.request(new_policy()[:6] + struct.pack("<H", 0x305) + new_policy()[8:]).errno == 0
-    assert len(policies(host)) == 1
+    assert len(host.policies()) == 1
 
 
 @rule("UAPI-05")
@@ -137,7 +128,7 @@ def test_a_short_attribute_is_erange(bench: Bench, kind: int, length: int) -> No
     host = bench.host()
     short = request(Msg.NEWPOLICY, messages.policy_info().pack(), {kind: bytes(length - 1)})
     assert host.request(short).errno == errno.ERANGE
-    assert policies(host) == []
+    assert host.policies() == []
 
 
 @rule("UAPI-06")
@@ -158,7 +149,7 @@ def test_the_tail_of_a_long_attribute_is_ignored(bench: Bench) -> None:
     mark, tail = layouts.MARK.make(v=5, m=7), b"tail"
     long = {Attr.MARK: mark + tail, Attr.IF_ID: struct.pack("<I", 9) + tail, 0x3FFF: b"?", 99: b""}
     assert host.request(new_policy(attributes=long)).errno == 0
-    (note,) = policies(host)
+    (note,) = host.policies()
     assert (note.attributes[Attr.MARK], note.attributes[Attr.IF_ID]) == (mark, b"\x09\0\0\0")
     assert not {99, 0x3FFF} & note.attributes.keys()
 
@@ -236,7 +227,7 @@ def test_success_is_told_on_demand_and_failure_always(bench: Bench) -> None:
     host = bench.host()
     info = messages.policy_info().pack()
     assert host.answer(request(Msg.NEWPOLICY, info, flags=0)) == b""
-    assert len(policies(host)) == 1
+    assert len(host.policies()) == 1
     acked = host.answer(request(Msg.SETDEFAULT, bytes(3), flags=ACK, seq=5))
     assert headers(acked) == [(36, NLMSG_ERROR, 0x100, 5)]
     assert acked[16:20] == bytes(4)

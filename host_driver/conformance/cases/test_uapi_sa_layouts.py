@@ -39,12 +39,6 @@ def fixed(host: Subject, spi: bytes = b"\0\0\x10\0") -> bytes:
     return note.fixed
 
 
-def opened(bench: Bench) -> list[bytes]:
-    """What the frames on the wire protect."""
-    esp = packets.Esp()
-    return [esp.open(frame[packets.ETHERNET_BYTES :]) for frame in bench.frames()]
-
-
 @rule("UAPI-30", "UAPI-31", "UAPI-37", "UAPI-38")
 @pytest.mark.parametrize(
     ("family", "saddr", "daddr"), [(2, SOURCE, DESTINATION), (10, IPV6, IPV6[::-1])]
@@ -75,7 +69,7 @@ def test_the_fixed_part_of_a_larval_sa(bench: Bench) -> None:
     time of birth."""
     host = bench.host()
     host.ok(texts.policy())
-    (policy,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+    (policy,) = host.policies()
     born = layouts.LIFETIME_CUR.read(layouts.USERPOLICY_INFO.read(policy.fixed).curlft).add_time
     info = usersa_info(spi=b"", reqid=0x11223344, mode=1, seq=0)
     datagram = request(Msg.ALLOCSPI, layouts.USERSPI_INFO.make(info=info, min=0x1000, max=0x1000))
@@ -115,9 +109,9 @@ def test_spi_addresses_and_key_are_on_the_wire(bench: Bench) -> None:
     host.ok(texts.policy())
     packet = packets.udp()
     assert host.send([packet]) == [0]
-    (frame,) = bench.frames()
-    assert frame[packets.ETHERNET_BYTES + 20 :][:4] == b"\0\0\x10\0"
-    assert opened(bench) == [packet]
+    (sealed,) = bench.on_the_wire()
+    assert sealed[20:24] == b"\0\0\x10\0"
+    assert packets.Esp().open(sealed) == packet
 
 
 @rule("UAPI-32", "UAPI-39")
@@ -206,10 +200,8 @@ def test_statistics_and_replay_state_of_a_receiver(bench: Bench) -> None:
     host.ok(texts.policy(src=sender, dst=receiver, dir="in"))
     esp, clear = packets.Esp(), packets.udp(src=sender, dst=receiver)
     sealed = [esp.seal(clear, seq) for seq in (40, 42, 42, 42, 3)]
-    forged = bytearray(esp.seal(clear, 43))
-    forged[-1] ^= 1
-    frames = [packets.frame(one, host.mac) for one in (*sealed, *[bytes(forged)] * 3)]
-    bench.lab.wire.inject(host=0, frames=frames)
+    forged = packets.broken(esp.seal(clear, 43))
+    bench.arrive(*sealed, *[forged] * 3)
     assert len(host.receive()) == 2
     (note,) = host.request(request(Msg.GETSA, messages.sa_id(dst=receiver))).notes
     stats = layouts.STATS.read(layouts.USERSA_INFO.read(note.fixed).stats)
@@ -231,7 +223,7 @@ def test_the_hard_byte_of_expire(bench: Bench) -> None:
         note = host.notes()[0]
         told = layouts.USER_EXPIRE.read(note.fixed)
         assert (note.name, told.hard, told.state) == ("EXPIRE", hard, here)
-    assert host.request(messages.dump(Msg.GETSA)).notes == []
+    assert host.states() == []
 
 
 @rule("UAPI-45", "UAPI-37")

@@ -44,7 +44,7 @@ def test_offload_flags_say_direction_and_type(
     assert host.request(new_sa(attributes=attributes)).errno == 0
     call = host.calls()[0]
     assert (call["call"], call["type"], call["dir"]) == ("xdo_dev_state_add", type, dir)
-    (note,) = host.request(messages.dump(Msg.GETSA)).notes
+    (note,) = host.states()
     offload = layouts.USER_OFFLOAD.read(note.attributes[Attr.OFFLOAD_DEV])
     assert (offload.ifindex, offload.flags) == (host.ifindex, reported)
 
@@ -97,7 +97,7 @@ def test_policy_directions(bench: Bench) -> None:
     for dir in (0, 1, 2):
         flush(host)
         assert host.request(new_policy(dir=dir, action=1)).errno == 0
-        (note,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+        (note,) = host.policies()
         info = layouts.USERPOLICY_INFO.read(note.fixed)
         assert (info.dir, info.index & 7) == (dir, dir)
         assert host.send([packets.udp()]) == [errno.EPERM if dir == 1 else 0]
@@ -225,7 +225,7 @@ def test_infinite_limits_never_end_an_sa(bench: Bench) -> None:
     host = bench.host()
     host.ok(texts.state(host.dev, more="limit packet-hard 3"))
     host.ok(texts.policy(host.dev))
-    (note,) = host.request(messages.dump(Msg.GETSA)).notes
+    (note,) = host.states()
     lft = layouts.LIFETIME_CFG.read(layouts.USERSA_INFO.read(note.fixed).lft)
     assert (lft.soft_byte, lft.hard_byte, lft.soft_packet, lft.hard_packet) == (
         INFINITE, INFINITE, INFINITE, 3,
@@ -236,7 +236,7 @@ def test_infinite_limits_never_end_an_sa(bench: Bench) -> None:
     for dst in ("10.1.0.2", "10.1.0.3"):
         host.send([packets.udp(dst=dst)] * 5)
     bench.advance(60)
-    left = host.request(messages.dump(Msg.GETSA)).notes
+    left = host.states()
     spis = [layouts.ID.read(layouts.USERSA_INFO.read(one.fixed).id).spi for one in left]
     assert b"\0\0\x20\0" in spis
     assert b"\0\0\x10\0" not in spis
@@ -248,7 +248,7 @@ def test_at_most_6_templates(bench: Bench) -> None:
     host = bench.host()
     assert host.request(new_policy(templates=[template()] * 7)).errno == errno.EINVAL
     assert host.request(new_policy(templates=[template()] * 6)).errno == 0
-    (note,) = host.request(messages.dump(Msg.GETPOLICY)).notes
+    (note,) = host.policies()
     assert len(note.attributes[Attr.TMPL]) == 6 * 64
 
 
@@ -284,10 +284,10 @@ def test_255_is_every_protocol_with_an_spi(bench: Bench) -> None:
     for proto in (50, 51):
         assert host.request(messages.alloc_spi(0x500, proto=proto)).errno == 0
     host.request(request(Msg.FLUSHSA, b"\x33"))
-    (left,) = host.request(messages.dump(Msg.GETSA)).notes
+    (left,) = host.states()
     assert layouts.ID.read(layouts.USERSA_INFO.read(left.fixed).id).proto == 50
     host.request(request(Msg.FLUSHSA, b"\xff"))
-    assert host.request(messages.dump(Msg.GETSA)).notes == []
+    assert host.states() == []
 
 
 @rule("UAPI-28")

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import select
+import shutil
 import socket
 import struct
 import subprocess
@@ -55,6 +56,17 @@ def release() -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
+def check_environment(dev: str | None) -> None:
+    """Refuse a run that could not ask the kernel anything. Raises OffloadError(EPERM, ENOENT,
+    ENODEV)."""
+    if os.geteuid() != 0:
+        raise OffloadError(errno.EPERM, "target kernel needs root, for a network namespace")
+    if shutil.which("ip") is None:
+        raise OffloadError(errno.ENOENT, "target kernel needs the command ip of iproute2")
+    if dev is not None and dev not in (name for _, name in socket.if_nameindex()):
+        raise OffloadError(errno.ENODEV, f"device {dev!r} does not exist")
+
+
 class KernelNic:
     """The offload device, or `lo` where none was named."""
 
@@ -84,11 +96,15 @@ class KernelHost:
             raise OffloadError(
                 errno.EPERM, f"a network namespace of its own needs root: {error.strerror}"
             ) from None
-        if dev is not None:
-            self._take(dev)
-        for words in PLUMBING:
-            subprocess.run(["ip", *words.split()], check=False, capture_output=True)
-        self.nic = KernelNic(dev or "lo")
+        try:
+            if dev is not None:
+                self._take(dev)
+            for words in PLUMBING:
+                subprocess.run(["ip", *words.split()], check=False, capture_output=True)
+            self.nic = KernelNic(dev or "lo")
+        except BaseException:
+            self._go_home()
+            raise
         self._requests = _socket(())
         self._listener = _socket(Group)
         self._offloads = True
@@ -105,6 +121,9 @@ class KernelHost:
         """Leave the namespace; with its last socket it ends, and a moved device goes home."""
         self._requests.close()
         self._listener.close()
+        self._go_home()
+
+    def _go_home(self) -> None:
         _call("setns", self._outside, CLONE_NEWNET)
         os.close(self._outside)
 

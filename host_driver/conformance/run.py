@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from host_driver.conformance.catalogue import select
+from host_driver.conformance.kernel import check_environment
 from host_driver.conformance.report import CaseResult, Report, gather
 from host_driver.conformance.suite import CASES, Suite
 from host_driver.conformance.target import TARGETS, Options
@@ -86,6 +87,8 @@ def _check(options: Options) -> None:
         raise OffloadError(errno.EINVAL, f"target {options.target!r} is unknown, known are {known}")
     Settings(profile=options.profile, driver=options.driver, card=options.card, seed=options.seed)
     load_driver(options.driver)
+    if options.target == "kernel":
+        check_environment(options.dev)
 
 
 def _about(options: Options) -> dict[str, str | int | None]:

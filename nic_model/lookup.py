@@ -8,7 +8,7 @@ large as the row tables, so chains stay short however full the card is.
 import numpy as np
 
 from nic_model.jit import inline, njit
-from nic_model.tables import HANDLE_ROW_BITS, handle_in_kernel
+from nic_model.tables import ROW_MASK, handle_in_kernel
 from proto.commands import OUT
 from proto.status import Drop
 from proto.xfrm import AF_INET6
@@ -16,7 +16,6 @@ from proto.xfrm import AF_INET6
 NO_SA, HARD_LIMIT = int(Drop.NO_SA), int(Drop.HARD_LIMIT)
 ANY = np.uint64(0)
 _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
-_ROW_MASK = (1 << HANDLE_ROW_BITS) - 1
 
 
 @inline
@@ -66,7 +65,7 @@ def find_rx(t, hi, lo, spi, family):
 @njit
 def find_crypto(t, handle, generation):
     """Row of the outbound crypto SA that a descriptor names, or 0."""
-    row = handle & _ROW_MASK
+    row = handle & ROW_MASK
     if row == 0 or row >= t.sa.shape[0]:
         return 0
     sa = t.sa[row]

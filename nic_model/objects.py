@@ -19,7 +19,7 @@ import numpy as np
 from nic_model import steering, tables
 from nic_model.checks import Refused
 from nic_model.esp import expand_key
-from nic_model.tables import HANDLE_ROW_BITS
+from nic_model.tables import ROW_MASK
 from proto.caps import Caps
 from proto.commands import (
     IN,
@@ -32,7 +32,6 @@ from proto.commands import (
 )  # fmt: skip
 from proto.status import Status, Syndrome
 
-ROW_MASK = (1 << HANDLE_ROW_BITS) - 1
 GENERATION_MASK = (1 << 32) - 1
 
 T = TypeVar("T")

@@ -25,6 +25,7 @@ from proto.xfrm import AF_INET, MODE_TUNNEL
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
 EVENTS_MAX = 4096  # between two drains; more are counted as lost (events are hints)
 HANDLE_ROW_BITS = 24  # of a handle; see handle_of
+ROW_MASK = (1 << HANDLE_ROW_BITS) - 1
 
 # What a row takes over from CREATE_SA under the same name.
 SA_FIELDS = (

@@ -44,7 +44,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
 
 PROFILES: dict[str, Caps] = {
     "full": Caps(name="full", crypto=True, tunnel=True, espinudp=True),
-    # ConnectX-6 Dx: smartnic-behaviour 1.6, 2.3 and 2.6.
+    # ConnectX-6 Dx, as the kernel's driver for it asks and refuses (MLX-02..12).
     "cx6dx": Caps(
         name="cx6dx",
         crypto=True,

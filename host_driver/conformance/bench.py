@@ -15,8 +15,11 @@ from host_driver.driver.load import load_driver
 from host_driver.driver.reference import ReferenceDriver
 from host_driver.lab import Lab
 
-PROBE = "host_driver.conformance.probe:Probe"
-STATES_ONLY = "host_driver.conformance.probe:StatesOnly"
+# Drivers of `probe.py`, by the names that a lab loads them by.
+PROBE, STATES_ONLY, BARE, NO_DELETE, RESTORES = (
+    f"host_driver.conformance.probe:{name}"
+    for name in ("Probe", "StatesOnly", "Bare", "NoDelete", "Restores")
+)
 
 
 class Bench:
@@ -99,6 +102,11 @@ class Bench:
         for host in self.lab.hosts:
             host.set_clock_forward(seconds)
         self.settle()
+
+    def deafen(self) -> None:
+        """Whatever the card tells by itself is lost: events and running totals."""
+        for site in ("events", "ring.counters"):
+            self.lab.faults.add(site=site, kind="drop")
 
     def frames(self) -> list[bytes]:
         """Ethernet frames that went over the wire since the case began, once nothing moves."""

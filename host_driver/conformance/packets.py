@@ -84,6 +84,14 @@ def _carrying(packet: bytes, proto: int, payload: bytes) -> bytes:
     return bytes(head) + payload
 
 
+def with_option(packet: bytes) -> bytes:
+    """An IPv4 packet with three no-operations and an end of options in its header."""
+    head = bytearray(packet[:20]) + b"\x01\x01\x01\0"
+    head[0], head[2:4], head[10:12] = 0x46, (len(packet) + 4).to_bytes(2), bytes(2)
+    head[10:12] = checksum(bytes(head)).to_bytes(2)
+    return bytes(head) + packet[20:]
+
+
 def broken(packet: bytes) -> bytes:
     """An ESP packet with a bit of its ICV turned over."""
     return packet[:-1] + bytes((packet[-1] ^ 1,))

@@ -4,7 +4,7 @@
 import errno
 from typing import Any
 
-from host_driver.conformance import packets, texts
+from host_driver.conformance import messages, packets, texts
 from host_driver.conformance.subject import Subject
 
 PACKET = packets.udp(dport=5000)
@@ -35,6 +35,15 @@ def protect(host: Subject, which: int, priority: int, reqid: int = 1, **where: A
         ends=("10.1.0.1", "10.1.0.2"), **where,
     )  # fmt: skip
     host.ok(policy)
+
+
+def chain(host: Subject) -> None:
+    """A policy in software of two templates, and their SAs: a tunnel of SPI 0x1000, and around its
+    outer packet transport mode, SPI 0x2000."""
+    host.ok(texts.state(spi=0x1000, reqid=1, mode="tunnel"))
+    host.ok(texts.state(spi=0x2000, reqid=2))
+    second = f"tmpl src {messages.SOURCE} dst {messages.DESTINATION} proto esp reqid 2"
+    host.ok(f"{texts.policy(mode='tunnel')} {second} mode transport")
 
 
 def verdict(host: Subject, packet: bytes = PACKET) -> str:

@@ -8,6 +8,7 @@ Every refusal is an OffloadError(EINVAL) whose text states the object, the offer
 import errno
 from typing import TYPE_CHECKING, NoReturn
 
+from host_driver.xfrm.state import OFFLOAD_PACKET
 from proto.commands import INFINITE
 from proto.status import OffloadError
 from proto.xfrm import MODE_TRANSPORT
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from host_driver.xfrm.state import XfrmState
 
 ANY, TCP, UDP = 0, 6, 17
-OFFLOAD_PACKET = 2
 PRIORITY_MAX = (1 << 32) - 2
 ANY_ADDRESS = bytes(16)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the reference driver refuses before it talks to the card, in the order of smartnic-behaviour
-2.3 (states) and 2.6 (policies).
+"""What the reference driver refuses before it talks to the card, in the order in which the kernel's
+own packet-offload driver asks (MLX-02..12).
 
 Every refusal is an OffloadError whose text states the object, the offer and the limit. EOPNOTSUPP
 means "use software" and is kept for crypto offload on a card that has none (STATE-24), and for a
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from host_driver.driver import strict
 from host_driver.driver.sa import SALT_BYTES, replay_window
 from host_driver.xfrm.flow import WITH_PORTS, WITH_TYPES
+from host_driver.xfrm.state import OFFLOAD_PACKET
 from proto.caps import Caps
 from proto.commands import IN, OUT
 from proto.status import OffloadError
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from host_driver.xfrm.state import XfrmState
 
 RFC4106 = "rfc4106(gcm(aes))"
-OFFLOAD_PACKET = 2
 ANY_ADDRESS = bytes(16)
 PORT_PROTOCOLS = tuple(sorted(WITH_PORTS | WITH_TYPES))  # whose headers the card reads
 MODES = ("transport", "tunnel", "ro", "in_trigger", "beet", "iptfs")

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every exhibit of the gallery is caught by the suite, by a rule that names its fault."""
 
+import inspect
 from collections.abc import Callable
 
 import pytest
 
-from gallery import cores
+from gallery import cores, drivers_calls, drivers_data
 from host_driver.conformance.run import run
 from host_driver.conformance.target import Options
 
@@ -49,6 +50,8 @@ DRIVERS = {
     "drivers_data:NoFailureCounts": "TRAP-16",
     "drivers_data:OldestSa": "LIFE-42",
 }
+
+BASES = {"Sleeper", "Rewriting"}  # of exhibits, and nothing is wrong with them
 
 CORES = {
     cores.no_delete_of_a_duplicate: "TRACE-03",
@@ -102,3 +105,9 @@ def test_a_broken_core_is_caught(
 
 def test_every_exhibit_is_shown() -> None:
     assert set(CORES) == set(cores.EXHIBITS)
+    assert set(DRIVERS) == {
+        f"{room.__name__.partition('.')[2]}:{name}"
+        for room in (drivers_calls, drivers_data)
+        for name, made in vars(room).items()
+        if inspect.isclass(made) and made.__module__ == room.__name__ and name not in BASES
+    }

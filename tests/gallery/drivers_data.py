@@ -8,16 +8,13 @@ import errno
 
 import msgspec
 
-from host_driver.driver.objects import CardObjects
 from host_driver.driver.reference import ReferenceDriver
-from host_driver.xfrm.state import OFFLOAD_FLAG_ACQ
 from proto.commands import (
     INFINITE,
     CreatePolicyRule,
     CreateSa,
     CreateSaRule,
     Selector,
-    StopSa,
 )
 from proto.status import OffloadError
 
@@ -84,27 +81,12 @@ class StartsAtOne(changing(CreateSa, seq=0)):
     """The sequence number that the user gave is forgotten: numbers are used again."""
 
 
-class LeavesKeyBehind(Rewriting):
+class LeavesKeyBehind(ReferenceDriver):
     """A refused add leaves the objects that it had made on the card."""
 
-    def xdo_dev_state_add(self, dev, x, extack):
-        if x.xso.flags & OFFLOAD_FLAG_ACQ:
-            return super().xdo_dev_state_add(dev, x, extack)
-        return self.careless(dev, x, extack)
-
-    def careless(self, dev, x, extack):
-        objects = CardObjects(self.context)
-        unwind, CardObjects.unwind = CardObjects.unwind, _nothing
-        try:
-            adding = super().xdo_dev_state_add(dev, x, extack)
-            return (yield from adding)
-        finally:
-            CardObjects.unwind = unwind
-            del objects
-
-
-def _nothing(self, undo, error):
-    yield from ()
+    def __init__(self, context):
+        super().__init__(context)
+        self._objects.unwind = lambda undo, error: iter(())
 
 
 class AcceptsEverything(ReferenceDriver):
@@ -145,15 +127,6 @@ class Deaf(ReferenceDriver):
 
     def needs_reconcile(self):
         return False
-
-
-class NoStop(ReferenceDriver):
-    """Never tells the card to stop an SA that the core has expired."""
-
-    def __init__(self, context):
-        super().__init__(context)
-        post = context.mailbox.post
-        context.mailbox.post = lambda c: None if isinstance(c, StopSa) else post(c)
 
 
 class CountsBackwards(ReferenceDriver):

@@ -27,12 +27,6 @@ def esp_frames(bench: Bench) -> int:
     return len(sent)
 
 
-def deafen(bench: Bench) -> None:
-    """Whatever the card tells by itself is lost: events and running totals."""
-    for site in ("events", "ring.counters"):
-        bench.lab.faults.add(site=site, kind="drop")
-
-
 @rule("LIFE-16", "LIFE-30")
 def test_exactly_the_hard_limit_of_packets_leaves(bench: Bench) -> None:
     """The card counts and drops by itself; soft and hard are told, in order, each once."""
@@ -80,7 +74,7 @@ def test_an_inbound_limit_ends_an_sa(bench: Bench) -> None:
 def test_the_card_drops_by_itself_before_anybody_knows(bench: Bench) -> None:
     """Events are lost, the SA is still valid for the core: no packet past the limit leaves."""
     host = outbound(bench, "limit packet-hard 4")
-    deafen(bench)
+    bench.deafen()
     assert host.send([PACKET] * 9) == [0] * 9
     assert esp_frames(bench) == 4
 
@@ -135,7 +129,7 @@ def test_a_limit_wider_than_the_counter_is_kept_in_rounds(bench: Bench) -> None:
 def test_a_limit_that_no_event_told_is_found(bench: Bench, limit: str) -> None:
     """The driver reads an SA with limits now and then: a lost event delays the hard expiry only."""
     host = outbound(bench, f"limit {limit}")
-    deafen(bench)
+    bench.deafen()
     host.send([PACKET] * 20)
     bench.lab.advance(3)
     assert host.expired() == ["hard 0x1000"]
@@ -146,7 +140,7 @@ def test_a_limit_that_no_event_told_is_found(bench: Bench, limit: str) -> None:
 def test_soft_and_hard_found_at_once_are_a_hard_expiry(bench: Bench) -> None:
     """The driver hears of nothing until both limits are passed: hard only (LIFE-14)."""
     host = outbound(bench, "limit packet-soft 2 limit packet-hard 4")
-    deafen(bench)
+    bench.deafen()
     host.send([PACKET] * 6)
     bench.lab.advance(3)
     assert host.expired() == ["hard 0x1000"]

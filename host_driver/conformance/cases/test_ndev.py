@@ -4,13 +4,12 @@
 import pytest
 
 from host_driver.conformance import packets, texts
-from host_driver.conformance.bench import PROBE, Bench
+from host_driver.conformance.bench import PROBE, RESTORES, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import DESTINATION, SOURCE
 from host_driver.conformance.subject import Subject
 from proto.status import OffloadError
 
-RESTORES = f"{PROBE.partition(':')[0]}:Restores"
 PACKET = packets.udp()
 
 

@@ -4,12 +4,9 @@
 import pytest
 
 from host_driver.conformance import packets, texts
-from host_driver.conformance.bench import PROBE, Bench
+from host_driver.conformance.bench import BARE, NO_DELETE, Bench
 from host_driver.conformance.marks import rule
 from proto.status import OffloadError
-
-BARE = f"{PROBE.partition(':')[0]}:Bare"
-NO_DELETE = f"{PROBE.partition(':')[0]}:NoDelete"
 
 
 @rule("OPS-01")

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """REPLAY-01..03, 06, 07 and 11..13: replay state that a request sets, shows and is told about."""
 
+import errno
+
 import pytest
 
 from host_driver.conformance import layouts, messages, packets, texts
-from host_driver.conformance.bench import PROBE, Bench
+from host_driver.conformance.bench import BARE, PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import Note
 from host_driver.conformance.packets import Esp
@@ -13,7 +15,6 @@ from proto.netlink import NLM_F_ACK, NLM_F_REPLACE
 from proto.xfrm import Attr, Msg
 
 PACKET = packets.udp()
-EINVAL = 22
 ESN_FLAG = 128
 AE_CR, AE_CE, AE_CU = 16, 32, 64  # why NEWAE was sent
 
@@ -92,7 +93,7 @@ def test_numbers_of_64_bits(bench: Bench) -> None:
 def test_a_window_must_fit_its_bitmap(bench: Bench, flag: bool) -> None:
     """Wider than its bitmap: EINVAL. As wide: taken."""
     host = bench.host()
-    assert host.request(request(2, 65, flag)).errno == EINVAL
+    assert host.request(request(2, 65, flag)).errno == errno.EINVAL
     assert host.request(request(2, 64, flag)).errno == 0
 
 
@@ -100,7 +101,7 @@ def test_a_window_must_fit_its_bitmap(bench: Bench, flag: bool) -> None:
 def test_esn_needs_a_window(bench: Bench) -> None:
     """A window of 0: EINVAL with the flag, nothing wrong without it."""
     host = bench.host()
-    assert host.request(request(1, 0, True)).errno == EINVAL
+    assert host.request(request(1, 0, True)).errno == errno.EINVAL
     assert host.request(request(1, 0, False)).errno == 0
 
 
@@ -108,7 +109,7 @@ def test_esn_needs_a_window(bench: Bench) -> None:
 def test_esn_out_needs_no_window(bench: Bench) -> None:
     """Allowed where the SA's direction is out, and only there."""
     host = bench.host()
-    assert host.request(request(1, 0, True, dir=1)).errno == EINVAL
+    assert host.request(request(1, 0, True, dir=1)).errno == errno.EINVAL
     assert host.request(request(0, 0, True, dir=2)).errno == 0
 
 
@@ -170,7 +171,7 @@ def test_a_receiver_s_numbers_stay_as_installed(bench: Bench) -> None:
 @pytest.mark.parametrize("offload", ["packet", "crypto"])
 def test_whether_esn_needs_the_callback(bench: Bench, offload: str) -> None:
     """A driver without advance_esn: `latest` refuses ESN in crypto mode alone, v6.2 in both."""
-    host = bench.host(driver="host_driver.conformance.probe:Bare")
+    host = bench.host(driver=BARE)
     sa = texts.state(host.dev, dir="in", offload=offload, more="flag esn replay-window 32")
     assert (host.ip(sa).rc == 0) is (bench.latest and offload == "packet")
 
@@ -179,7 +180,7 @@ def test_whether_esn_needs_the_callback(bench: Bench, offload: str) -> None:
 def test_windows_of_software_end_at_4096(bench: Bench) -> None:
     """4096 bits are kept to the last; a longer bitmap is refused."""
     host = bench.host()
-    assert host.request(request(129, 4128, False)).errno == EINVAL
+    assert host.request(request(129, 4128, False)).errno == errno.EINVAL
     assert host.request(request(128, 4096, False)).errno == 0
     assert arrive(bench, 9000, 4904, 4905, 4905) == [9000, 4905]
 

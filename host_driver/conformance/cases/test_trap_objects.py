@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """TRAP-*: mistakes that kernels and drivers have made with SAs, policies and devices."""
 
+import errno
+
 import pytest
 
 from host_driver.conformance import messages, packets, texts
@@ -67,7 +69,7 @@ def test_a_replaced_policy_is_deleted_in_the_driver(bench: Bench) -> None:
 def test_a_refused_policy_holds_no_device(bench: Bench) -> None:
     """Each hold of the device has its put, also when the driver refuses."""
     host = bench.host(driver=PROBE)
-    assert host.ip(texts.policy(host.dev, priority=REFUSE | 22)).rc == 2
+    assert host.ip(texts.policy(host.dev, priority=REFUSE | errno.EINVAL)).rc == 2
     assert host.refcnt() == 0
 
 
@@ -111,8 +113,8 @@ def esn_errno(host: Subject, direction: int, esn: ReplayStateEsn) -> int:
 def test_high_halves_without_esn_are_refused(bench: Bench) -> None:
     """An SA of a known direction and without ESN has no high half of a sequence number."""
     host = bench.host()
-    assert esn_errno(host, SA_DIR_IN, ReplayStateEsn(2, replay_window=64, seq_hi=1)) == 22
-    assert esn_errno(host, SA_DIR_OUT, ReplayStateEsn(0, oseq_hi=1)) == 22
+    assert esn_errno(host, SA_DIR_IN, ReplayStateEsn(2, replay_window=64, seq_hi=1)) == errno.EINVAL
+    assert esn_errno(host, SA_DIR_OUT, ReplayStateEsn(0, oseq_hi=1)) == errno.EINVAL
     assert esn_errno(host, SA_DIR_OUT, ReplayStateEsn(0, oseq=1)) == 0
 
 
@@ -120,7 +122,7 @@ def test_high_halves_without_esn_are_refused(bench: Bench) -> None:
 def test_used_up_counters_are_no_start(bench: Bench) -> None:
     """A sequence number with all bits set cannot be the last one used."""
     host = bench.host()
-    assert esn_errno(host, SA_DIR_OUT, ReplayStateEsn(0, oseq=0xFFFF_FFFF)) == 22
+    assert esn_errno(host, SA_DIR_OUT, ReplayStateEsn(0, oseq=0xFFFF_FFFF)) == errno.EINVAL
     assert esn_errno(host, SA_DIR_OUT, ReplayStateEsn(0, oseq=0xFFFF_FFFE)) == 0
 
 
@@ -141,12 +143,12 @@ def test_allocspi_gives_no_spi_0_and_none_twice(bench: Bench) -> None:
     host = bench.host()
     info = messages.sa_info(spi=0)
     zero = messages.request(Msg.ALLOCSPI, UserSpiInfo(info, 0, 0).pack())
-    assert host.request(zero).errno == 2
+    assert host.request(zero).errno == errno.ENOENT
     taken = messages.request(Msg.ALLOCSPI, UserSpiInfo(info, 0x1000, 0x1000).pack())
     assert host.request(taken).errno == 0
     other = messages.sa_info(spi=0, src="10.1.0.9", reqid=9, mode=MODE_TUNNEL)
     again = messages.request(Msg.ALLOCSPI, UserSpiInfo(other, 0x1000, 0x1000).pack())
-    assert host.request(again).errno == 2
+    assert host.request(again).errno == errno.ENOENT
 
 
 @rule("TRAP-36")
@@ -199,8 +201,8 @@ def test_prefix_lengths_are_judged_before_they_are_used(bench: Bench) -> None:
     """A selector longer than its addresses is refused for SA and policy."""
     host = bench.host()
     sel = messages.selector(prefixlen=33)
-    assert host.request(messages.new_sa(messages.sa_info(sel=sel))).errno == 22
-    assert host.request(messages.new_policy(messages.policy_info(sel=sel))).errno == 22
+    assert host.request(messages.new_sa(messages.sa_info(sel=sel))).errno == errno.EINVAL
+    assert host.request(messages.new_policy(messages.policy_info(sel=sel))).errno == errno.EINVAL
 
 
 @rule("TRAP-54")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """TX-01..04 and TX-10..18: which policy and which SA an outgoing packet meets."""
 
+import errno
+
 import pytest
 
 from host_driver.conformance import messages, packets, texts
@@ -8,11 +10,11 @@ from host_driver.conformance.bench import PROBE, Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import DESTINATION, SOURCE
 from host_driver.conformance.packets import Esp
+from host_driver.conformance.policies import chain
 from host_driver.conformance.probe import REFUSE
 from host_driver.conformance.subject import Subject
 
 PACKET = packets.udp()
-EPERM, EINVAL, EEXIST, ENETUNREACH, EHOSTUNREACH = 1, 22, 17, 101, 113
 NO_STATES = {"XfrmOutNoStates": 1}
 
 
@@ -29,7 +31,7 @@ def test_without_a_policy_a_packet_leaves_as_it_is(bench: Bench) -> None:
     host = bench.host()
     assert host.send([PACKET]) == [0]
     host.ok("xfrm policy setdefault out block")
-    assert host.send([PACKET]) == [EPERM]
+    assert host.send([PACKET]) == [errno.EPERM]
     assert (bench.on_the_wire(), host.mib()) == ([PACKET], {})
 
 
@@ -44,7 +46,7 @@ def test_policies_without_templates(bench: Bench, offloaded: bool) -> None:
         selected = texts.policy(template=False).replace("dir", f"proto udp dport {port} dir", 1)
         host.ok(f"{selected} action {action}" + (f" offload packet dev {dev}" if dev else ""))
     blocked, allowed = packets.udp(dport=1), packets.udp(dport=2)
-    assert host.send([blocked, allowed]) == [EPERM, 0]
+    assert host.send([blocked, allowed]) == [errno.EPERM, 0]
     assert host.mib() == {"XfrmOutPolBlock": 1}
     assert bench.on_the_wire() == [allowed]
 
@@ -53,13 +55,7 @@ def test_policies_without_templates(bench: Bench, offloaded: bool) -> None:
 def test_each_template_is_an_sa_on_the_packet(bench: Bench) -> None:
     """Two templates, two SAs: a tunnel, and transport mode around its outer packet."""
     host = bench.host()
-    host.ok(texts.state(spi=0x1000, reqid=1, mode="tunnel"))
-    host.ok(texts.state(spi=0x2000, reqid=2))
-    ends = f"src {SOURCE} dst {DESTINATION} proto esp"
-    host.ok(
-        f"xfrm policy add src {SOURCE} dst {DESTINATION} dir out "
-        f"tmpl {ends} reqid 1 mode tunnel tmpl {ends} reqid 2 mode transport"
-    )
+    chain(host)
     assert host.send([PACKET]) == [0]
     (sent,) = bench.on_the_wire()
     assert Esp(spi=0x1000).open(Esp(spi=0x2000).open(sent), tunnel=True) == PACKET
@@ -77,7 +73,7 @@ def test_what_was_chosen_holds_until_something_changes(bench: Bench) -> None:
     host.ok(texts.delete(spi=0x2000))
     host.send([PACKET])
     host.ok(texts.policy(verb="update", template=False, more="action block"))
-    assert host.send([PACKET]) == [EPERM]
+    assert host.send([PACKET]) == [errno.EPERM]
     assert bench.spis() == [0x1000, 0x1000, 0x2000, 0x2000, 0x1000]
 
 
@@ -104,8 +100,8 @@ def test_no_sa_yet(bench: Bench, heard: bool) -> None:
 def test_what_a_driver_says_to_a_larval_sa_is_heard(bench: Bench) -> None:
     """Any other error than EAGAIN: XfrmOutPolError and that errno."""
     host = bench.host(driver=PROBE)
-    host.ok(texts.policy(host.dev, reqid=REFUSE | EINVAL))
-    assert host.send([PACKET]) == [EINVAL]
+    host.ok(texts.policy(host.dev, reqid=REFUSE | errno.EINVAL))
+    assert host.send([PACKET]) == [errno.EINVAL]
     assert host.mib() == {"XfrmOutPolError": 1}
 
 
@@ -117,7 +113,7 @@ def test_no_way_to_the_end_of_a_tunnel(bench: Bench) -> None:
     host.ok(texts.state(src=end[0], dst=end[1], mode="tunnel"))
     host.ok(texts.policy(src=here, dst=there, mode="tunnel", ends=end))
     host.link(up=False)
-    assert host.send([packets.udp(src=here, dst=there)]) == [ENETUNREACH]
+    assert host.send([packets.udp(src=here, dst=there)]) == [errno.ENETUNREACH]
     assert host.mib() == {"XfrmOutBundleGenError": 1}
 
 
@@ -129,7 +125,7 @@ def test_an_sa_of_the_other_direction(bench: Bench, offloaded: bool) -> None:
     dev = host.dev if offloaded else None
     host.ok(texts.state(dev, dir="in"))
     host.ok(texts.policy(dev))
-    assert host.send([PACKET]) == [EINVAL]
+    assert host.send([PACKET]) == [errno.EINVAL]
     assert host.mib() == {"XfrmOutStateDirError": 1, "XfrmOutPolError": 1}
     assert bench.on_the_wire() == []
 
@@ -308,5 +304,5 @@ def test_the_spi_of_a_template_in_use_elsewhere(bench: Bench, policy: str, sa: s
     host.ok(added.replace("proto esp", "proto esp spi 0x1000"))
     errnos = host.send([PACKET])
     clash = policy == sa
-    assert errnos == [EEXIST if clash else 0]
+    assert errnos == [errno.EEXIST if clash else 0]
     assert host.mib() == ({"XfrmOutPolError": 1} if clash else NO_STATES)

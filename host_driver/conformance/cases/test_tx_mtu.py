@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TX-30..34: how long a packet of an SA may be, and what becomes of a longer one."""
 
+import errno
 import struct
 
 import pytest
@@ -10,9 +11,9 @@ from host_driver.conformance.bench import Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.messages import DESTINATION, SOURCE
 from host_driver.conformance.packets import ETHERNET_BYTES, Esp
+from host_driver.conformance.policies import chain
 from host_driver.conformance.subject import Subject
 
-EMSGSIZE, EHOSTUNREACH = 90, 113
 SIX = "fd00:1::1", "fd00:1::2"
 ENCAP = "encap espinudp 4500 4500 "
 MORE_FRAGMENTS, DONT_FRAGMENT = 0x2000, 0x4000
@@ -66,7 +67,7 @@ def judge(
     host, ends = sender(bench, *vector, hardware=hardware)
     assert host.send([packet_of(limit, ends)]) == [0]
     (refusal,) = host.send([packet_of(limit + 1, ends)])
-    assert refusal in (EMSGSIZE, EHOSTUNREACH)
+    assert refusal in (errno.EMSGSIZE, errno.EHOSTUNREACH)
     (frame,) = bench.frames()
     assert vector[0] - 4 < len(frame) - ETHERNET_BYTES <= vector[0]
 
@@ -100,9 +101,9 @@ def test_a_sender_hears_of_the_mtu_before_anything_is_counted(bench: Bench, hard
     """A packet that must not be cut: EMSGSIZE of IP itself. The link's MTU counts anew for each."""
     host, ends = sender(bench, 1500, 4, "transport", False, 128, hardware=hardware)
     longest = packet_of(1466, ends)
-    assert host.send([longest, packet_of(1467, ends)]) == [0, EMSGSIZE]
+    assert host.send([longest, packet_of(1467, ends)]) == [0, errno.EMSGSIZE]
     host.link(mtu=1400)
-    assert host.send([packet_of(1366, ends), longest]) == [0, EMSGSIZE]
+    assert host.send([packet_of(1366, ends), longest]) == [0, errno.EMSGSIZE]
     host.link(mtu=1500)
     assert host.send([longest]) == [0]
     assert host.mib() == {}
@@ -112,16 +113,10 @@ def test_a_sender_hears_of_the_mtu_before_anything_is_counted(bench: Bench, hard
 def test_the_mtu_of_a_chain_is_the_least_that_remains(bench: Bench) -> None:
     """A tunnel in transport mode: what the outer SA leaves of the link is what the inner has."""
     host = bench.host()
-    host.ok(texts.state(spi=0x1000, reqid=1, mode="tunnel"))
-    host.ok(texts.state(spi=0x2000, reqid=2))
-    ends = f"src {SOURCE} dst {DESTINATION} proto esp"
-    host.ok(
-        f"xfrm policy add src {SOURCE} dst {DESTINATION} dir out "
-        f"tmpl {ends} reqid 1 mode tunnel tmpl {ends} reqid 2 mode transport"
-    )
+    chain(host)
     limit = usable(usable(1500, 4, "transport", False, 128), 4, "tunnel", False, 128)
     two = SOURCE, DESTINATION
-    assert host.send([packet_of(limit, two), packet_of(limit + 1, two)]) == [0, EMSGSIZE]
+    assert host.send([packet_of(limit, two), packet_of(limit + 1, two)]) == [0, errno.EMSGSIZE]
     (frame,) = bench.frames()
     assert len(frame) <= ETHERNET_BYTES + 1500
 
@@ -130,7 +125,7 @@ def test_the_mtu_of_a_chain_is_the_least_that_remains(bench: Bench) -> None:
 def test_hardware_takes_no_datagram_that_would_have_to_be_cut(bench: Bench) -> None:
     """It may be cut, and still fails the length test: EHOSTUNREACH."""
     host, ends = sender(bench, 1500, 4, "transport", False, 128, hardware=True)
-    assert host.send([packet_of(3000, ends, flags=0)]) == [EHOSTUNREACH]
+    assert host.send([packet_of(3000, ends, flags=0)]) == [errno.EHOSTUNREACH]
     assert (bench.frames(), host.mib()) == ([], {"XfrmOutError": 1})
 
 

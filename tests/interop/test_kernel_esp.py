@@ -9,16 +9,13 @@ of it, but for the IV and what depends on it.
 import shlex
 
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from support.recorded_esp import BYPASS, EspPacket
 from support.records import load, records
 
 RECORDS = [*records("esp", "*transport*.json"), *records("esp", "*tunnel*.json")]
 KINDS = ["packet", "crypto", "software"]
-UDP, UDP_BYTES = 17, 8
 MTU = 2000  # that of the recorded link was beyond 1500
-# What IKE daemons set for their socket; the card does not ask policies about ESP of its SAs.
-BYPASS = "xfrm policy add src {src} dst {dst} proto udp dport 4500 dir in priority 0 action allow"
 # With the module esp4_offload that kernel's software forgets TFC padding, too.
 FORGETS_TFC = "tfcpad-offload-module-"
 
@@ -70,29 +67,6 @@ def test_each_recorded_frame_is_delivered_as_the_kernels_packet(path, kind, host
         assert f"{after['cur_bytes']}(bytes), {after['cur_packets']}(packets)" in listed
 
 
-class Wire:
-    """One frame, cut where the recording says how: headers, UDP, ESP."""
-
-    def __init__(self, frame: bytes) -> None:
-        self.packet = frame[14:]
-        four = self.packet[0] >> 4 == 4
-        header = 20 if four else 40
-        self.header, rest = self.packet[:header], self.packet[header:]
-        udp = (self.header[9] if four else self.header[6]) == UDP
-        self.udp = rest[:UDP_BYTES] if udp else b""
-        self.esp = rest[UDP_BYTES:] if udp else rest
-
-    def open(self, sa: dict, seq: int) -> bytes:
-        """The clear bytes with their trailer, by `cryptography`."""
-        icv = sa["icv_bits"] // 8
-        nonce = bytes.fromhex(sa["salt"]) + self.esp[8:16]
-        mode = modes.GCM(nonce, self.esp[-icv:], min_tag_length=icv)
-        gcm = Cipher(algorithms.AES(bytes.fromhex(sa["key"])), mode).decryptor()
-        high = (seq >> 32).to_bytes(4, "big") if sa["esn"] else b""
-        gcm.authenticate_additional_data(self.esp[:4] + high + self.esp[4:8])
-        return gcm.update(self.esp[16:-icv]) + gcm.finalize()
-
-
 @pytest.mark.parametrize("path", RECORDS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_clear_packet_leaves_as_the_kernel_sent_it(path, kind, host, open_lab):
@@ -114,13 +88,11 @@ def test_each_clear_packet_leaves_as_the_kernel_sent_it(path, kind, host, open_l
     frames = open_lab.wire.frames()[before:]
     assert len(frames) == len(packets)
     for packet, frame in zip(packets, frames, strict=True):
-        ours, theirs = Wire(frame.data), Wire(bytes.fromhex(packet["frame"]))
-        seq = packet["seq_hi"] << 32 | packet["seq_lo"] if sa["esn"] else packet["seq_lo"]
-        assert ours.header == theirs.header
-        assert ours.udp[:6] == theirs.udp[:6]
+        ours, theirs = EspPacket(frame.data[14:]), EspPacket(bytes.fromhex(packet["frame"])[14:])
+        high = packet["seq_hi"] if sa["esn"] else None
+        assert ours.before_iv == theirs.before_iv
         assert (ours.udp[6:] == bytes(2)) == (theirs.udp[6:] == bytes(2))
-        assert ours.esp[:8] == theirs.esp[:8]
         assert len(ours.packet) == len(theirs.packet)
-        assert ours.open(sa, seq) == theirs.open(sa, seq)
+        assert ours.open(sa, high) == theirs.open(sa, high)
     sealed = host.nic.counters()["ipsec_tx_pkts"] - card["ipsec_tx_pkts"]
     assert sealed == (0 if kind == "software" else len(packets))

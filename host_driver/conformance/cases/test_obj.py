@@ -246,7 +246,7 @@ def test_a_received_packet_holds_its_sa(bench: Bench) -> None:
     host.ok(texts.state(host.dev, src=PEER, dst=HERE, dir="in"))
     bench.arrive(*(packets.Esp().seal(CLEAR, n) for n in range(1, 65)))
     host.ok(texts.delete(src=PEER, dst=HERE))
-    assert len(host.receive()) <= 64
+    assert set(host.receive()) <= {CLEAR}
     assert host.order("U") == "A D F"
     assert (host.refcnt(), host.violations(), host.census()) == (0, [], {})
 

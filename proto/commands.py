@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from proto.caps import Caps
-from proto.xfrm import MODE_TRANSPORT
+from proto.xfrm import MODE_TRANSPORT, XFRM_INF
 
-INFINITE = (1 << 64) - 1  # XFRM_INF: no packet or byte limit (UAPI-26)
+INFINITE = XFRM_INF  # no packet or byte limit (UAPI-26)
 IN, OUT = 1, 2  # xfrm_dev_offload.dir (section 2.1)
 ALLOW, BLOCK = 0, 1  # XFRM_POLICY_* (UAPI-23)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from host_driver.xfrm.state import OFFLOAD_PACKET
 from proto.commands import INFINITE
 from proto.status import OffloadError
-from proto.xfrm import MODE_TRANSPORT
+from proto.xfrm import ANY_ADDRESS, MODE_TRANSPORT
 from proto.xfrm_structs import XfrmSelector
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 ANY, TCP, UDP = 0, 6, 17
 PRIORITY_MAX = (1 << 32) - 2
-ANY_ADDRESS = bytes(16)
 
 
 def _refuse(text: str) -> NoReturn:

@@ -20,6 +20,7 @@ from proto.status import OffloadError
 from proto.xfrm import (
     AF_INET,
     AF_INET6,
+    ANY_ADDRESS,
     ENCAP_ESPINUDP,
     IPPROTO_ESP,
     MODE_TRANSPORT,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from host_driver.xfrm.state import XfrmState
 
 RFC4106 = "rfc4106(gcm(aes))"
-ANY_ADDRESS = bytes(16)
 PORT_PROTOCOLS = tuple(sorted(WITH_PORTS | WITH_TYPES))  # whose headers the card reads
 MODES = ("transport", "tunnel", "ro", "in_trigger", "beet", "iptfs")
 

@@ -16,11 +16,10 @@ from host_driver.ip.usage import POLICY
 from host_driver.ip.words import IpError, Words, duplicate, invalid
 from proto import netlink
 from proto.netlink import NlMsg
-from proto.xfrm import Attr, Msg
+from proto.xfrm import Attr, Msg, SpdAttr
 from proto.xfrm_structs import UserPolicyDefault, UserPolicyId, XfrmSelector
 
 _ALL_FLAGS = struct.pack("<I", 0xFFFF_FFFF)
-_SPDINFO, _SPDHINFO, _HTHRESH4, _HTHRESH6 = 1, 2, 3, 4
 _DEFAULTS = names.DEFAULT_ACTION | {"allow": names.DEFAULT_ACTION["accept"]}
 _SOCKET_DIR = 3  # directions from here on are those of socket policies
 
@@ -149,8 +148,8 @@ def _flush(command: Command) -> str:
 def _count(command: Command) -> str:
     values = attributes_of(command.talk.get(Msg.GETSPDINFO, _ALL_FLAGS))
     text = "\t SPD"
-    if _SPDINFO in values:
-        counts = struct.unpack_from("<6I", values[_SPDINFO])
+    if SpdAttr.INFO in values:
+        counts = struct.unpack_from("<6I", values[SpdAttr.INFO])
         text += " IN  {} OUT {} FWD {}".format(*counts[:3])
         if command.style.stats:
             text += " (Sock: IN {} OUT {} FWD {})".format(*counts[3:])
@@ -159,10 +158,10 @@ def _count(command: Command) -> str:
 
 
 def _hash_lines(values: Values) -> Iterator[str]:
-    if _SPDHINFO in values:
-        buckets, most = struct.unpack_from("<2I", values[_SPDHINFO])
+    if SpdAttr.HINFO in values:
+        buckets, most = struct.unpack_from("<2I", values[SpdAttr.HINFO])
         yield f"\t SPD buckets: count {buckets} Max {most}"
-    for type, version in ((_HTHRESH4, 4), (_HTHRESH6, 6)):
+    for type, version in ((SpdAttr.IPV4_HTHRESH, 4), (SpdAttr.IPV6_HTHRESH, 6)):
         if type in values:
             local, remote = struct.unpack_from("2B", values[type])
             yield f"\t SPD IPv{version} thresholds: local {local} remote {remote}"
@@ -182,7 +181,7 @@ def _set(command: Command) -> str:
             pair.append(words.number(8, complaint))
             if pair[-1] > most:
                 raise invalid(complaint, words.last())
-        type = _HTHRESH4 if word == "hthresh4" else _HTHRESH6
+        type = SpdAttr.IPV4_HTHRESH if word == "hthresh4" else SpdAttr.IPV6_HTHRESH
         thresholds[word] = netlink.attribute(type, bytes(pair))
     command.talk.do(Msg.NEWSPDINFO, _ALL_FLAGS + b"".join(thresholds.values()))
     return ""

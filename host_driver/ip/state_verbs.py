@@ -17,12 +17,11 @@ from host_driver.ip.usage import STATE
 from host_driver.ip.words import IpError, Words, duplicate, invalid
 from proto import netlink, xfrm
 from proto.netlink import NlMsg
-from proto.xfrm import Attr, Msg
+from proto.xfrm import Attr, Msg, SadAttr
 from proto.xfrm_structs import AddressFilter, UserSaFlush, UserSaId, UserSaInfo, XfrmMark
 
 _ALL_FLAGS = struct.pack("<I", 0xFFFF_FFFF)  # SADINFO: everything wanted
 _DELETE_FAILED = "Failed to send delete-all request\n"  # and so the complaint has two lines
-_SADINFO_CNT, _SADINFO_HINFO = 1, 2
 
 
 @dataclass(slots=True)
@@ -183,10 +182,10 @@ def _count(command: Command) -> str:
     msg = command.talk.get(Msg.GETSADINFO, _ALL_FLAGS)
     values = attributes_of(msg)
     text = "\t SAD"
-    if _SADINFO_CNT in values:
-        text += f" count {u32(values[_SADINFO_CNT])}"
-    if command.style.stats and _SADINFO_HINFO in values:
-        buckets, most = struct.unpack_from("<2I", values[_SADINFO_HINFO])
+    if SadAttr.CNT in values:
+        text += f" count {u32(values[SadAttr.CNT])}"
+    if command.style.stats and SadAttr.HINFO in values:
+        buckets, most = struct.unpack_from("<2I", values[SadAttr.HINFO])
         text += f" (buckets count {buckets} Max {most})"
     return text + "\n"
 

@@ -13,9 +13,8 @@ from host_driver.xfrm.device import (
     xfrm_dev_state_free,
 )
 from host_driver.xfrm.encode import build_acquire
-from host_driver.xfrm.flow import Flow, flow_selector, selector_match
+from host_driver.xfrm.flow import Flow, flow_selector, selector_allows
 from host_driver.xfrm.lifecycle import xfrm_state_insert
-from host_driver.xfrm.lifetime import NS
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.sad import mark_match
 from host_driver.xfrm.state import (
@@ -23,7 +22,9 @@ from host_driver.xfrm.state import (
     KmState,
     XfrmState,
 )
+from proto.clock import NS
 from proto.xfrm import (
+    ANY_ADDRESS,
     SA_DIR_OUT,
     STATE_WILDRECV,
     Group,
@@ -32,8 +33,6 @@ from proto.xfrm_structs import UserTmpl
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
-
-ANY_ADDRESS = bytes(16)
 
 
 class Found(NamedTuple):
@@ -52,9 +51,7 @@ class _Search:
         self.error = 0
 
     def look_at(self, x: XfrmState, flow: Flow) -> None:
-        fits = not x.sel.family or (
-            x.sel.family == flow.family and selector_match(x.sel, flow, flow.family)
-        )
+        fits = selector_allows(x.sel, flow)
         if x.km.state == KmState.ACQ:
             self.acquiring = True
         elif x.km.state in (KmState.ERROR, KmState.EXPIRED) and fits:

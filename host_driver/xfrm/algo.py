@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The catalogue of algorithms that an SA may name, with the key sizes that they take (ALG-01..05).
 
-Only the names and sizes are known here: they decide whether NEWSA is accepted. Keys are computed
-with on the card.
+Only the names and sizes are known here: they decide whether NEWSA is accepted. What of it software
+computes with is in `esp_crypto`, what a card does is its driver's to say.
 """
 
 from collections.abc import Container

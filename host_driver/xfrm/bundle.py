@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from host_driver.xfrm.acquire import xfrm_state_find
 from host_driver.xfrm.flow import Flow
 from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.sad import addr
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
 from proto.xfrm import (
-    AF_INET,
-    MODE_BEET,
-    MODE_IPTFS,
     MODE_TRANSPORT,
-    MODE_TUNNEL,
     POLICY_BLOCK,
     POLICY_OUT,
     SA_DIR_OUT,
+    TUNNEL_MODES,
     USERPOLICY_BLOCK,
 )
 
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
 FLOW_CACHE = 4096
-# Modes whose packets go between the template's addresses; those of the others keep theirs.
-WITH_ENDS = (MODE_TUNNEL, MODE_BEET, MODE_IPTFS)
 
 
 class Decision(NamedTuple):
@@ -111,7 +107,7 @@ def _by_policies(net: "XfrmNet", flow: Flow, policies: Sequence[XfrmPolicy]) -> 
     ends = flow.daddr, flow.saddr
     wanted = [(xp, tmpl) for xp in policies for tmpl in xp.xfrm_vec]
     for xp, tmpl in wanted:
-        if tmpl.mode in WITH_ENDS:
+        if tmpl.mode in TUNNEL_MODES:
             ends = tmpl.id.daddr, tmpl.saddr
         x, error = xfrm_state_find(net, flow, tmpl, xp, ends)
         if x is not None and x.dir not in (0, SA_DIR_OUT):
@@ -131,5 +127,4 @@ def _has_route(net: "XfrmNet", x: XfrmState) -> bool:
     """Whether the far end of a tunnel can be reached; of packet offload the inner route counts."""
     if x.props.mode == MODE_TRANSPORT or x.xso.type == OFFLOAD_PACKET:
         return True
-    end = x.id.daddr[:4] if x.props.family == AF_INET else x.id.daddr
-    return net.devices.route(end) is not None
+    return net.devices.route(addr(x.id.daddr, x.props.family)) is not None

@@ -2,13 +2,13 @@
 """From a verified request to a finished SA, in the kernel's order (STATE-13)."""
 
 import errno
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from host_driver.xfrm import algo
+from host_driver.xfrm.attributes import Attributes, mark_of, pcpu_of, refuse, sa_dir_of, u32
 from host_driver.xfrm.replay import parse_esn, xfrm_init_replay
 from host_driver.xfrm.state import Aead, Algorithm, XfrmState
-from host_driver.xfrm.verify import key_bytes, pcpu_of, refuse, u32
+from host_driver.xfrm.verify import key_bytes
 from proto.xfrm import (
     AF_INET,
     AF_UNSPEC,
@@ -18,13 +18,13 @@ from proto.xfrm import (
     IPPROTO_DSTOPTS,
     IPPROTO_ESP,
     IPPROTO_ROUTING,
-    MODE_BEET,
     MODE_IPTFS,
     MODE_ROUTEOPTIMIZATION,
     MODE_TRANSPORT,
     MODE_TUNNEL,
     SA_DIR_OUT,
     STATE_AF_UNSPEC,
+    TUNNEL_MODES,
     Attr,
 )
 from proto.xfrm_structs import (
@@ -35,7 +35,6 @@ from proto.xfrm_structs import (
     LifetimeCur,
     ReplayState,
     UserSaInfo,
-    XfrmMark,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ CRYPTO_REFUSED = "Kernel was unable to initialize cryptographic operations"
 
 
 def xfrm_state_construct(
-    net: "XfrmNet", x: XfrmState, info: UserSaInfo, attributes: Mapping[int, bytes]
+    net: "XfrmNet", x: XfrmState, info: UserSaInfo, attributes: Attributes
 ) -> None:
     """Fill a fresh `x`; all but the offload step. Raises OffloadError (STATE-11, 14, 15)."""
     _copy_info(x, info)
@@ -62,7 +61,7 @@ def xfrm_state_construct(
         masked = Attr.SET_MARK_MASK in attributes
         x.props.smark.m = u32(attributes, Attr.SET_MARK_MASK) if masked else 0xFFFF_FFFF
     x.if_id = u32(attributes, Attr.IF_ID)
-    x.dir = attributes[Attr.SA_DIR][0] if Attr.SA_DIR in attributes else 0
+    x.dir = sa_dir_of(attributes)
     x.nat_keepalive_interval = u32(attributes, Attr.NAT_KEEPALIVE_INTERVAL)
     x.pcpu_num = pcpu_of(attributes, errno.ERANGE)
     xfrm_init_state(x)
@@ -72,11 +71,6 @@ def xfrm_state_construct(
     x.replay_maxdiff, x.replay_maxage = net.aevent_rseqth, net.aevent_etime
     xfrm_init_replay(x)
     xfrm_update_ae_params(x, attributes)
-
-
-def mark_of(attributes: Mapping[int, bytes]) -> XfrmMark:
-    """The request's mark, all zero when it has none."""
-    return XfrmMark.unpack(attributes[Attr.MARK]) if Attr.MARK in attributes else XfrmMark()
 
 
 def _copy_info(x: XfrmState, info: UserSaInfo) -> None:
@@ -89,7 +83,7 @@ def _copy_info(x: XfrmState, info: UserSaInfo) -> None:
         x.sel.family = info.family
 
 
-def xfrm_update_ae_params(x: XfrmState, attributes: Mapping[int, bytes]) -> None:
+def xfrm_update_ae_params(x: XfrmState, attributes: Attributes) -> None:
     """REPLAY_VAL, LTIME_VAL and the thresholds, at creation or by NEWAE."""
     if Attr.REPLAY_VAL in attributes:
         x.replay = ReplayState.unpack(attributes[Attr.REPLAY_VAL])
@@ -108,7 +102,7 @@ def _name(raw: bytes) -> str:
     return algo.canonical(raw[:63].split(b"\0")[0].decode("latin-1"))
 
 
-def _attach_algorithms(x: XfrmState, attributes: Mapping[int, bytes]) -> None:
+def _attach_algorithms(x: XfrmState, attributes: Attributes) -> None:
     """Look the names up; an unknown one is ENOSYS (STATE-11)."""
     if Attr.ALG_AEAD in attributes:
         x.aead = _attach_aead(attributes[Attr.ALG_AEAD])
@@ -161,7 +155,7 @@ def xfrm_init_state(x: XfrmState) -> None:
     for family in (x.sel.family, x.props.family):
         if x.props.mode == MODE_ROUTEOPTIMIZATION and family == AF_INET:
             raise refuse("Requested mode not found", errno.EPROTONOSUPPORT)
-    tunnel = x.props.mode in (MODE_TUNNEL, MODE_BEET, MODE_IPTFS)
+    tunnel = x.props.mode in TUNNEL_MODES
     if x.sel.family != AF_UNSPEC and not tunnel and x.props.family != x.sel.family:
         raise refuse("Only tunnel modes can accommodate a change of family", errno.EPROTONOSUPPORT)
     _INIT[x.id.proto](x)

@@ -16,6 +16,7 @@ from host_driver.xfrm.esp_crypto import Sizes
 from host_driver.xfrm.esp_crypto import sizes as esp_sizes
 from host_driver.xfrm.flow import IPV6_EXTENSIONS
 from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.sad import addr
 from host_driver.xfrm.state import (
     OFFLOAD_CRYPTO,
     OFFLOAD_DIR_FWD,
@@ -68,7 +69,7 @@ def xfrm_dev_state_add(
     dev = net.devices.by_index(offload.ifindex)
     if dev is None:  # STATE-19: a route decides
         towards = x.props.saddr if inbound else x.id.daddr
-        dev = net.devices.route(towards[:4] if x.props.family == AF_INET else towards)
+        dev = net.devices.route(addr(towards, x.props.family))
     if dev is None or not hasattr(dev.xfrmdev_ops, "xdo_dev_state_add"):
         if packet:
             raise OffloadError(errno.EINVAL, "")

@@ -163,6 +163,11 @@ def selector_match(sel: XfrmSelector, flow: Flow, family: int) -> bool:
     )
 
 
+def selector_allows(sel: XfrmSelector, flow: Flow) -> bool:
+    """Whether an SA with this selector is for the flow; without a family it is for every one."""
+    return not sel.family or (sel.family == flow.family and selector_match(sel, flow, flow.family))
+
+
 def flow_selector(flow: Flow) -> XfrmSelector:
     """The selector that covers exactly this flow, as a larval SA gets it (ACQ-01)."""
     bits = 32 if flow.family == AF_INET else 128

@@ -21,7 +21,7 @@ from host_driver.xfrm.lifetime import xfrm_state_check_expire
 from host_driver.xfrm.mode import mode_input
 from host_driver.xfrm.policy_check import xfrm_policy_check
 from host_driver.xfrm.replay import xfrm_replay_advance, xfrm_replay_check, xfrm_replay_seqhi
-from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
+from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState, xfrm_smark_get
 from proto.xfrm import (
     IPPROTO_ESP,
     SA_DIR_IN,
@@ -190,8 +190,7 @@ def _state_of(net: "XfrmNet", packet: _Packet, upper: Upper, spi: int) -> XfrmSt
     if packet.reassembled and x.xso.type == OFFLOAD_PACKET:
         # The device keeps the window and opens no pieces: here a packet it has taken would be new.
         return "XfrmInStateProtoError"
-    smark = x.props.smark
-    packet.mark = packet.mark & ~smark.m | smark.v & smark.m
+    packet.mark = xfrm_smark_get(packet.mark, x)
     return x
 
 

@@ -21,10 +21,11 @@ from host_driver.xfrm.device import (
     xfrm_dev_state_delete,
     xfrm_dev_state_free,
 )
-from host_driver.xfrm.lifetime import NS, xfrm_state_check_expire
+from host_driver.xfrm.lifetime import xfrm_state_check_expire
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.sad import addr, mark_match, proto_match
 from host_driver.xfrm.state import KmState, XfrmState
+from proto.clock import NS
 from proto.status import OffloadError
 from proto.xfrm import AF_INET, AF_INET6, IPSEC_PROTO_ANY
 from proto.xfrm_structs import XfrmMark

@@ -11,12 +11,12 @@ from host_driver.xfrm.device import xfrm_dev_state_update_stats
 from host_driver.xfrm.encode import build_polexpire
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
+from proto.clock import NS
 from proto.xfrm import Group
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
-NS = 1_000_000_000
 XFRM_KM_TIMEOUT_S = 30  # CONST-05
 
 

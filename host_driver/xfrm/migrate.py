@@ -15,23 +15,20 @@ from typing import TYPE_CHECKING
 
 from host_driver.ops import Extack
 from host_driver.sleep import Sleep
+from host_driver.xfrm.attributes import refuse, verify_policy_dir
 from host_driver.xfrm.construct import xfrm_init_state
 from host_driver.xfrm.device import xfrm_dev_state_add, xfrm_dev_state_delete
 from host_driver.xfrm.flow import GRE, MOBILITY, WITH_PORTS, WITH_TYPES, Flow
 from host_driver.xfrm.lifecycle import xfrm_state_add, xfrm_state_insert
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import Aead, Algorithm, KmState, XfrmState
-from host_driver.xfrm.verify import refuse
 from proto.status import OffloadError
 from proto.xfrm import (
     AF_INET,
     AF_INET6,
     IPSEC_PROTO_ANY,
-    MODE_BEET,
-    MODE_IPTFS,
     MODE_TRANSPORT,
-    MODE_TUNNEL,
-    POLICY_FWD,
+    TUNNEL_MODES,
     XFRM_MAX_DEPTH,
 )
 from proto.xfrm_structs import (
@@ -44,9 +41,6 @@ from proto.xfrm_structs import (
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
-
-WITH_ENDS = (MODE_TUNNEL, MODE_BEET, MODE_IPTFS)
-COUNT = "Invalid number of SAs to migrate, must be 0 < num <= XFRM_MAX_DEPTH (6)"
 
 
 @dataclass
@@ -65,8 +59,7 @@ class Migration:
 def xfrm_migrate(net: "XfrmNet", wanted: Migration, extack: Extack) -> Sleep[None]:
     """Do all of it, or raise OffloadError and leave everything as it was."""
     xfrm_migrate_check(wanted.moves)
-    if wanted.dir > POLICY_FWD:
-        raise refuse("Invalid policy direction")
+    verify_policy_dir(wanted.dir)
     xp = _policy_find(net, wanted)
     old: list[XfrmState] = []
     new: list[XfrmState] = []
@@ -88,7 +81,7 @@ def xfrm_migrate(net: "XfrmNet", wanted: Migration, extack: Extack) -> Sleep[Non
 def xfrm_migrate_check(moves: Sequence[UserMigrate]) -> None:
     """Every end is given, and no entry stands twice. Raises EINVAL."""
     if not 0 < len(moves) <= XFRM_MAX_DEPTH:
-        raise refuse(COUNT)
+        raise refuse("Invalid number of SAs to migrate, must be 0 < num <= XFRM_MAX_DEPTH (6)")
     seen = set()
     for move in moves:
         if _is_any(move.new_daddr, move.new_family) or _is_any(move.new_saddr, move.new_family):
@@ -207,7 +200,7 @@ def xfrm_policy_migrate(net: "XfrmNet", xp: XfrmPolicy, moves: Sequence[UserMigr
             if not _template_match(move, tmpl):
                 continue
             found = True
-            if tmpl.mode in WITH_ENDS:
+            if tmpl.mode in TUNNEL_MODES:
                 tmpl.id.daddr, tmpl.saddr = move.new_daddr, move.new_saddr
                 tmpl.family = move.new_family
                 net.spd.generation += 1
@@ -220,6 +213,6 @@ def _template_match(move: UserMigrate, tmpl: UserTmpl) -> bool:
         return False
     if move.reqid not in (0, tmpl.reqid):
         return False
-    if tmpl.mode in WITH_ENDS:
+    if tmpl.mode in TUNNEL_MODES:
         return (tmpl.id.daddr, tmpl.saddr) == (move.old_daddr, move.old_saddr)
     return tmpl.mode == MODE_TRANSPORT

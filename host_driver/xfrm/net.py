@@ -26,7 +26,6 @@ from host_driver.xfrm.encode import build_expire
 from host_driver.xfrm.hold import PolicyQueue, xfrm_policy_queue_process
 from host_driver.xfrm.input import xfrm_input
 from host_driver.xfrm.lifetime import (
-    NS,
     xfrm_policy_timer,
     xfrm_state_check_expire,
     xfrm_state_expire,
@@ -41,6 +40,7 @@ from host_driver.xfrm.sad import Sad
 from host_driver.xfrm.spd import Spd
 from host_driver.xfrm.state import ReplayTimer, XfrmState
 from host_driver.xfrm.user import netlink_rcv
+from proto.clock import NS
 from proto.xfrm import (
     AF_INET,
     AF_INET6,

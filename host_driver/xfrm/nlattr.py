@@ -14,13 +14,13 @@ from host_driver.ops import Extack
 from host_driver.xfrm.profile import Profile
 from proto.netlink import NLA, NLA_TYPE_MASK, NLMSGHDR, align, attribute
 from proto.status import OffloadError
-from proto.xfrm import ATTR_MIN, Attr
+from proto.xfrm import ATTR_MIN, Attr, SpdAttr
 
 NLA_F_NESTED = 0x8000
 FAILED = "Attribute failed policy validation"
 
 # NEWSPDINFO has attributes of its own: the hash thresholds (section 1.3).
-SPD_ATTR_MIN = {3: 2, 4: 2}
+SPD_ATTR_MIN: dict[int, int] = {SpdAttr.IPV4_HTHRESH: 2, SpdAttr.IPV6_HTHRESH: 2}
 
 
 class _Kind(NamedTuple):
@@ -35,8 +35,10 @@ class _Kind(NamedTuple):
 _FLAG = _Kind(1, 0, 0, 0)
 _U8, _U16, _U32, _U64 = (_Kind(2 + n, 1 << n, 0, (1 << 8 * (1 << n)) - 1) for n in range(4))
 
-# XFRMA_IPTFS_*: drop time, reorder window, no fragments, initial delay, queue size, packet size.
-_IPTFS = {36: _U32, 37: _U16, 38: _FLAG, 39: _U32, 40: _U32, 41: _U32}
+_IPTFS: dict[int, _Kind] = {
+    Attr.IPTFS_DROP_TIME: _U32, Attr.IPTFS_REORDER_WINDOW: _U16, Attr.IPTFS_DONT_FRAG: _FLAG,
+    Attr.IPTFS_INIT_DELAY: _U32, Attr.IPTFS_MAX_QSIZE: _U32, Attr.IPTFS_PKT_SIZE: _U32,
+}  # fmt: skip
 
 # Attributes that are numbers or flags; all others are some bytes (ATTR_MIN).
 KINDS: dict[int, _Kind] = {

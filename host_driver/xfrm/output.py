@@ -34,7 +34,14 @@ from host_driver.xfrm.hold import xdst_queue_output
 from host_driver.xfrm.lifetime import xfrm_state_check_expire
 from host_driver.xfrm.mode import mode_output
 from host_driver.xfrm.replay import xfrm_replay_overflow
-from host_driver.xfrm.state import OFFLOAD_CRYPTO, OFFLOAD_PACKET, KmState, XfrmState
+from host_driver.xfrm.sad import addr
+from host_driver.xfrm.state import (
+    OFFLOAD_CRYPTO,
+    OFFLOAD_PACKET,
+    KmState,
+    XfrmState,
+    xfrm_smark_get,
+)
 from proto.xfrm import AF_INET, IPPROTO_ESP
 
 if TYPE_CHECKING:
@@ -95,7 +102,7 @@ def _packet_offload(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev
 def _protected(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: NetDevice) -> int:
     """Apply the SAs in their order, the innermost first, and send what they make."""
     end = states[-1]
-    dev = net.devices.route(end.id.daddr[: 4 if end.props.family == AF_INET else 16]) or dev
+    dev = net.devices.route(addr(end.id.daddr, end.props.family)) or dev
     mtus = _path_mtus(net, states, dev.mtu)
     longest = mtus if dont_fragment(skb.data) else _path_mtus(net, states, PACKET_MAX)
     if len(skb.data) > longest[0]:
@@ -161,8 +168,7 @@ def xfrm_output_one(
     x.curlft.bytes += len(parts.payload)
     x.curlft.packets += 1
     x.lastused = net.seconds()
-    smark = x.props.smark
-    skb.mark = skb.mark & ~smark.m | smark.v & smark.m
+    skb.mark = xfrm_smark_get(skb.mark, x)
     if crypto:
         body = esp_encap(x, sizes, seq, parts.proto, parts.payload, counter)
     else:

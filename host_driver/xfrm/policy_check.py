@@ -7,9 +7,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from host_driver.xfrm.flow import Flow, selector_match
+from host_driver.xfrm.flow import Flow, selector_allows
 from host_driver.xfrm.state import OFFLOAD_CRYPTO, OFFLOAD_PACKET, XfrmState
 from proto.xfrm import (
+    ANY_ADDRESS,
     MODE_TRANSPORT,
     POLICY_BLOCK,
     POLICY_IN,
@@ -22,15 +23,11 @@ from proto.xfrm_structs import UserTmpl
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
-ANY_ADDRESS = bytes(16)
-
 
 def xfrm_policy_check(net: "XfrmNet", flow: Flow, xvec: Sequence[XfrmState]) -> str:
     """The counter of the packet's refusal, or empty when it passes (RX-06..09)."""
     for x in reversed(xvec):
-        if x.sel.family and not (
-            x.sel.family == flow.family and selector_match(x.sel, flow, flow.family)
-        ):
+        if not selector_allows(x.sel, flow):
             return "XfrmInStateMismatch"
         if x.dir == SA_DIR_OUT:
             return "XfrmInStateDirError"

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 from host_driver.xfrm.flow import IPV4_PROTO_AT, IPV6_NEXT_AT, Upper
 from host_driver.xfrm.headers import FRAGMENT_UNIT, IP_MF, IP_OFFSET, IPV6_BYTES, family_of, join
+from proto.clock import NS
 from proto.xfrm import AF_INET
 
 DATAGRAMS_MAX = 64
-TIMEOUT_NS = 30 * 1_000_000_000  # net.ipv4.ipfrag_time
+TIMEOUT_NS = 30 * NS  # net.ipv4.ipfrag_time
 LENGTH_MAX = 0xFFFF
 
 Key = tuple[bytes, bytes, int, int]

@@ -1,85 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replay windows: what a request may ask for, and what software counts and checks (section 9).
+"""Sequence numbers and replay windows, as software counts and checks them (section 9).
 
 In packet mode the card keeps the live windows; the ones here stay as installed (REPLAY-06).
 """
 
-import errno
-
+from host_driver.xfrm.attributes import refuse
 from host_driver.xfrm.state import ReplayEsn, XfrmState
-from proto.status import OffloadError
 from proto.xfrm import (
-    IPPROTO_AH,
-    IPPROTO_ESP,
-    SA_DIR_IN,
     SA_DIR_OUT,
     SA_XFLAG_OSEQ_MAY_WRAP,
     STATE_ESN,
 )
-from proto.xfrm_structs import ReplayStateEsn, UserSaInfo
+from proto.xfrm_structs import ReplayStateEsn
 
-BMP_LEN_MAX = 128  # words: 4096 bits (UAPI-27)
 U32 = 0xFFFF_FFFF
 U64 = (1 << 64) - 1
-
-
-def _refuse(text: str) -> OffloadError:
-    return OffloadError(errno.EINVAL, text)
-
-
-def verify_replay(info: UserSaInfo, esn: bytes | None, sa_dir: int) -> None:
-    """Check REPLAY_ESN_VAL against the request (STATE-06..08). Raises OffloadError."""
-    esn_flag = bool(info.flags & STATE_ESN)
-    if esn is None:
-        if esn_flag:
-            raise _refuse("Missing required attribute for ESN")
-        return
-    fixed = ReplayStateEsn.unpack(esn)
-    if fixed.bmp_len > BMP_LEN_MAX:
-        raise _refuse("ESN bitmap length must be <= 128")
-    if len(esn) < 24 + 4 * fixed.bmp_len and len(esn) != 24:
-        raise _refuse("ESN attribute is too short to fit the full bitmap length")
-    if info.id.proto not in (IPPROTO_ESP, IPPROTO_AH):
-        raise _refuse("ESN only supported for ESP and AH")
-    if info.replay_window:
-        raise _refuse("ESN not compatible with legacy replay_window")
-    if sa_dir == SA_DIR_OUT:
-        if fixed.replay_window:
-            raise _refuse("Replay window should be 0 for output SA")
-        if fixed.seq or fixed.seq_hi:
-            raise _refuse("Replay seq and seq_hi should be 0 for output SA")
-        if fixed.bmp_len:
-            raise _refuse("Replay bmp_len should 0 for output SA")
-    if sa_dir == SA_DIR_IN and (fixed.oseq or fixed.oseq_hi):
-        raise _refuse("Replay oseq and oseq_hi should be 0 for input SA")
-
-
-def verify_replay_counters(info: UserSaInfo, esn: bytes, sa_dir: int) -> None:
-    """High words need ESN, and a counter at its end has nothing left (STATE-08)."""
-    fixed, esn_flag = ReplayStateEsn.unpack(esn), bool(info.flags & STATE_ESN)
-    if sa_dir == SA_DIR_OUT:
-        _verify_counter("oseq", fixed.oseq, fixed.oseq_hi, esn_flag, "output")
-    if sa_dir == SA_DIR_IN:
-        _verify_counter("seq", fixed.seq, fixed.seq_hi, esn_flag, "input")
-
-
-def _verify_counter(name: str, low: int, high: int, esn: bool, which: str) -> None:
-    if esn:
-        if (low, high) == (U32, U32):
-            text = f"Replay {name} and {name}_hi should be less than 0xFFFFFFFF for {which} SA"
-            raise _refuse(text)
-        return
-    if high:
-        raise _refuse(f"Replay {name}_hi should be 0 in non-ESN mode for {which} SA")
-    if low == U32:
-        text = f"Replay {name} should be less than 0xFFFFFFFF in non-ESN mode for {which} SA"
-        raise _refuse(text)
 
 
 def parse_esn(esn: bytes) -> ReplayEsn:
     """REPLAY_ESN_VAL as the SA stores it; words that the request left out are 0."""
     fixed = ReplayStateEsn.unpack(esn)
-    words = esn[24 : 24 + 4 * fixed.bmp_len].ljust(4 * fixed.bmp_len, b"\0")
+    start, length = ReplayStateEsn.size(), 4 * fixed.bmp_len
+    words = esn[start : start + length].ljust(length, b"\0")
     bmp = [int.from_bytes(words[i : i + 4], "little") for i in range(0, len(words), 4)]
     return ReplayEsn(fixed, bmp)
 
@@ -88,11 +30,15 @@ def xfrm_init_replay(x: XfrmState) -> None:
     """Whether window and bitmap fit each other (REPLAY-02). Raises OffloadError."""
     if x.replay_esn is None:
         return
-    fixed = x.replay_esn.fixed
-    if fixed.replay_window > fixed.bmp_len * 32:
-        raise _refuse("ESN replay window is too large for the chosen bitmap size")
-    if x.props.flags & STATE_ESN and not fixed.replay_window and x.dir != SA_DIR_OUT:
-        raise _refuse("ESN replay window must be > 0")
+    verify_window(x.replay_esn)
+    if x.props.flags & STATE_ESN and not x.replay_esn.fixed.replay_window and x.dir != SA_DIR_OUT:
+        raise refuse("ESN replay window must be > 0")
+
+
+def verify_window(esn: ReplayEsn) -> None:
+    """Raises EINVAL where the bitmap has no room for the window."""
+    if esn.fixed.replay_window > esn.fixed.bmp_len * 32:
+        raise refuse("ESN replay window is too large for the chosen bitmap size")
 
 
 def xfrm_replay_overflow(x: XfrmState) -> int | None:

@@ -43,41 +43,37 @@ class KmState(IntEnum):
     DEAD = 5
 
 
+def _wipe(key: bytearray) -> None:
+    """Zero a key in place and forget it."""
+    key[:] = bytes(len(key))
+    key.clear()
+
+
 @dataclass(slots=True, eq=False)
 class Aead:
-    """xfrm_algo_aead. `key` is the cipher key followed by its 4-byte salt (ALG-02)."""
+    """xfrm_algo_aead. `key` is the cipher key followed by its salt (ALG-02)."""
 
     name: str
     key: bytearray = field(repr=False)
     icv_bits: int
     key_bits: int = 0
 
-    def wipe(self) -> None:
-        """Zero the key in place and forget it."""
-        self.key[:] = bytes(len(self.key))
-        self.key.clear()
-
 
 @dataclass(slots=True, eq=False)
 class Algorithm:
-    """xfrm_algo or xfrm_algo_auth: stored and reported, never computed with."""
+    """xfrm_algo or xfrm_algo_auth; `trunc_bits` is the ICV's size."""
 
     name: str
     key: bytearray = field(repr=False)
     key_bits: int = 0
     trunc_bits: int = 0
 
-    def wipe(self) -> None:
-        """Zero the key in place and forget it."""
-        self.key[:] = bytes(len(self.key))
-        self.key.clear()
-
 
 @dataclass(slots=True, eq=False)
 class DevOffload:
     """xfrm_dev_offload: `dev` is None if and only if `type` is UNSPECIFIED (OBJ-01).
 
-    `real_dev` is set by kernels before v6.16 only, to `dev`: drivers of today do not look at it.
+    `real_dev` is for drivers of kernels that set it (`Profile.real_dev_left_alone`), to `dev`.
     """
 
     dev: "NetDevice | None" = None
@@ -196,8 +192,13 @@ class XfrmState:
         """Free all algorithms; the bytes of their keys are zeroed first (DEL-05)."""
         for algorithm in (self.aead, self.aalg, self.ealg, self.calg):
             if algorithm is not None:
-                algorithm.wipe()
+                _wipe(algorithm.key)
         self.aead = self.aalg = self.ealg = self.calg = None
+
+
+def xfrm_smark_get(mark: int, x: XfrmState) -> int:
+    """The mark of a packet once `x` was applied to it."""
+    return mark & ~x.props.smark.m | x.props.smark.v & x.props.smark.m
 
 
 @dataclass(slots=True, eq=False)

@@ -8,12 +8,11 @@ import errno
 from typing import TYPE_CHECKING
 
 from host_driver.sleep import Sleep
-from host_driver.xfrm.construct import mark_of
+from host_driver.xfrm.attributes import mark_of, pcpu_of, verify_sec_ctx
 from host_driver.xfrm.device import xfrm_dev_policy_add
 from host_driver.xfrm.encode import build_acquire
 from host_driver.xfrm.lifecycle import xfrm_policy_discard
 from host_driver.xfrm.user_policy import verify_newpolicy_info, xfrm_policy_construct
-from host_driver.xfrm.verify import pcpu_of, verify_sec_ctx
 from proto.xfrm import Attr, Group
 from proto.xfrm_structs import UserAcquire, UserOffload
 

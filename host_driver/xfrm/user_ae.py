@@ -7,14 +7,14 @@ Neither tells or asks the driver (UAPI-68, REPLAY-13).
 import errno
 from typing import TYPE_CHECKING
 
-from host_driver.xfrm.construct import mark_of, xfrm_update_ae_params
+from host_driver.xfrm.attributes import mark_of, refuse
+from host_driver.xfrm.construct import xfrm_update_ae_params
 from host_driver.xfrm.encode import aevent_attributes, build
-from host_driver.xfrm.replay import parse_esn
+from host_driver.xfrm.replay import parse_esn, verify_window
 from host_driver.xfrm.state import KmState, XfrmState
-from host_driver.xfrm.verify import refuse
 from proto.netlink import NLM_F_REPLACE
 from proto.xfrm import AE_CU, Attr, Group, Msg
-from proto.xfrm_structs import AeventId, UserSaId
+from proto.xfrm_structs import AeventId, ReplayStateEsn, UserSaId
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
@@ -63,12 +63,10 @@ def xfrm_new_ae(net: "XfrmNet", request: "Request") -> None:
     esn = request.attributes.get(Attr.REPLAY_ESN_VAL)
     if esn is not None and x.replay_esn is not None:
         wanted = parse_esn(esn)
-        if len(esn) < 24 + 4 * wanted.fixed.bmp_len or (
-            wanted.fixed.bmp_len != x.replay_esn.fixed.bmp_len
-        ):
+        words = wanted.fixed.bmp_len
+        if words != x.replay_esn.fixed.bmp_len or len(esn) < ReplayStateEsn.size() + 4 * words:
             raise refuse("ESN replay state length mismatch")
-        if wanted.fixed.replay_window > wanted.fixed.bmp_len * 32:
-            raise refuse("ESN replay window is too large for the chosen bitmap size")
+        verify_window(wanted)
         x.replay_esn = wanted
     xfrm_update_ae_params(x, request.attributes)
     net.multicast(Group.AEVENTS, build_aevent(x, AE_CU, request.nlh.seq, request.nlh.pid))

@@ -4,9 +4,9 @@
 import struct
 from typing import TYPE_CHECKING
 
+from host_driver.xfrm.attributes import refuse
 from host_driver.xfrm.encode import build
 from host_driver.xfrm.spd import BUCKETS_MAX
-from host_driver.xfrm.verify import refuse
 from proto.netlink import attribute
 from proto.xfrm import (
     AF_INET,
@@ -18,16 +18,14 @@ from proto.xfrm import (
     USERPOLICY_BLOCK,
     Group,
     Msg,
+    SadAttr,
+    SpdAttr,
 )
 from proto.xfrm_structs import UserPolicyDefault
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
     from host_driver.xfrm.user import Request
-
-# XFRMA_SAD_* and XFRMA_SPD_* (section 1.3).
-SAD_CNT, SAD_HINFO = 1, 2
-SPD_INFO, SPD_HINFO, SPD_IPV4_HTHRESH, SPD_IPV6_HTHRESH = 1, 2, 3, 4
 
 
 def _reply(request: "Request", type: int, payload: bytes) -> None:
@@ -38,8 +36,8 @@ def xfrm_get_sadinfo(net: "XfrmNet", request: "Request") -> None:
     """GETSADINFO: how many SAs there are, larval ones included."""
     payload = (
         request.nlh.payload[:4]
-        + attribute(SAD_CNT, struct.pack("<I", len(net.sad)))
-        + attribute(SAD_HINFO, struct.pack("<II", net.sad.buckets, BUCKETS_MAX))
+        + attribute(SadAttr.CNT, struct.pack("<I", len(net.sad)))
+        + attribute(SadAttr.HINFO, struct.pack("<II", net.sad.buckets, BUCKETS_MAX))
     )
     _reply(request, Msg.NEWSADINFO, payload)
 
@@ -49,10 +47,10 @@ def xfrm_get_spdinfo(net: "XfrmNet", request: "Request") -> None:
     counts = [net.spd.count(dir) for dir in (POLICY_IN, POLICY_OUT, POLICY_FWD)]
     payload = (
         request.nlh.payload[:4]
-        + attribute(SPD_INFO, struct.pack("<6I", *counts, 0, 0, 0))
-        + attribute(SPD_HINFO, struct.pack("<II", net.spd.index_buckets - 1, BUCKETS_MAX))
-        + attribute(SPD_IPV4_HTHRESH, bytes(net.spd.thresholds[AF_INET]))
-        + attribute(SPD_IPV6_HTHRESH, bytes(net.spd.thresholds[AF_INET6]))
+        + attribute(SpdAttr.INFO, struct.pack("<6I", *counts, 0, 0, 0))
+        + attribute(SpdAttr.HINFO, struct.pack("<II", net.spd.index_buckets - 1, BUCKETS_MAX))
+        + attribute(SpdAttr.IPV4_HTHRESH, bytes(net.spd.thresholds[AF_INET]))
+        + attribute(SpdAttr.IPV6_HTHRESH, bytes(net.spd.thresholds[AF_INET6]))
     )
     _reply(request, Msg.NEWSPDINFO, payload)
 
@@ -61,8 +59,8 @@ def xfrm_set_spdinfo(net: "XfrmNet", request: "Request") -> None:
     """NEWSPDINFO: from which prefix lengths on a selector is exact (SPD-08). All or nothing."""
     wanted = []
     for type, family, bits in (
-        (SPD_IPV4_HTHRESH, AF_INET, 32),
-        (SPD_IPV6_HTHRESH, AF_INET6, 128),
+        (SpdAttr.IPV4_HTHRESH, AF_INET, 32),
+        (SpdAttr.IPV6_HTHRESH, AF_INET6, 128),
     ):
         if type not in request.attributes:
             continue

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """MIGRATE: the request, and the notification that repeats it (xfrm_user.c)."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from host_driver.sleep import Sleep
+from host_driver.xfrm.attributes import Attributes, refuse, type_of, u32
 from host_driver.xfrm.encode import build
-from host_driver.xfrm.migrate import COUNT, Migration, xfrm_migrate
-from host_driver.xfrm.user_policy import type_of
-from host_driver.xfrm.verify import refuse, u32
+from host_driver.xfrm.migrate import Migration, xfrm_migrate
 from proto.netlink import attribute
-from proto.xfrm import XFRM_MAX_DEPTH, Attr, Group, Msg
+from proto.xfrm import Attr, Group, Msg
 from proto.xfrm_structs import (
     EncapTmpl,
     UserKmaddress,
@@ -47,14 +45,12 @@ def xfrm_do_migrate(net: "XfrmNet", request: "Request") -> Sleep[None]:
 
 
 def _moves(data: bytes) -> list[UserMigrate]:
-    """The entries. Raises EINVAL for none or too many; a piece of an entry is left out."""
-    count = len(data) // UserMigrate.size()
-    if not 0 < count <= XFRM_MAX_DEPTH:
-        raise refuse(COUNT)
-    return [UserMigrate.unpack(data, at * UserMigrate.size()) for at in range(count)]
+    """The entries; a piece of an entry is left out."""
+    size = UserMigrate.size()
+    return [UserMigrate.unpack(data, at * size) for at in range(len(data) // size)]
 
 
-def build_migrate(wanted: Migration, given: Mapping[int, bytes]) -> bytes:
+def build_migrate(wanted: Migration, given: Attributes) -> bytes:
     """The notification: the selector, new ends of key manager and encapsulation, every entry."""
     parts = [UserPolicyId(sel=wanted.sel, dir=wanted.dir).pack()]
     if Attr.KMADDRESS in given:

@@ -2,11 +2,19 @@
 """Requests about policies: add, update, delete, get, dump, flush, POLEXPIRE (xfrm_user.c)."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from host_driver.sleep import Sleep
-from host_driver.xfrm.construct import mark_of
+from host_driver.xfrm.attributes import (
+    mark_of,
+    refuse,
+    type_of,
+    u32,
+    verify_policy_dir,
+    verify_prefix_lengths,
+    verify_sec_ctx,
+)
 from host_driver.xfrm.device import (
     xfrm_dev_check_registered,
     xfrm_dev_policy_add,
@@ -20,10 +28,9 @@ from host_driver.xfrm.lifecycle import (
     xfrm_policy_kill,
     xfrm_policy_unlink,
 )
-from host_driver.xfrm.lifetime import NS
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.spd import identity
-from host_driver.xfrm.verify import refuse, u32, verify_sec_ctx
+from proto.clock import NS
 from proto.netlink import NLM_F_MULTI, attribute
 from proto.status import OffloadError
 from proto.xfrm import (
@@ -34,15 +41,11 @@ from proto.xfrm import (
     IPPROTO_DSTOPTS,
     IPPROTO_ESP,
     IPPROTO_ROUTING,
-    MODE_BEET,
     MODE_IPTFS,
-    MODE_TUNNEL,
     POLICY_BLOCK,
-    POLICY_FWD,
     POLICY_OUT,
-    POLICY_TYPE_MAIN,
-    POLICY_TYPE_SUB,
     SHARE_UNIQUE,
+    TUNNEL_MODES,
     XFRM_MAX_DEPTH,
     Attr,
     Group,
@@ -71,32 +74,12 @@ def verify_newpolicy_info(info: UserPolicyInfo) -> None:
         raise refuse("Invalid policy share")
     if info.action > POLICY_BLOCK:
         raise refuse("Invalid policy action")
-    longest = max(info.sel.prefixlen_d, info.sel.prefixlen_s)
-    if info.sel.family == AF_INET and longest > 32:
-        raise refuse("Invalid prefix length in selector (must be <= 32 for IPv4)")
-    if info.sel.family == AF_INET6 and longest > 128:
-        raise refuse("Invalid prefix length in selector (must be <= 128 for IPv6)")
+    verify_prefix_lengths(info.sel, info.sel.family)
     if info.sel.family not in (AF_INET, AF_INET6):
         raise refuse("Invalid selector family")
-    verify_dir(info.dir)
+    verify_policy_dir(info.dir)
     if info.index and info.index & 7 != info.dir:
         raise refuse("Policy index doesn't match direction")
-
-
-def verify_dir(dir: int) -> None:
-    """IN, OUT or FWD."""
-    if dir > POLICY_FWD:
-        raise refuse("Invalid policy direction")
-
-
-def type_of(attributes: Mapping[int, bytes]) -> int:
-    """Main, unless the request says sub."""
-    if Attr.POLICY_TYPE not in attributes:
-        return POLICY_TYPE_MAIN
-    type = UserPolicyType.unpack(attributes[Attr.POLICY_TYPE]).type
-    if type not in (POLICY_TYPE_MAIN, POLICY_TYPE_SUB):
-        raise refuse("Invalid policy type")
-    return type
 
 
 def templates_of(net: "XfrmNet", request: "Request", family: int, dir: int) -> list[UserTmpl]:
@@ -122,7 +105,7 @@ def templates_of(net: "XfrmNet", request: "Request", family: int, dir: int) -> l
 
 def _check_template(net: "XfrmNet", tmpl: UserTmpl, before: int, dir: int) -> None:
     """One template; `before` is the family of the one in front of it, or of the policy."""
-    if tmpl.mode in (MODE_TUNNEL, MODE_BEET, MODE_IPTFS):
+    if tmpl.mode in TUNNEL_MODES:
         if tmpl.optional and dir == POLICY_OUT and net.profile.optional_tunnel_refused:
             raise refuse("Mode in optional template not allowed in outbound policy")
     elif tmpl.family != before:
@@ -189,7 +172,7 @@ def _find(
 ) -> XfrmPolicy:
     """The policy that a request names by index or selector (UAPI-71). Raises ENOENT."""
     type = type_of(request.attributes)
-    verify_dir(dir)
+    verify_policy_dir(dir)
     if_id, mark = u32(request.attributes, Attr.IF_ID), mark_of(request.attributes)
     if index:
         xp = net.spd.byid(index, dir, type, if_id, mark)

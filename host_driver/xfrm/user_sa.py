@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from host_driver.sleep import Sleep
-from host_driver.xfrm.construct import mark_of, xfrm_state_construct
+from host_driver.xfrm.attributes import mark_of, pcpu_of, refuse, sa_dir_of, u32
+from host_driver.xfrm.construct import xfrm_state_construct
 from host_driver.xfrm.device import (
     xfrm_dev_check_registered,
     xfrm_dev_state_add,
@@ -23,7 +24,7 @@ from host_driver.xfrm.lifecycle import (
 )
 from host_driver.xfrm.sad import addr, proto_match
 from host_driver.xfrm.state import KmState, XfrmState
-from host_driver.xfrm.verify import pcpu_of, refuse, u32, verify_newsa_info
+from host_driver.xfrm.verify import verify_newsa_info
 from proto.netlink import NLM_F_MULTI
 from proto.status import OffloadError
 from proto.xfrm import (
@@ -174,8 +175,7 @@ def xfrm_alloc_userspi(net: "XfrmNet", request: "Request") -> None:
             info.family, pcpu,
         )  # fmt: skip
     xfrm_alloc_spi(net, x, low, high)
-    if Attr.SA_DIR in request.attributes:
-        x.dir = request.attributes[Attr.SA_DIR][0]
+    x.dir = sa_dir_of(request.attributes) or x.dir
     request.replies.append(build_state(net, x, Msg.NEWSA, nlh.seq, nlh.pid, 0))
 
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What NEWSA and UPDSA are refused for before anything is built (STATE-01..10)."""
 
-import errno
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from host_driver.xfrm.replay import verify_replay, verify_replay_counters
-from proto.status import OffloadError
+from host_driver.xfrm.attributes import (
+    Attributes,
+    refuse,
+    sa_dir_of,
+    u32,
+    verify_prefix_lengths,
+    verify_sec_ctx,
+)
 from proto.xfrm import (
     AF_INET,
     AF_INET6,
@@ -28,20 +32,27 @@ from proto.xfrm import (
     SA_XFLAG_OSEQ_MAY_WRAP,
     STATE_AF_UNSPEC,
     STATE_DECAP_DSCP,
+    STATE_ESN,
     STATE_ICMP,
     STATE_NOPMTUDISC,
     STATE_WILDRECV,
     Attr,
 )
-from proto.xfrm_structs import Algo, AlgoAead, AlgoAuth, ReplayState, UserSaInfo
+from proto.xfrm_structs import (
+    Algo,
+    AlgoAead,
+    AlgoAuth,
+    ReplayState,
+    ReplayStateEsn,
+    UserSaInfo,
+)
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
-Attributes = Mapping[int, bytes]
-
 MODES = (MODE_TRANSPORT, MODE_TUNNEL, MODE_ROUTEOPTIMIZATION, MODE_BEET)
-POSSIBLE_CPUS = 1
+BMP_LEN_MAX = 128  # words of a replay bitmap: 4096 bits (UAPI-27)
+COUNTER_END = 0xFFFF_FFFF
 # IP-TFS options of the other direction.
 IPTFS_IN_ONLY = (
     (Attr.IPTFS_DROP_TIME, "drop time"),
@@ -66,19 +77,9 @@ XFLAGS_IN = (
 TFCPAD_MAX = 0xFFFF
 
 
-def refuse(text: str, error: int = errno.EINVAL) -> OffloadError:
-    """The refusal of a request."""
-    return OffloadError(error, text)
-
-
-def u32(attributes: Attributes, type: int) -> int:
-    """A u32 attribute, 0 when it is absent."""
-    return int.from_bytes(attributes.get(type, b"")[:4], "little")
-
-
 def verify_newsa_info(net: "XfrmNet", info: UserSaInfo, attributes: Attributes) -> None:
     """All checks, in the kernel's order. Raises OffloadError."""
-    sa_dir = attributes[Attr.SA_DIR][0] if Attr.SA_DIR in attributes else 0
+    sa_dir = sa_dir_of(attributes)
     if info.family not in (AF_INET, AF_INET6):
         raise refuse("Invalid address family")
     verify_selector_family(net, info)
@@ -104,16 +105,6 @@ def verify_newsa_info(net: "XfrmNet", info: UserSaInfo, attributes: Attributes) 
         raise refuse("SA_PCPU only supported with SA_DIR")
 
 
-def pcpu_of(attributes: Attributes, too_big: int) -> int | None:
-    """The CPU that an SA is for, None for all. Raises `too_big` for one that is not (UAPI-10)."""
-    if Attr.SA_PCPU not in attributes:
-        return None
-    number = u32(attributes, Attr.SA_PCPU)
-    if number >= POSSIBLE_CPUS:
-        raise refuse("pCPU number too big", too_big)
-    return number
-
-
 def verify_mode(net: "XfrmNet", info: UserSaInfo, sa_dir: int) -> None:
     """STATE-09: a known mode; IP-TFS wants ESP and a direction."""
     if info.mode == MODE_IPTFS and net.profile.iptfs_known:
@@ -127,13 +118,10 @@ def verify_mode(net: "XfrmNet", info: UserSaInfo, sa_dir: int) -> None:
 
 def verify_selector_family(net: "XfrmNet", info: UserSaInfo) -> None:
     """STATE-02: the selector's family, or the SA's where that is what the selector will have."""
-    family, longest = info.sel.family, max(info.sel.prefixlen_d, info.sel.prefixlen_s)
+    family = info.sel.family
     if net.profile.selector_without_family_verified and not info.flags & STATE_AF_UNSPEC:
         family = family or info.family
-    if family == AF_INET and longest > 32:
-        raise refuse("Invalid prefix length in selector (must be <= 32 for IPv4)")
-    if family == AF_INET6 and longest > 128:
-        raise refuse("Invalid prefix length in selector (must be <= 128 for IPv6)")
+    verify_prefix_lengths(info.sel, family)
     if family not in (AF_UNSPEC, AF_INET, AF_INET6):
         raise refuse("Invalid address family in selector")
 
@@ -216,11 +204,54 @@ def key_bytes(bits: int) -> int:
     return ((bits + 7) & 0xFFFF_FFFF) // 8
 
 
-def verify_sec_ctx(context: bytes) -> None:
-    """STATE-05: the label is as long as it says."""
-    length, inner = (int.from_bytes(context[i : i + 2], "little") for i in (0, 6))
-    if length != 8 + inner or length > len(context):
-        raise refuse("Invalid security context length")
+def verify_replay(info: UserSaInfo, esn: bytes | None, sa_dir: int) -> None:
+    """Check REPLAY_ESN_VAL against the request (STATE-06..08). Raises OffloadError."""
+    esn_flag = bool(info.flags & STATE_ESN)
+    if esn is None:
+        if esn_flag:
+            raise refuse("Missing required attribute for ESN")
+        return
+    fixed = ReplayStateEsn.unpack(esn)
+    if fixed.bmp_len > BMP_LEN_MAX:
+        raise refuse("ESN bitmap length must be <= 128")
+    size = ReplayStateEsn.size()
+    if len(esn) < size + 4 * fixed.bmp_len and len(esn) != size:
+        raise refuse("ESN attribute is too short to fit the full bitmap length")
+    if info.id.proto not in (IPPROTO_ESP, IPPROTO_AH):
+        raise refuse("ESN only supported for ESP and AH")
+    if info.replay_window:
+        raise refuse("ESN not compatible with legacy replay_window")
+    if sa_dir == SA_DIR_OUT:
+        if fixed.replay_window:
+            raise refuse("Replay window should be 0 for output SA")
+        if fixed.seq or fixed.seq_hi:
+            raise refuse("Replay seq and seq_hi should be 0 for output SA")
+        if fixed.bmp_len:
+            raise refuse("Replay bmp_len should 0 for output SA")
+    if sa_dir == SA_DIR_IN and (fixed.oseq or fixed.oseq_hi):
+        raise refuse("Replay oseq and oseq_hi should be 0 for input SA")
+
+
+def verify_replay_counters(info: UserSaInfo, esn: bytes, sa_dir: int) -> None:
+    """High words need ESN, and a counter at its end has nothing left (STATE-08)."""
+    fixed, esn_flag = ReplayStateEsn.unpack(esn), bool(info.flags & STATE_ESN)
+    if sa_dir == SA_DIR_OUT:
+        _verify_counter("oseq", fixed.oseq, fixed.oseq_hi, esn_flag, "output")
+    if sa_dir == SA_DIR_IN:
+        _verify_counter("seq", fixed.seq, fixed.seq_hi, esn_flag, "input")
+
+
+def _verify_counter(name: str, low: int, high: int, esn: bool, which: str) -> None:
+    if esn:
+        if (low, high) == (COUNTER_END, COUNTER_END):
+            text = f"Replay {name} and {name}_hi should be less than 0xFFFFFFFF for {which} SA"
+            raise refuse(text)
+        return
+    if high:
+        raise refuse(f"Replay {name}_hi should be 0 in non-ESN mode for {which} SA")
+    if low == COUNTER_END:
+        text = f"Replay {name} should be less than 0xFFFFFFFF in non-ESN mode for {which} SA"
+        raise refuse(text)
 
 
 def verify_out(info: UserSaInfo, attributes: Attributes) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from host_driver.netdev import NetDevice, Skb
 from host_driver.ops import Extack
 from host_driver.sleep import Sleep, may_sleep
-from host_driver.xfrm.esp_crypto import Sizes
-from host_driver.xfrm.esp_crypto import sizes as esp_sizes
+from host_driver.xfrm.esp import xfrm_state_mtu
 from host_driver.xfrm.flow import IPV6_EXTENSIONS
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.sad import addr
@@ -26,16 +25,10 @@ from host_driver.xfrm.state import (
     OFFLOAD_PACKET,
     OFFLOAD_UNSPECIFIED,
     DevOffload,
-    KmState,
     XfrmState,
 )
 from proto.status import OffloadError
 from proto.xfrm import (
-    AF_INET,
-    IPPROTO_ESP,
-    MODE_BEET,
-    MODE_TRANSPORT,
-    MODE_TUNNEL,
     OFFLOAD_INBOUND,
     OFFLOAD_IPV6,
     POLICY_IN,
@@ -222,23 +215,6 @@ def xfrm_dev_policy_free(xp: XfrmPolicy) -> None:
         _call(dev, "xdo_dev_policy_free", xp)
         xp.xdo.dev = None
         dev.put()
-
-
-def xfrm_state_mtu(net: "XfrmNet", x: XfrmState, mtu: int) -> int:
-    """Longest packet that still fits `mtu` bytes after protection (TX-30, TX-33)."""
-    sizes = esp_sizes(x) or Sizes(4, 8, 0)
-    header = 8 + sizes.iv + (8 if x.encap else 0)
-    if x.props.mode == MODE_TUNNEL:
-        header += 20 if x.props.family == AF_INET else 40
-    if x.km.state != KmState.VALID or x.id.proto != IPPROTO_ESP:
-        return mtu - header
-    adjust = 0
-    if x.props.mode in (MODE_TRANSPORT, MODE_BEET):
-        adjust = 20 if x.props.family == AF_INET else 40
-    payload = (mtu - header - sizes.icv - adjust) & -sizes.block
-    if net.profile.mtu_guarded and payload <= 2:  # TX-33
-        return 1
-    return (payload + adjust - 2) & 0xFFFF_FFFF
 
 
 def xfrm_dev_offload_ok(

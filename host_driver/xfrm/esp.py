@@ -8,11 +8,15 @@ Both halves exist twice: `esp_output` and `esp_input` do it all in software; wit
 
 import struct
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from host_driver.xfrm.esp_crypto import Header, Sizes, make_iv, seal, unseal
-from host_driver.xfrm.state import XfrmState
-from proto.xfrm import STATE_ESN
+from host_driver.xfrm.esp_crypto import sizes as esp_sizes
+from host_driver.xfrm.state import KmState, XfrmState
+from proto.xfrm import AF_INET, IPPROTO_ESP, MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL, STATE_ESN
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.net import XfrmNet
 
 ESP_HEADER = struct.Struct(">II")  # SPI and sequence number
 TRAILER_BYTES = 2
@@ -89,3 +93,20 @@ def _without_trailer(clear: bytes) -> Opened | Failure:
     if pad + TRAILER_BYTES >= len(clear) or next_header == NO_NEXT_HEADER:
         return Failure.SYNTAX
     return Opened(clear[: len(clear) - TRAILER_BYTES - pad], next_header)
+
+
+def xfrm_state_mtu(net: "XfrmNet", x: XfrmState, mtu: int) -> int:
+    """Longest packet that still fits `mtu` bytes after protection (TX-30, TX-33)."""
+    sizes = esp_sizes(x) or Sizes(4, 8, 0)
+    header = 8 + sizes.iv + (8 if x.encap else 0)
+    if x.props.mode == MODE_TUNNEL:
+        header += 20 if x.props.family == AF_INET else 40
+    if x.km.state != KmState.VALID or x.id.proto != IPPROTO_ESP:
+        return mtu - header
+    adjust = 0
+    if x.props.mode in (MODE_TRANSPORT, MODE_BEET):
+        adjust = 20 if x.props.family == AF_INET else 40
+    payload = (mtu - header - sizes.icv - adjust) & -sizes.block
+    if net.profile.mtu_guarded and payload <= 2:  # TX-33
+        return 1
+    return (payload + adjust - 2) & 0xFFFF_FFFF

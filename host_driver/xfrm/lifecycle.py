@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING
 from host_driver.netdev import NetDevice
 from host_driver.sleep import Completion, Sleep
 from host_driver.xfrm.aevent import xfrm_replay_timer_start
-from host_driver.xfrm.device import (
-    xfrm_dev_policy_delete,
-    xfrm_dev_policy_free,
-    xfrm_dev_state_delete,
-    xfrm_dev_state_free,
-)
+from host_driver.xfrm.device import xfrm_dev_state_delete, xfrm_dev_state_free
 from host_driver.xfrm.lifetime import xfrm_state_check_expire
-from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.sad import addr, mark_match, proto_match
 from host_driver.xfrm.state import KmState, XfrmState
 from proto.clock import NS
@@ -265,55 +259,3 @@ def _run_now(net: "XfrmNet", task: Sleep[None]) -> None:
 def _carry_on(first: Completion, task: Sleep[None]) -> Sleep[None]:
     yield first
     yield from task
-
-
-def xfrm_policy_kill(net: "XfrmNet", xp: XfrmPolicy) -> None:
-    """An unlinked policy dies: out of the data path, then freed (OPS-32, TRACE-14..20)."""
-    if net.profile.policy_deleted_at_kill:
-        xfrm_dev_policy_delete(xp)
-    xp.dead = True
-    net.disarm(xp)
-    if xp.polq is not None:  # what waited for it is dropped
-        net.disarm(xp.polq)
-        xp.polq = None
-    xfrm_dev_policy_free(xp)
-
-
-def xfrm_policy_unlink(net: "XfrmNet", xp: XfrmPolicy) -> bool:
-    """DELPOLICY and the flushes: unlink and kill. False when it was gone already."""
-    if not net.spd.remove(xp):
-        return False
-    xfrm_policy_kill(net, xp)
-    return True
-
-
-def xfrm_policy_delete(net: "XfrmNet", xp: XfrmPolicy) -> bool:
-    """Expiry: the driver's policy_delete in every kernel (TRACE-19). False when it was gone."""
-    if not net.spd.remove(xp):
-        return False
-    if not net.profile.policy_deleted_at_kill:
-        xfrm_dev_policy_delete(xp)
-    xfrm_policy_kill(net, xp)
-    return True
-
-
-def xfrm_policy_discard(net: "XfrmNet", xp: XfrmPolicy) -> None:
-    """A policy that a driver took and the SPD did not (POL-09)."""
-    xfrm_dev_policy_delete(xp)
-    xp.dead = True
-    if net.profile.policy_freed_after_failed_insert:
-        xfrm_dev_policy_free(xp)
-
-
-def xfrm_policy_flush(net: "XfrmNet", type: int) -> bool:
-    """Delete every policy of a type. False when there was none."""
-    found = [xp for xp in net.spd if xp.type == type]
-    for xp in found:
-        xfrm_policy_unlink(net, xp)
-    return bool(found)
-
-
-def xfrm_dev_policy_flush(net: "XfrmNet", dev: NetDevice) -> None:
-    """Delete every policy of a device (NDEV-03)."""
-    for xp in [xp for xp in net.spd if xp.xdo.dev is dev]:
-        xfrm_policy_unlink(net, xp)

@@ -36,8 +36,8 @@ NAMES = (
     "XfrmOutNoQueueSpace",
 )
 
-# The counters that v6.2 did not have: those of SA directions, of IP-TFS and of its queue.
-SINCE_6_10 = NAMES[NAMES.index("XfrmAcquireError") + 1 :]
+# What only late kernels count: SA directions, IP-TFS and its queue (`mib_after_acquire_error`).
+AFTER_ACQUIRE_ERROR = NAMES[NAMES.index("XfrmAcquireError") + 1 :]
 
 
 class Mib:

@@ -8,7 +8,7 @@ reported; their packets are dropped as mode errors.
 import struct
 from collections.abc import Callable
 
-from host_driver.xfrm.flow import find_upper
+from host_driver.xfrm.flow import IPV4_PROTO_AT, IPV6_NEXT_AT, find_upper
 from host_driver.xfrm.headers import (
     ECN_CE,
     ECN_ECT_0,
@@ -60,7 +60,7 @@ def mode_output(x: XfrmState, packet: bytes, ip_id: Callable[[], int]) -> Parts 
         return None
     inner = packet[: upper.end]
     outer = _outer4(x, inner, ip_id) if x.props.family == AF_INET else _outer6(x, inner)
-    next_at = 9 if x.props.family == AF_INET else 6
+    next_at = IPV4_PROTO_AT if x.props.family == AF_INET else IPV6_NEXT_AT
     return Parts(outer, next_at, PROTO_OF[family_of(inner)], inner)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
 from host_driver.running import Running
 from host_driver.sleep import Mutex, Scheduler, Sleep
-from host_driver.xfrm import lifecycle
+from host_driver.xfrm import lifecycle, policy_lifecycle
 from host_driver.xfrm.aevent import xfrm_replay_timer_handler
 from host_driver.xfrm.answers import Answers
 from host_driver.xfrm.bundle import FlowCache
@@ -31,7 +31,7 @@ from host_driver.xfrm.lifetime import (
     xfrm_state_expire,
     xfrm_timer_handler,
 )
-from host_driver.xfrm.mib import SINCE_6_10, Mib
+from host_driver.xfrm.mib import AFTER_ACQUIRE_ERROR, Mib
 from host_driver.xfrm.output import xfrm_output
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.profile import LATEST, Profile
@@ -140,7 +140,7 @@ class XfrmNet:
         if always or (event in ("down", "unregister") and HW_ESP in dev.features):
             with self.running.within("netdev"):
                 lifecycle.xfrm_dev_state_flush(self, dev)
-                lifecycle.xfrm_dev_policy_flush(self, dev)
+                policy_lifecycle.xfrm_dev_policy_flush(self, dev)
 
     def statistics(self) -> dict[str, int]:
         """What /proc/net/xfrm_stat shows; drivers are asked for theirs first (MIB-01)."""
@@ -150,11 +150,11 @@ class XfrmNet:
                     xfrm_dev_state_update_stats(self, x)
         values = self.mib.values()
         if not self.profile.mib_after_acquire_error:
-            values = {name: values[name] for name in values if name not in SINCE_6_10}
+            values = {name: values[name] for name in values if name not in AFTER_ACQUIRE_ERROR}
         return values
 
     def add_stats(self, name: str, count: int) -> None:
-        """XFRM_ADD_STATS for drivers: what hardware dropped. Those of v6.2 left no trace (MIB-02).
+        """XFRM_ADD_STATS for drivers: what hardware dropped, in kernels where it shows (MIB-02).
         Raises KeyError for a name that the kernel does not have."""
         if self.profile.update_at_mib_read:
             self.mib.bump(name, count)
@@ -185,7 +185,7 @@ class XfrmNet:
 
     def xfrm_policy_delete(self, xp: XfrmPolicy) -> bool:
         """Take a policy out of SPD and data path; False when that was done before."""
-        return lifecycle.xfrm_policy_delete(self, xp)
+        return policy_lifecycle.xfrm_policy_delete(self, xp)
 
     def new_state(self) -> XfrmState:
         """A fresh state: VOID, no limits, one reference (OBJ-11)."""

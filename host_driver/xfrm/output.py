@@ -15,12 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from host_driver.netdev import NetDevice, SecPath, Skb
 from host_driver.xfrm.aevent import xfrm_replay_notify
 from host_driver.xfrm.bundle import xfrm_lookup
-from host_driver.xfrm.device import (
-    xfrm_dev_offload_ok,
-    xfrm_dev_state_advance_esn,
-    xfrm_state_mtu,
-)
-from host_driver.xfrm.esp import esp_encap, esp_output
+from host_driver.xfrm.device import xfrm_dev_offload_ok, xfrm_dev_state_advance_esn
+from host_driver.xfrm.esp import esp_encap, esp_output, xfrm_state_mtu
 from host_driver.xfrm.esp_crypto import sizes as esp_sizes
 from host_driver.xfrm.flow import UDP, decode
 from host_driver.xfrm.headers import (

@@ -11,7 +11,7 @@ from host_driver.sleep import Sleep
 from host_driver.xfrm.attributes import mark_of, pcpu_of, verify_sec_ctx
 from host_driver.xfrm.device import xfrm_dev_policy_add
 from host_driver.xfrm.encode import build_acquire
-from host_driver.xfrm.lifecycle import xfrm_policy_discard
+from host_driver.xfrm.policy_lifecycle import xfrm_policy_discard
 from host_driver.xfrm.user_policy import verify_newpolicy_info, xfrm_policy_construct
 from proto.xfrm import Attr, Group
 from proto.xfrm_structs import UserAcquire, UserOffload

@@ -21,14 +21,14 @@ from host_driver.xfrm.device import (
 )
 from host_driver.xfrm.encode import build, build_delpolicy, build_polexpire, build_policy
 from host_driver.xfrm.hold import xfrm_policy_requeue
-from host_driver.xfrm.lifecycle import (
-    sanitize_mark,
+from host_driver.xfrm.lifecycle import sanitize_mark
+from host_driver.xfrm.policy import XfrmPolicy
+from host_driver.xfrm.policy_lifecycle import (
     xfrm_policy_discard,
     xfrm_policy_flush,
     xfrm_policy_kill,
     xfrm_policy_unlink,
 )
-from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.spd import identity
 from proto.clock import NS
 from proto.netlink import NLM_F_MULTI, attribute

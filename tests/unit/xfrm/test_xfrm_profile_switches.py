@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from host_driver.netdev import HW_ESP, SecPath, Skb
-from host_driver.xfrm.device import xfrm_dev_offload_ok, xfrm_state_mtu
+from host_driver.xfrm.device import xfrm_dev_offload_ok
+from host_driver.xfrm.esp import xfrm_state_mtu
 from host_driver.xfrm.profile import LATEST, V6_2
 from host_driver.xfrm.state import OFFLOAD_PACKET
 from proto.netlink import attribute

@@ -16,12 +16,13 @@ import msgspec
 from host_driver import control
 from host_driver.control import Answer, AnyQuery
 from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice, Skb
+from host_driver.quiet import Quiet
 from host_driver.sleep import Completion, Sleep, may_sleep, wait
 from host_driver.xfrm.answers import Answers
 from proto import VERSION
 from proto.clock import NS
-from proto.commands import Fence, QueryCensus, QueryCounters, SetPort
-from proto.frame import INDEX_MASK, Kind, Message, pack
+from proto.commands import QueryCensus, QueryCounters, SetPort
+from proto.frame import Kind, Message, pack
 from proto.limits import MESSAGE_MAX_BYTES, NOTIFICATION_QUEUE, OPEN_DUMPS, PROTOCOL_VERSION
 from proto.status import OffloadError
 from proto.xfrm import Group
@@ -46,7 +47,6 @@ class Queries:
 
     def __init__(self, host: "Host") -> None:
         self._host = host
-        self._quiescing = 0
         self._dumps: dict[int, Answers] = {}
         self._last_dump = 0
         self._handlers: dict[type, Callable[[Any], Answer | Sleep[Answer]]] = {
@@ -71,7 +71,7 @@ class Queries:
             control.SetClockForward: self._set_clock_forward,
             control.Info: self._info,
             control.Capture: self._capture,
-            control.Quiesce: self._quiesce,
+            control.Quiesce: Quiet(host).quiesce,
         }
 
     def asked(self, message: Message, raw: bytes) -> None:
@@ -286,46 +286,6 @@ class Queries:
             clear_side.on = query.on
             return Answer(0)
         return Answer(0, value=clear_side.take())
-
-    def _quiesce(self, query: control.Quiesce) -> Sleep[Answer]:
-        """Rounds of: wait until host and mailbox are idle, ask the card how far it is, wait until
-        that much has arrived; until a round in which nothing moved."""
-        host = self._host
-        self._quiescing += 1
-        try:
-            while True:
-                while self._busy():
-                    yield from wait(host.pulse())
-                before = self._moved()
-                fence = (yield from wait(host.mailbox.post(Fence()))).values
-                while _behind(host.rx.index, fence["rx"]) or _behind(
-                    host.events.index, fence["events"]
-                ):
-                    yield from wait(host.pulse())
-                if not self._busy() and before == self._moved():
-                    return Answer(0, values=before | {"wire": fence["wire"]})
-        finally:
-            self._quiescing -= 1
-
-    def _busy(self) -> bool:
-        host = self._host
-        others = len(host.sched) - (self._quiescing - 1)  # the one that runs is on no list
-        return others > 0 or not host.tx.idle or not host.mailbox.idle
-
-    def _moved(self) -> dict[str, int]:
-        host = self._host
-        return {
-            "tx_index": host.tx.index,
-            "rx_index": host.rx.index,
-            "events": host.events.index,
-            "delivered": host.received.delivered,
-            "notifications": host.notifications.sent,
-            "calls": host.trace.added,
-        }
-
-
-def _behind(index: int, target: int) -> bool:
-    return 0 < (target - index) & INDEX_MASK < 1 << 31
 
 
 def _device(dev: NetDevice) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from host_driver.ip import policy_verbs, state_verbs
 from host_driver.ip.batch import Ended, UnknownObject, run_batch
+from host_driver.ip.command import Command
 from host_driver.ip.format import Style
 from host_driver.ip.monitor import format_notification
 from host_driver.ip.names import is_prefix
@@ -47,8 +48,8 @@ def run(
     `text` is the command line, or its words; it may begin with `ip xfrm`, `ip` or `xfrm`. A file of
     commands (-batch) is read where this runs.
     `transact` sends one datagram to the core and gives the reply messages; what it raises passes
-    through. `devices` maps device names to ifindex. Kernels before v6.10 do not know a direction of
-    SAs (`sa_dir_known`), and none is sent to them (CLI-15).
+    through. `devices` maps device names to ifindex. `sa_dir_known`: whether the kernel knows a
+    direction of SAs; to others none is sent (CLI-15).
     """
     tool = _Tool(Talk(transact), devices, sa_dir_known)
     try:
@@ -107,7 +108,7 @@ class _Tool:
         by_index = {ifindex: name for name, ifindex in self._devices.items()}
         style = Style(options.stats > 0, options.oneline, False, options.family, by_index)
         words = Words(rest[3:], self._devices, options.family, self._sa_dir_known)
-        command = state_verbs.Command(words, self.talk, style, options.stats, self.notes)
+        command = Command(words, self.talk, style, options.stats, self.notes)
         text = verbs[found](command)
         if found in _LAST:
             raise Ended(text)

@@ -8,16 +8,13 @@ those behind it in the dump; the kernel does not look at them.
 import itertools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from host_driver.ip.command import Command
 from host_driver.ip.words import IpError
 from proto import netlink
 from proto.netlink import NlMsg
 from proto.xfrm import MSG_MIN, Attr
 from proto.xfrm_structs import XfrmMark
-
-if TYPE_CHECKING:
-    from host_driver.ip.state_verbs import Command
 
 DELETE_ALL = "Delete-all"
 _BUFFER_BYTES = 8192
@@ -35,7 +32,7 @@ def copied_mark(msg: NlMsg) -> bytes:
     return netlink.attribute(Attr.MARK, msg.payload[start : start + size].ljust(size, b"\0"))
 
 
-def delete_all(command: "Command", requests: Requests, failed: str) -> None:
+def delete_all(command: Command, requests: Requests, failed: str) -> None:
     """Delete in rounds until nothing that matches is left; `failed` is the tool's complaint.
 
     Raises IpError when a deletion is refused, or when one round finds just what the last one had.

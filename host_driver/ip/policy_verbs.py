@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from host_driver.ip import grammar, names
+from host_driver.ip.command import ALL_FLAGS, Command
 from host_driver.ip.delete_all import DELETE_ALL, copied_mark, delete_all
 from host_driver.ip.policy import NewPolicy, OldPolicy, policy_type_attribute
 from host_driver.ip.print_attributes import Values
 from host_driver.ip.print_objects import attributes_of, policy_info, policy_type, print_policy
 from host_driver.ip.selector import Selector, parse_selector, selector_matches
-from host_driver.ip.state_verbs import Command
 from host_driver.ip.usage import POLICY
 from host_driver.ip.words import IpError, Words, duplicate, invalid
 from proto import netlink
@@ -19,7 +19,6 @@ from proto.netlink import NlMsg
 from proto.xfrm import Attr, Msg, SpdAttr
 from proto.xfrm_structs import UserPolicyDefault, UserPolicyId, XfrmSelector
 
-_ALL_FLAGS = struct.pack("<I", 0xFFFF_FFFF)
 _DEFAULTS = names.DEFAULT_ACTION | {"allow": names.DEFAULT_ACTION["accept"]}
 _SOCKET_DIR = 3  # directions from here on are those of socket policies
 
@@ -146,7 +145,7 @@ def _flush(command: Command) -> str:
 
 
 def _count(command: Command) -> str:
-    values = attributes_of(command.talk.get(Msg.GETSPDINFO, _ALL_FLAGS))
+    values = attributes_of(command.talk.get(Msg.GETSPDINFO, ALL_FLAGS))
     text = "\t SPD"
     if SpdAttr.INFO in values:
         counts = struct.unpack_from("<6I", values[SpdAttr.INFO])
@@ -183,7 +182,7 @@ def _set(command: Command) -> str:
                 raise invalid(complaint, words.last())
         type = SpdAttr.IPV4_HTHRESH if word == "hthresh4" else SpdAttr.IPV6_HTHRESH
         thresholds[word] = netlink.attribute(type, bytes(pair))
-    command.talk.do(Msg.NEWSPDINFO, _ALL_FLAGS + b"".join(thresholds.values()))
+    command.talk.do(Msg.NEWSPDINFO, ALL_FLAGS + b"".join(thresholds.values()))
     return ""
 
 

@@ -3,16 +3,15 @@
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from host_driver.ip import grammar, names
+from host_driver.ip.command import ALL_FLAGS, Command
 from host_driver.ip.delete_all import DELETE_ALL, copied_mark, delete_all
-from host_driver.ip.format import Style
 from host_driver.ip.print_attributes import u32
 from host_driver.ip.print_objects import attributes_of, print_state, state_info
 from host_driver.ip.selector import address_matches
 from host_driver.ip.state import AllocSpi, NewState
-from host_driver.ip.talk import Talk
 from host_driver.ip.usage import STATE
 from host_driver.ip.words import IpError, Words, duplicate, invalid
 from proto import netlink, xfrm
@@ -20,19 +19,7 @@ from proto.netlink import NlMsg
 from proto.xfrm import Attr, Msg, SadAttr
 from proto.xfrm_structs import AddressFilter, UserSaFlush, UserSaId, UserSaInfo, XfrmMark
 
-_ALL_FLAGS = struct.pack("<I", 0xFFFF_FFFF)  # SADINFO: everything wanted
 _DELETE_FAILED = "Failed to send delete-all request\n"  # and so the complaint has two lines
-
-
-@dataclass(slots=True)
-class Command:
-    """What every verb gets: the words behind it, the conversation, the style, how often -s."""
-
-    words: Words
-    talk: Talk
-    style: Style
-    stats: int = 0
-    notes: list[str] = field(default_factory=list)  # what the tool says on stderr with -s -s
 
 
 @dataclass(slots=True)
@@ -132,7 +119,7 @@ def _list(command: Command) -> str:
     wanted, nokeys = _parse_filter(command.words)
     style, ends = command.style, wanted.id
     if nokeys:
-        style = Style(style.stats, style.oneline, True, style.family, style.devices)
+        style = replace(style, nokeys=True)
     by_proto = b""
     if ends.id.proto:
         by_proto = netlink.attribute(Attr.PROTO, bytes([ends.id.proto]))
@@ -179,7 +166,7 @@ def _flush(command: Command) -> str:
 
 
 def _count(command: Command) -> str:
-    msg = command.talk.get(Msg.GETSADINFO, _ALL_FLAGS)
+    msg = command.talk.get(Msg.GETSADINFO, ALL_FLAGS)
     values = attributes_of(msg)
     text = "\t SAD"
     if SadAttr.CNT in values:

@@ -11,9 +11,30 @@ from host_driver.netdev import HW_ESP, Devices, NetDevice, SecPath, Skb
 from host_driver.sleep import Scheduler
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.profile import LATEST, Profile
+from proto.clock import NS
 from proto.xfrm import Group
 
-NS = 1_000_000_000
+
+def ask(net: XfrmNet, request: bytes) -> list[bytes]:
+    """The replies to one datagram, with the collector run dry afterwards."""
+    answers: list[bytes] = []
+
+    def task() -> Any:
+        answers.extend((yield from net.netlink(bytes(request))))
+
+    net.sched.spawn(task())
+    net.sched.run(net.now_ns)
+    return answers
+
+
+def advance(net: XfrmNet, seconds: float) -> None:
+    """Let time pass, firing each timer at its moment."""
+    end = net.now_ns + round(seconds * NS)
+    while (due := net.next_timer_ns()) is not None and due <= end:
+        net.now_ns = max(due, net.now_ns)
+        net.run_timers()
+        net.sched.run(net.now_ns)
+    net.now_ns = end
 
 
 class Core:
@@ -51,7 +72,11 @@ class Core:
 
     def ip(self, words: str | Sequence[str]) -> Result:
         """Run one command; what it makes the core do later is done, too."""
-        result = run(words, self._transact, {dev.name: dev.ifindex for dev in self.devices})
+        result = run(
+            words,
+            lambda request: ask(self.net, request),
+            {dev.name: dev.ifindex for dev in self.devices},
+        )
         self.sched.run(self.net.now_ns)
         return result
 
@@ -60,16 +85,6 @@ class Core:
         for command in commands:
             result = self.ip(command)
             assert result.rc == 0, (command, result.stderr)
-
-    def _transact(self, request: bytes, *rest: Any) -> list[bytes]:
-        answers: list[bytes] = []
-
-        def task() -> Any:
-            answers.extend((yield from self.net.netlink(bytes(request))))
-
-        self.sched.spawn(task())
-        self.sched.run(self.net.now_ns)
-        return answers
 
     def take(self) -> list[bytes]:
         """The packets that left since the last call."""
@@ -92,12 +107,7 @@ class Core:
 
     def advance(self, seconds: float) -> None:
         """Let time pass, firing each timer at its moment."""
-        end = self.net.now_ns + round(seconds * NS)
-        while (due := self.net.next_timer_ns()) is not None and due <= end:
-            self.net.now_ns = max(due, self.net.now_ns)
-            self.net.run_timers()
-            self.sched.run(self.net.now_ns)
-        self.net.now_ns = end
+        advance(self.net, seconds)
 
 
 def state_after(x: Any) -> dict[str, Any]:

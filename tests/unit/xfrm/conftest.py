@@ -17,6 +17,7 @@ from host_driver.sleep import Scheduler
 from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.profile import LATEST, Profile
+from proto.clock import NS
 from proto.netlink import attribute
 from proto.netlink import message as nl_message
 from proto.xfrm import Group
@@ -30,10 +31,10 @@ from proto.xfrm_structs import (
     XfrmId,
     XfrmSelector,
 )
+from support.core import advance, ask
 
 A, B = (bytes((10, 1, 0, last)) + bytes(12) for last in (1, 2))
 KEY = bytes(range(1, 21))
-NS = 1_000_000_000
 LO, NIC = 1, 2
 # Where curlft.add_time and use_time stand in a message, by type (UAPI-36, 39, 64).
 CLOCKS = {0x10: 192, 0x1A: 192, 0x18: 192, 0x13: 152, 0x19: 152, 0x1B: 152, 0x11: 220, 0x14: 220}
@@ -134,14 +135,7 @@ class World:
 
     def netlink(self, request: bytes) -> list[bytes]:
         """The replies, with the collector run dry afterwards."""
-        answers: list[bytes] = []
-
-        def task() -> Any:
-            answers.extend((yield from self.net.netlink(request)))
-
-        self.sched.spawn(task())
-        self.sched.run(self.net.now_ns)
-        return answers
+        return ask(self.net, request)
 
     def errno(self, request: bytes) -> int:
         """The errno of the ack."""
@@ -149,12 +143,7 @@ class World:
 
     def advance(self, seconds: float) -> None:
         """Let time pass, firing each timer at its moment."""
-        end = self.net.now_ns + round(seconds * NS)
-        while (due := self.net.next_timer_ns()) is not None and due <= end:
-            self.net.now_ns = max(due, self.net.now_ns)
-            self.net.run_timers()
-            self.sched.run(self.net.now_ns)
-        self.net.now_ns = end
+        advance(self.net, seconds)
 
     def add_sa(self, spi: int = 0x1000, **how: Any) -> int:
         """NEWSA over 10.1.0.1 -> 10.1.0.2, packet offload out on the nic unless told otherwise."""

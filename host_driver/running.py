@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 from host_driver.sleep import AtomicViolation
 
-CONTEXTS = ("user", "lock", "timer", "data", "gc", "netdev", "walk")
-
 # Where the lock of an SA, or of all SAs, is held while its driver is called.
 SA_LOCKED = ("lock", "timer", "walk")
 

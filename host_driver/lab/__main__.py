@@ -17,6 +17,7 @@ from host_driver.lab import rundir, service
 from host_driver.lab.asking import PeerDied
 from host_driver.lab.lab import Lab
 from host_driver.lab.server import Server
+from host_driver.xfrm.profile import LATEST
 from proto.link.zmq import Hub
 from proto.status import OffloadError
 
@@ -26,7 +27,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", required=True)
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--card", default="full")
-    parser.add_argument("--profile", default="latest")
+    parser.add_argument("--profile", default=LATEST.name)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

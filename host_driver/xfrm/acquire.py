@@ -17,18 +17,9 @@ from host_driver.xfrm.flow import Flow, flow_selector, selector_allows
 from host_driver.xfrm.lifecycle import xfrm_state_insert
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.sad import mark_match
-from host_driver.xfrm.state import (
-    OFFLOAD_PACKET,
-    KmState,
-    XfrmState,
-)
+from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
 from proto.clock import NS
-from proto.xfrm import (
-    ANY_ADDRESS,
-    SA_DIR_OUT,
-    STATE_WILDRECV,
-    Group,
-)
+from proto.xfrm import ANY_ADDRESS, SA_DIR_OUT, STATE_WILDRECV, Group
 from proto.xfrm_structs import UserTmpl
 
 if TYPE_CHECKING:

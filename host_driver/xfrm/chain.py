@@ -149,7 +149,7 @@ class Chain:
 
     def _raise_floors(self, at: int) -> None:
         """Find the floors anew from `at` to the front, as far as they change."""
-        behind = self._floors[at + 1] if at + 1 < len(self._floors) else NO_FLOOR
+        behind = self._floor_behind(at)
         while at >= 0:
             floor = min(behind, self._blocks[at].lowest())
             if floor == self._floors[at]:
@@ -157,12 +157,15 @@ class Chain:
             self._floors[at] = behind = floor
             at -= 1
 
+    def _floor_behind(self, at: int) -> int:
+        """The lowest priority number behind a block."""
+        return self._floors[at + 1] if at + 1 < len(self._floors) else NO_FLOOR
+
     def _cut(self, at: int) -> None:
         """Two blocks where one was."""
         policies = self._blocks[at].policies
         halves = [_Block(policies[:BLOCK]), _Block(policies[BLOCK:])]
-        behind = self._floors[at + 1] if at + 1 < len(self._floors) else NO_FLOOR
+        self._floors.insert(at + 1, min(self._floor_behind(at), halves[1].lowest()))
         self._blocks[at : at + 1] = halves
-        self._floors.insert(at + 1, min(behind, halves[1].lowest()))
         for block in halves:
             self._home.update(dict.fromkeys(block.policies, block))

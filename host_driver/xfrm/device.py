@@ -13,7 +13,7 @@ from host_driver.netdev import NetDevice, Skb
 from host_driver.ops import Extack
 from host_driver.sleep import Sleep, may_sleep
 from host_driver.xfrm.esp import xfrm_state_mtu
-from host_driver.xfrm.flow import IPV6_EXTENSIONS
+from host_driver.xfrm.flow import IPV6_EXTENSIONS, family_of
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.sad import addr
 from host_driver.xfrm.state import (
@@ -29,6 +29,7 @@ from host_driver.xfrm.state import (
 )
 from proto.status import OffloadError
 from proto.xfrm import (
+    AF_INET,
     OFFLOAD_INBOUND,
     OFFLOAD_IPV6,
     POLICY_IN,
@@ -238,6 +239,6 @@ def xfrm_dev_offload_ok(
 
 def _plain_headers(packet: bytes) -> bool:
     """No IPv4 options, no IPv6 extension headers: devices are not asked to step over them."""
-    if packet[0] >> 4 == 4:
+    if family_of(packet) == AF_INET:
         return packet[0] & 15 == 5
     return packet[6] not in IPV6_EXTENSIONS

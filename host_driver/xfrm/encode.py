@@ -159,12 +159,15 @@ def build_state(net: "XfrmNet", x: XfrmState, type: int, seq: int, pid: int, fla
     return build(type, info.pack() + state_attributes(x), seq, pid, flags)
 
 
+def state_id(x: XfrmState) -> UserSaId:
+    """What names an SA in a message about it."""
+    return UserSaId(x.id.daddr, x.id.spi, x.props.family, x.id.proto)
+
+
 def build_delsa(net: "XfrmNet", x: XfrmState, seq: int, pid: int) -> bytes:
     """The DELSA notification: id, whole SA, attributes (UAPI-64)."""
-    id = UserSaId(x.id.daddr, x.id.spi, x.props.family, x.id.proto)
-    info = copy_to_user_state(net, x)
-    whole = attribute(Attr.SA, info.pack())
-    return build(Msg.DELSA, id.pack() + whole + state_attributes(x), seq, pid)
+    whole = attribute(Attr.SA, copy_to_user_state(net, x).pack())
+    return build(Msg.DELSA, state_id(x).pack() + whole + state_attributes(x), seq, pid)
 
 
 def build_expire(net: "XfrmNet", x: XfrmState, hard: bool, pid: int) -> bytes:

@@ -57,18 +57,21 @@ class Upper(NamedTuple):
     next_at: int
 
 
+def family_of(packet: bytes) -> int:
+    """AF_INET or AF_INET6, by the version."""
+    return AF_INET if packet[0] >> 4 == 4 else AF_INET6
+
+
 def decode(packet: bytes) -> Flow | None:
     """The flow of an IPv4 or IPv6 packet, or None when it does not parse."""
     upper = find_upper(packet)
     if upper is None:
         return None
     # Any fragment, the first one included, has no ports.
-    no_ports = upper.fragment
-    ports = (0, 0) if no_ports else _ports(packet, upper.proto, upper.offset, upper.end)
+    ports = (0, 0) if upper.fragment else _ports(packet, upper.proto, upper.offset, upper.end)
     if ports is None:
         return None
-    family = AF_INET if packet[0] >> 4 == 4 else AF_INET6
-    return Flow(family, upper.saddr, upper.daddr, upper.proto, *ports)
+    return Flow(family_of(packet), upper.saddr, upper.daddr, upper.proto, *ports)
 
 
 def find_upper(packet: bytes) -> Upper | None:

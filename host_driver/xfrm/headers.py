@@ -13,6 +13,7 @@ from host_driver.xfrm.flow import (
     IPV6_NEXT_AT,
     ROUTING,
     UDP,
+    family_of,
 )
 from proto.xfrm import AF_INET, AF_INET6
 
@@ -33,11 +34,6 @@ class Parts(NamedTuple):
     next_at: int
     proto: int
     payload: bytes
-
-
-def family_of(packet: bytes) -> int:
-    """AF_INET or AF_INET6, by the version."""
-    return AF_INET if packet[0] >> 4 == 4 else AF_INET6
 
 
 def checksum(data: bytes) -> int:

@@ -10,30 +10,29 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from host_driver.netdev import CRYPTO_DONE, CRYPTO_SUCCESS, SecPath, Skb
+from host_driver.netdev import (
+    AUTH_FAILED,
+    CRYPTO_DONE,
+    CRYPTO_SUCCESS,
+    INVALID_PROTOCOL,
+    SecPath,
+    Skb,
+)
 from host_driver.xfrm.aevent import xfrm_replay_notify
 from host_driver.xfrm.device import xfrm_dev_state_advance_esn
 from host_driver.xfrm.esp import ESP_HEADER, Failure, Opened, esp_input, esp_strip
 from host_driver.xfrm.esp_crypto import sizes as esp_sizes
-from host_driver.xfrm.flow import UDP, Flow, Upper, decode, find_upper
-from host_driver.xfrm.headers import UDP_BYTES, Parts, checksum_good, family_of
+from host_driver.xfrm.flow import UDP, Flow, Upper, decode, family_of, find_upper
+from host_driver.xfrm.headers import UDP_BYTES, Parts, checksum_good
 from host_driver.xfrm.lifetime import xfrm_state_check_expire
 from host_driver.xfrm.mode import mode_input
 from host_driver.xfrm.policy_check import xfrm_policy_check
 from host_driver.xfrm.replay import xfrm_replay_advance, xfrm_replay_check, xfrm_replay_seqhi
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState, xfrm_smark_get
-from proto.xfrm import (
-    IPPROTO_ESP,
-    SA_DIR_IN,
-    XFRM_MAX_DEPTH,
-)
+from proto.xfrm import IPPROTO_ESP, SA_DIR_IN, XFRM_MAX_DEPTH
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
-
-# xfrm_offload status bits (OBJ-32).
-AUTH_FAILED = 4 | 8 | 16 | 32
-INVALID_PROTOCOL = 128
 
 ENCAP_PORT = 4500  # where IKE daemons take ESP in UDP (RFC 3948)
 _DPORT = struct.Struct(">2xHH")

@@ -8,7 +8,7 @@ reported; their packets are dropped as mode errors.
 import struct
 from collections.abc import Callable
 
-from host_driver.xfrm.flow import IPV4_PROTO_AT, IPV6_NEXT_AT, find_upper
+from host_driver.xfrm.flow import IPV4_PROTO_AT, IPV6_NEXT_AT, family_of, find_upper
 from host_driver.xfrm.headers import (
     ECN_CE,
     ECN_ECT_0,
@@ -21,7 +21,6 @@ from host_driver.xfrm.headers import (
     Parts,
     dont_fragment,
     dsfield,
-    family_of,
     join,
     split_transport,
     with_dsfield,

@@ -18,10 +18,9 @@ from host_driver.xfrm.bundle import xfrm_lookup
 from host_driver.xfrm.device import xfrm_dev_offload_ok, xfrm_dev_state_advance_esn
 from host_driver.xfrm.esp import esp_encap, esp_output, xfrm_state_mtu
 from host_driver.xfrm.esp_crypto import sizes as esp_sizes
-from host_driver.xfrm.flow import UDP, decode
+from host_driver.xfrm.flow import UDP, decode, family_of
 from host_driver.xfrm.headers import (
     dont_fragment,
-    family_of,
     fragments,
     join,
     udp_encapsulate,

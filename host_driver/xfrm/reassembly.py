@@ -8,8 +8,8 @@ datagram, as in the kernel (RFC 5722).
 import struct
 from dataclasses import dataclass, field
 
-from host_driver.xfrm.flow import IPV4_PROTO_AT, IPV6_NEXT_AT, Upper
-from host_driver.xfrm.headers import FRAGMENT_UNIT, IP_MF, IP_OFFSET, IPV6_BYTES, family_of, join
+from host_driver.xfrm.flow import IPV4_PROTO_AT, IPV6_NEXT_AT, Upper, family_of
+from host_driver.xfrm.headers import FRAGMENT_UNIT, IP_MF, IP_OFFSET, IPV6_BYTES, join
 from proto.clock import NS
 from proto.xfrm import AF_INET
 

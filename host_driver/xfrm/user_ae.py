@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from host_driver.xfrm.attributes import mark_of, refuse
 from host_driver.xfrm.construct import xfrm_update_ae_params
-from host_driver.xfrm.encode import aevent_attributes, build
+from host_driver.xfrm.encode import aevent_attributes, build, state_id
 from host_driver.xfrm.replay import parse_esn, verify_window
 from host_driver.xfrm.state import KmState, XfrmState
 from proto.netlink import NLM_F_REPLACE
 from proto.xfrm import AE_CU, Attr, Group, Msg
-from proto.xfrm_structs import AeventId, ReplayStateEsn, UserSaId
+from proto.xfrm_structs import AeventId, ReplayStateEsn
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
@@ -40,8 +40,7 @@ def _lookup(net: "XfrmNet", request: "Request") -> tuple[AeventId, XfrmState]:
 
 def build_aevent(x: XfrmState, flags: int, seq: int, pid: int) -> bytes:
     """NEWAE as reply or notification; `flags` says which thresholds are told."""
-    id = UserSaId(x.id.daddr, x.id.spi, x.props.family, x.id.proto)
-    event = AeventId(id, x.props.saddr, flags, x.props.reqid)
+    event = AeventId(state_id(x), x.props.saddr, flags, x.props.reqid)
     return build(Msg.NEWAE, event.pack() + aevent_attributes(x, flags), seq, pid)
 
 

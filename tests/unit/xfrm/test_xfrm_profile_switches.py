@@ -36,10 +36,10 @@ TUNNEL, IPTFS = 1, 5
 BOTH = [False, True]
 
 
-@pytest.fixture(params=[(LATEST, 1), (V6_2, 0)], ids=["latest", "v6.2"])
+@pytest.fixture(params=[LATEST, V6_2], ids=["latest", "v6.2"])
 def base(request):
-    """A profile, and the value that all its switches have."""
-    return request.param[0]
+    """The profile whose other switches stay as they are."""
+    return request.param
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny_driver:TinyDriver"
 
 
+@pytest.mark.timeout(600)
 def test_the_tiny_driver_breaks_what_the_document_says(tiny: str) -> None:
     assert all(rule in DOCUMENT.read_text("utf-8") for rule in SAID_TO_BREAK)
     report = run(Options(driver=tiny), ["TRACE", "OPS", "DOC", *SAID_TO_BREAK])

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fault catalogue and the tests of its rows belong together."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from host_driver.faults.catalogue import catalogue, find
+from proto.status import OffloadError
+
+HERE = Path(__file__).parent
+
+
+def rows_tested() -> Counter[str]:
+    """How many tests name each row, as their decorators say."""
+    counts: Counter[str] = Counter()
+    for file in sorted(HERE.glob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "row":
+                counts.update(ast.literal_eval(argument) for argument in node.args)
+    return counts
+
+
+def test_every_row_that_is_not_left_out_has_a_test():
+    modelled = {row.id for row in catalogue().values() if row.fault is not None}
+    assert set(rows_tested()) == modelled
+
+
+def test_each_row_has_a_fault_of_its_own():
+    names = Counter(row.fault for row in catalogue().values() if row.fault is not None)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_the_catalogue_is_whole():
+    rows = catalogue().values()
+    assert len(rows) == 186
+    assert sum(row.minimum for row in rows) == 37
+
+
+@pytest.mark.parametrize("name", ["", "no-such-fault"])
+def test_a_fault_that_is_not_there_is_refused(name):
+    with pytest.raises(OffloadError, match="no fault is named"):
+        find(name)

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger: what users asked and what the outside saw, step by step, and nothing else.
+
+The runner writes, the judge reads. A step is one action, then what came of it (`Step`). SAs and
+policies are kept for the whole run, for what was once protected stays judged. Times are ns of the
+lab's clock; `step` numbers begin at 0.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from host_driver.lab.wire import Frame
+
+Direction = Literal["in", "out", "fwd"]
+Mode = Literal["transport", "tunnel"]
+Offload = Literal["packet", "crypto", "none"]
+Verdict = Literal["protect", "block", "bypass"]
+Phase = Literal["run", "healed", "end"]
+
+# Why a frame was put on the wire by nobody's card.
+Origin = Literal["replay", "bitflip", "clear", "forged", "stray"]
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """An invariant that did not hold: its number (1..54), the step that showed it, and what."""
+
+    invariant: int
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Selector:
+    """What a policy or SA is about. Addresses are prefixes as text; port and proto 0 are any."""
+
+    src: str
+    dst: str
+    proto: int = 0
+    sport: int = 0
+    dport: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of an SA, None where there is none; packets, bytes, seconds since the SA was added."""
+
+    soft_packets: int | None = None
+    hard_packets: int | None = None
+    soft_bytes: int | None = None
+    hard_bytes: int | None = None
+    soft_seconds: int | None = None
+    hard_seconds: int | None = None
+
+
+@dataclass
+class SaAsked:
+    """One SA of one host, from the request on. `key` is AES key and salt; no two SAs share one.
+
+    `errno` is what the request answered (0: it is there), `removed_*` when the user asked to take
+    it back, or flushed; an SA that expired was not removed by anybody. `number` is the SA's place
+    in `Ledger.sas`; `pair` is the same for both ends of one key. `sequence` is the sequence number
+    that the SA began at (the first packet has the next), the high half included.
+    """
+
+    number: int
+    pair: int
+    host: int
+    direction: Direction
+    src: str
+    dst: str
+    spi: int
+    reqid: int
+    mode: Mode
+    offload: Offload
+    key: bytes = field(repr=False)
+    icv_bytes: int = 16
+    esn: bool = False
+    window: int = 0
+    sequence: int = 0
+    encap: tuple[int, int] | None = None  # UDP source and destination port (RFC 3948)
+    selector: Selector | None = None
+    limits: Limits = Limits()
+    asked_ns: int = 0
+    asked_step: int = 0
+    answered_ns: int = 0
+    errno: int = 0
+    text: str = ""
+    removed_ns: int | None = None
+    removed_step: int | None = None
+    remove_errno: int | None = None  # of a delete; None of a flush, and while not removed
+
+    @property
+    def id(self) -> tuple[str, int]:
+        """What the wire shows of it: destination and SPI."""
+        return self.dst, self.spi
+
+
+@dataclass
+class PolicyAsked:
+    """One policy of one host, from the request on. `protect` has a template, others have none.
+
+    `mode`, `tunnel` (outer source and destination) and `reqid` are those of the template.
+    """
+
+    number: int
+    host: int
+    direction: Direction
+    selector: Selector
+    verdict: Verdict
+    priority: int
+    offload: bool
+    mode: Mode = "transport"
+    tunnel: tuple[str, str] | None = None
+    reqid: int = 0
+    asked_ns: int = 0
+    asked_step: int = 0
+    answered_ns: int = 0
+    errno: int = 0
+    text: str = ""
+    removed_ns: int | None = None
+    removed_step: int | None = None
+    remove_errno: int | None = None
+
+
+class Submitted(NamedTuple):
+    """A packet that a stack sent; `errno` is what it was told at once, 0 = accepted."""
+
+    step: int
+    host: int
+    packet: bytes
+    errno: int
+    time_ns: int
+
+
+class Injected(NamedTuple):
+    """A frame that an attacker put on the wire towards a host, at a time."""
+
+    step: int
+    host: int
+    frame: bytes
+    origin: Origin
+    time_ns: int
+
+
+class Delivered(NamedTuple):
+    """An IP packet that a host's stack received."""
+
+    step: int
+    host: int
+    packet: bytes
+    time_ns: int
+
+
+class Notice(NamedTuple):
+    """A multicast message of a host's core, as the netlink socket gives it."""
+
+    step: int
+    host: int
+    message: bytes
+    time_ns: int
+
+
+class Life(NamedTuple):
+    """Something that was done to a party on purpose. `party`: card, host or link.
+
+    `what`: kill, stop, resume, restart, reset-function, reset-firmware, reload, down, up,
+    feature-off, feature-on, mtu.
+    """
+
+    step: int
+    host: int
+    party: Literal["card", "host", "link"]
+    what: str
+    errno: int
+    time_ns: int
+
+
+class Armed(NamedTuple):
+    """A fault that was armed: its fields as given, and when it was healed (None: still armed)."""
+
+    step: int
+    name: str
+    host: int | None
+    spec: dict[str, Any]
+    healed_step: int | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the queries of one host answered after a step; None where nobody answered."""
+
+    host: int
+    counters: dict[str, int] | None
+    census: dict[str, int] | None
+    mib: dict[str, int] | None
+    health: dict[str, Any] | None
+
+
+@dataclass
+class Step:
+    """One step and all that came of it. `action` as text, `errno` and `text` as it answered.
+
+    `settled`: nothing moved any more when the snapshots were taken. `trace` are the xdo_* calls of
+    each host since the step before, `firings` the faults that fired since then.
+    """
+
+    number: int
+    phase: Phase
+    action: str
+    began_ns: int
+    ended_ns: int = 0
+    errno: int = 0
+    text: str = ""
+    settled: bool = False
+    submitted: list[Submitted] = field(default_factory=list)
+    injected: list[Injected] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    delivered: list[Delivered] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    lives: list[Life] = field(default_factory=list)
+    firings: list[dict[str, Any]] = field(default_factory=list)
+    trace: list[list[dict[str, Any]]] = field(default_factory=list)
+    wire: dict[str, int] = field(default_factory=dict)
+    snapshots: list[Snapshot] = field(default_factory=list)
+
+
+class Ledger:
+    """The book of one run: SAs, policies and faults ever asked for, and every step."""
+
+    def __init__(self, hosts: int, card: str, seed: int) -> None:
+        self.hosts = hosts
+        self.card = card
+        self.seed = seed
+        self.sas: list[SaAsked] = []
+        self.policies: list[PolicyAsked] = []
+        self.armed: list[Armed] = []
+        self.steps: list[Step] = []
+
+    @property
+    def faulty(self) -> bool:
+        """Whether any fault was ever armed, or anything killed, stopped or reset."""
+        return bool(self.armed) or any(
+            life.party != "link" for step in self.steps for life in step.lives
+        )
+
+    def live_sas(self, host: int | None = None) -> list[SaAsked]:
+        """SAs that were accepted and that nobody asked to take back; they may have expired."""
+        return [sa for sa in self.sas if _live(sa) and host in (None, sa.host)]
+
+    def live_policies(self, host: int | None = None) -> list[PolicyAsked]:
+        """Policies that were accepted and that nobody asked to take back."""
+        return [policy for policy in self.policies if _live(policy) and host in (None, policy.host)]
+
+    def frames(self) -> Iterator[tuple[Step, Frame]]:
+        """Every frame that the wire saw, with its step, in order."""
+        for step in self.steps:
+            for frame in step.frames:
+                yield step, frame
+
+
+def _live(asked: SaAsked | PolicyAsked) -> bool:
+    return asked.errno == 0 and asked.answered_ns > 0 and asked.removed_ns is None

@@ -43,8 +43,10 @@ def conform(
     from host_driver.conformance.target import Options
 
     options = Options(target=target, profile=profile, driver=driver, card=card, seed=seed, dev=dev)
-    progress = _silent if only_list or as_json else _progress
+    quiet = only_list or as_json
+    progress = _silent if quiet else _progress
     report = run(options, rules, collect_only=only_list, junit=junit, on_case=progress)
+    click.echo("" if quiet else "\n", nl=False, err=True)
     if html is not None:
         from host_driver.conformance.page import page
 

@@ -15,6 +15,7 @@
     complete.py     the driver under test with the optional callbacks that it lacks
     kernel.py       target `kernel`: AF_NETLINK in a network namespace of its own
 
+    patience.py     how long a driver is waited for that does not come back
     suite.py        the pytest plugin: which cases run, what they come to
     report.py       outcomes by rule -> terminal, JSON;  page.py -> one HTML page
     run.py          a whole run: from arguments to a Report

@@ -4,6 +4,7 @@ there a lab is used again by the next case that asks for the same kind, once all
 """
 
 import contextlib
+import errno
 from dataclasses import dataclass
 
 from host_driver.conformance import texts
@@ -70,14 +71,19 @@ class Pool:
         return self._kernel
 
     def after_case(self, *, failed: bool) -> None:
-        """Take everything back; a lab that cannot be taken back, or that failed, is ended."""
+        """Take everything back; a lab that cannot be taken back, or that failed, is ended. Raises
+        OffloadError(ETIMEDOUT) when that waits in vain."""
         if self._kernel is not None:
             self._kernel.reset(TAKE_BACK)
             for name, value in SYSCTLS.items():
                 self._kernel.sysctl(name, value)
         for kind, lab in list(self._labs.items()):
-            if failed or self._options.target == "sim" or not _taken_back(lab):
-                self.end(kind)
+            kept = False
+            try:
+                kept = not failed and self._options.target != "sim" and _taken_back(lab)
+            finally:
+                if not kept:
+                    self.end(kind)
 
     def close(self) -> None:
         """End everything."""
@@ -96,7 +102,7 @@ class Pool:
 
 def _taken_back(lab: Lab) -> bool:
     """Whether a lab is as new: no SA or policy, no reference to the device, which is up and set as
-    usual, and no fault."""
+    usual, and no fault. Raises OffloadError(ETIMEDOUT) when a driver does not come back from it."""
     try:
         lab.faults.reset()
         for host in lab.hosts:
@@ -111,7 +117,9 @@ def _taken_back(lab: Lab) -> bool:
             )
         lab.settle()
         return all(_empty(host) for host in lab.hosts)
-    except OffloadError:
+    except OffloadError as error:
+        if error.errno == errno.ETIMEDOUT:
+            raise
         return False
 
 

@@ -19,6 +19,7 @@ from host_driver.conformance.suite import CASES, Suite
 from host_driver.conformance.target import TARGETS, Options
 from host_driver.driver.load import load_driver
 from host_driver.lab.settings import Settings
+from host_driver.lab.warm import warm_kernels
 from proto import VERSION
 from proto.status import OffloadError
 
@@ -45,10 +46,12 @@ def run(
     with as_file(CASES) as folder:
         arguments = [
             *_files(folder, wanted), "-c", os.devnull, "--rootdir", str(folder),
-            "--import-mode=importlib", "--strict-markers", *QUIET,
+            "--import-mode=importlib", "--strict-markers", "-o", "verbosity_assertions=2", *QUIET,
         ]  # fmt: skip
         arguments += ["--collect-only"] if collect_only else []
         arguments += [f"--junitxml={junit}"] if junit else []
+        if not collect_only and options.target != "kernel":
+            warm_kernels()  # no case shall wait for the compiler
         with _without_foreign_plugins():
             status = pytest.main(arguments, plugins=[suite])
     fine = (

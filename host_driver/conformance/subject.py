@@ -154,6 +154,10 @@ class Subject:
     def calls(self) -> list[dict[str, Any]]:
         """The driver's calls since the case began (`host_driver.trace`), once nothing moves."""
         self.settle()
+        return self.calls_by_now()
+
+    def calls_by_now(self) -> list[dict[str, Any]]:
+        """The same, while things may still move."""
         return self.raw.trace()[self._calls_before :]
 
     def calls_of(self, name: str, since: int = 0) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pytest plugin of the suite: which cases run, what they get, what they came to."""
 
+import errno
 import importlib.resources
 import inspect
 from collections.abc import Callable, Generator, Iterator
@@ -11,9 +12,11 @@ import pytest
 from host_driver.conformance.bench import Bench
 from host_driver.conformance.catalogue import catalogue
 from host_driver.conformance.kernel import release
+from host_driver.conformance.patience import CaseHangs, Patience
 from host_driver.conformance.pool import Pool
 from host_driver.conformance.report import FAILED, PASSED, SKIPPED, TESTED, CaseResult
 from host_driver.conformance.target import Options
+from proto.status import OffloadError
 
 CASES = importlib.resources.files("host_driver.conformance") / "cases"
 
@@ -34,6 +37,7 @@ class Suite:
         self._on_case = on_case
         self._pool = Pool(options)
         self._benches: dict[str, Bench] = {}
+        self._patience = Patience()
 
     # --- collection ---
 
@@ -70,11 +74,19 @@ class Suite:
     def bench(self, request: pytest.FixtureRequest) -> Iterator[Bench]:
         """What a case works with."""
         self._skip_newer(request.node)
+        if self._patience.over:
+            pytest.skip(f"not run: cases before waited {self._patience.lost:.0f} s in vain")
         bench = self._benches[request.node.nodeid] = Bench(self._options, self._pool)
         yield bench
         failed = getattr(request.node, "case_failed", False)
         self._pool.after_case(failed=failed)
         del self._benches[request.node.nodeid]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, None, None]:
+        """No case waits for ever."""
+        with self._patience.limit():
+            return (yield)
 
     def _skip_newer(self, item: pytest.Item) -> None:
         """A running kernel is not blamed for rules that are younger than it is."""
@@ -92,6 +104,8 @@ class Suite:
         """Write down what a case came to; one whose setup failed counts as failed."""
         report = yield
         item.case_failed = report.failed  # type: ignore[attr-defined]
+        if _waited_in_vain(call):
+            self._patience.lost += call.duration
         ended = report.when == "call" or (report.when == "setup" and not report.passed)
         if ended or (report.when == "teardown" and report.failed):
             outcome = {"passed": PASSED, "failed": FAILED}.get(report.outcome, SKIPPED)
@@ -123,6 +137,13 @@ def rules_of(item: pytest.Item) -> list[str]:
     """The ids that a case is marked with, its parameters' included."""
     marks = reversed(list(item.iter_markers("rule")))
     return list(dict.fromkeys(id for mark in marks for id in mark.args))
+
+
+def _waited_in_vain(call: pytest.CallInfo[None]) -> bool:
+    """Whether a driver did not come back, or its host did not."""
+    error = call.excinfo.value if call.excinfo else None
+    timeout = isinstance(error, OffloadError) and error.errno == errno.ETIMEDOUT
+    return timeout or isinstance(error, CaseHangs)
 
 
 def _came(report: Any, call: pytest.CallInfo[None]) -> str:

@@ -51,7 +51,7 @@ DRIVERS = {
     "drivers_data:OldestSa": "LIFE-42",
 }
 
-BASES = {"Sleeper", "Rewriting"}  # of exhibits, and nothing is wrong with them
+BASES = {"Sleeper", "Rewriting", "Selecting"}  # of exhibits, and nothing is wrong with them
 
 CORES = {
     cores.no_delete_of_a_duplicate: "TRACE-03",

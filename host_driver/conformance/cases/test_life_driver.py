@@ -79,6 +79,16 @@ def test_the_card_drops_by_itself_before_anybody_knows(bench: Bench) -> None:
     assert esp_frames(bench) == 4
 
 
+@rule("LIFE-32")
+def test_the_card_drops_by_itself_at_a_limit_of_bytes(bench: Bench) -> None:
+    """The same for bytes: what is past the limit does not leave."""
+    octets = len(PACKET) - packets.header_bytes(PACKET)
+    host = outbound(bench, f"limit byte-hard {4 * octets}")
+    bench.deafen()
+    assert host.send([PACKET] * 9) == [0] * 9
+    assert 2 <= esp_frames(bench) <= 5
+
+
 @rule("LIFE-18")
 def test_traffic_of_an_expired_sa_stops(bench: Bench) -> None:
     """A limit that the SA had passed already when it was set: expired at the next look, dropped

@@ -7,6 +7,7 @@ from host_driver.conformance import packets, texts
 from host_driver.conformance.bench import Bench
 from host_driver.conformance.marks import rule
 from host_driver.conformance.subject import Subject
+from proto.xfrm import Attr
 
 POLICIES = "-s xfrm policy list"
 
@@ -83,14 +84,16 @@ def test_the_first_look_is_after_a_second(bench: Bench) -> None:
     assert host.note_names() == ["POLEXPIRE"]
 
 
-@rule("LIFE-51")
+@rule("LIFE-51", "UAPI-62")
 def test_a_hard_limit_deletes_an_offloaded_policy(bench: Bench) -> None:
-    """The driver's delete and free, then POLEXPIRE hard = 1, in every kernel; no DELPOLICY."""
+    """The driver's delete and free, then POLEXPIRE hard = 1, which names the device, in every
+    kernel; no DELPOLICY."""
     host = limited(bench, "limit time-hard 3", offloaded=True)
     bench.advance(5)
     assert host.order() == "pA pD pF"
     notes = host.notes()
     assert [note.name for note in notes] == ["POLEXPIRE"]
+    assert Attr.OFFLOAD_DEV in notes[0].attributes
     assert host.ok("xfrm policy list") == ""
     assert host.census() == {}
 

@@ -53,6 +53,25 @@ def test_a_hard_time_counts_from_the_second_of_the_add(bench: Bench) -> None:
     assert host.sa() is None
 
 
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        pytest.param("time-soft", "soft", marks=rule("LIFE-22")),
+        pytest.param("time-use-soft", "soft", marks=rule("LIFE-22")),
+        pytest.param("time-hard", "hard", marks=rule("LIFE-21")),
+        pytest.param("time-use-hard", "hard", marks=rule("LIFE-21")),
+    ],
+)
+def test_a_time_limit_is_kept_to_the_second(bench: Bench, limit: str, told: str) -> None:
+    """Seven seconds are neither six nor eight."""
+    host = limited(bench, [f"{limit} 7"])
+    host.send([packets.udp()])
+    bench.advance(6 - bench.slack)
+    assert host.expired() == []
+    bench.advance(1.5 + 2 * bench.slack)
+    assert host.expired() == [f"{told} 0x1000"]
+
+
 @rule("LIFE-21")
 def test_a_hard_use_time_counts_from_the_first_use(bench: Bench) -> None:
     """An unused SA never expires by use; a used one does, that many seconds after."""

@@ -12,6 +12,8 @@ from host_driver.conformance.probe import REFUSE, REPORT, SLEEP
 from host_driver.conformance.subject import Subject
 from proto.xfrm import OFFLOAD_PACKET
 
+PACKET = packets.udp()
+EXPEDITED = 0xB8  # the DSCP of RFC 3246
 OFFLOAD_CRYPTO = 0  # of the flags of OFFLOAD_DEV
 CBC = f"enc cbc(aes) 0x{bytes(16).hex()} auth-trunc hmac(sha256) 0x{bytes(32).hex()} 128"
 
@@ -191,6 +193,34 @@ def test_a_driver_refuses_what_its_card_cannot(
     if "encap" not in command or bench.latest:  # which v6.2 refuses by itself (STATE-17)
         assert host.order() == "A"
     assert (host.census(), host.refcnt(), host.errors()) == ({}, 0, [])
+
+
+@rule("OPS-15")
+@pytest.mark.parametrize("bits", [64, 96, 128])
+def test_a_driver_that_takes_an_icv_keeps_to_it(bench: Bench, bits: int) -> None:
+    """An SA of this ICV opens packets that have it, and no others, or it is refused."""
+    host = bench.host()
+    if host.ip(texts.state(host.dev, dir="in", icv=bits)).rc:
+        pytest.skip(f"the driver under test takes no ICV of {bits} bits")
+    host.ok(texts.policy(host.dev, dir="in"))
+    for seq, octets in enumerate((8, 12, 16), 1):
+        bench.arrive(packets.Esp(icv_bytes=octets).seal(PACKET, seq))
+        assert host.receive() == [PACKET] * (8 * octets == bits)
+
+
+@rule("OPS-15")
+@pytest.mark.parametrize("flag", ["", "flag decap-dscp"])
+def test_a_driver_that_takes_a_tunnel_s_flags_keeps_to_them(bench: Bench, flag: str) -> None:
+    """DECAP_DSCP: the packet gets the DSCP of the outer header, which it does not get without."""
+    host = bench.host()
+    if host.ip(texts.state(host.dev, dir="in", mode="tunnel", more=flag)).rc:
+        pytest.skip(f"the driver under test takes no tunnel {flag}")
+    host.ok(texts.policy(host.dev, dir="in", mode="tunnel"))
+    outer = packets.ip(b"", packets.ESP, tos=EXPEDITED)
+    bench.arrive(packets.Esp().seal(PACKET, 1, outer))
+    (inner,) = host.receive()
+    assert inner[1] == (EXPEDITED if flag else 0)
+    assert inner[20:] == PACKET[20:]
 
 
 @rule("OPS-15")

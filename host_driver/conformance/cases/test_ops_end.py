@@ -71,6 +71,27 @@ def test_a_deleted_sa_protects_nothing_any_more(bench: Bench) -> None:
     assert (a.errors(), b.errors()) == ([], [])
 
 
+@rule("OPS-16")
+def test_a_deleted_sa_stops_although_its_free_has_to_wait(bench: Bench) -> None:
+    """The card does not answer the end of one SA, so the collector waits; another that is deleted
+    meanwhile opens nothing any more, although its free has not come."""
+    host = bench.host()
+    spis = (0x1000, 0x1001)
+    for spi in spis:
+        host.ok(texts.state(host.dev, spi=spi, dir="in"))
+    host.ok(texts.policy(host.dev, dir="in"))
+    bench.arrive(*(packets.Esp(spi).seal(PACKET, 1) for spi in spis))
+    assert host.receive() == [PACKET] * 2
+    with host.restless():
+        bench.lab.faults.add(site="mailbox.reply", kind="drop", times=1)
+        for spi in spis:
+            host.ok(texts.delete(spi=spi))
+        host.census()  # the card works in order: now it has heard of both
+    bench.arrive(packets.Esp(0x1001).seal(PACKET, 2))
+    assert host.receive() == []
+    assert (host.order("U"), host.errors()) == ("A A pA D F D F", [])
+
+
 @rule("OPS-16", "OPS-17")
 def test_an_sa_that_was_never_inserted_is_ended_for_the_user(bench: Bench) -> None:
     """A duplicate: delete in the context of the request, without the lock; then free."""

@@ -110,6 +110,36 @@ def test_policy_delete_takes_the_policy_out_of_the_device(bench: Bench) -> None:
 
 
 @rule("OPS-32")
+def test_after_an_update_the_device_keeps_the_new_policy(bench: Bench) -> None:
+    """The old one goes, which has the same selector: packets take the SA of the new template, and
+    after DELPOLICY none."""
+    host = bench.host()
+    for reqid in (1, 2):
+        host.ok(texts.state(host.dev, spi=0x1000 + reqid, reqid=reqid))
+    host.ok(texts.policy(host.dev, reqid=1))
+    host.send([PACKET])
+    host.ok(texts.policy(host.dev, reqid=2, verb="update"))
+    host.send([PACKET])
+    host.ok(texts.policy_delete())
+    host.settle()
+    host.send([PACKET])
+    assert bench.spis() == [0x1001, 0x1002, 0]
+
+
+@rule("OPS-30")
+@pytest.mark.parametrize("which", [0x1000, 0x1001])
+def test_a_device_takes_the_spi_that_the_template_names(bench: Bench, which: int) -> None:
+    """Two SAs of one reqid, and a template that wants one of them."""
+    host = bench.host()
+    for spi in (0x1000, 0x1001):
+        host.ok(texts.state(host.dev, spi=spi))
+    policy = texts.policy(host.dev).replace("proto esp", f"proto esp spi {which:#x}")
+    host.ok(policy)
+    host.send([PACKET])
+    assert bench.spis() == [which]
+
+
+@rule("OPS-32")
 def test_every_end_of_a_policy_deletes_it_in_late_kernels(bench: Bench) -> None:
     """Delete, flush, replacement, expiry, end of the link: each time once, before the free. v6.2
     knew it of expiry alone, and of duplicates."""

@@ -252,6 +252,33 @@ def test_the_device_goes_by_the_number(bench: Bench, first: int) -> None:
     assert bench.spis() == [0x1000 + 10]
 
 
+@rule("SPD-25")
+@pytest.mark.parametrize(
+    ("narrow", "other"),
+    [
+        ("src 10.1.0.1/32 dst 10.1.0.0/24", {"src": "10.1.0.9"}),
+        ("src 10.1.0.0/24 dst 10.1.0.2/32", {"dst": "10.1.0.9"}),
+        ("src 10.1.0.0/24 dst 10.1.0.0/24", {"src": "10.1.1.1"}),
+        ("src 10.1.0.0/24 dst 10.1.0.0/24", {"dst": "10.1.1.1"}),
+        ("src 10.1.0.0/24 dst 10.1.0.0/24 proto udp", {"icmp": True}),
+        ("src 10.1.0.0/24 dst 10.1.0.0/24 proto udp dport 5000", {"dport": 5001}),
+        ("src 10.1.0.0/24 dst 10.1.0.0/24 proto udp sport 4000", {"sport": 4001}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "".join(value),
+)
+def test_a_device_covers_what_the_selector_covers(
+    bench: Bench, narrow: str, other: dict[str, Any]
+) -> None:
+    """An offloaded policy blocks a received packet that its selector matches, and no other."""
+    host = bench.host()
+    host.ok(f"xfrm policy add {narrow} dir in action block offload packet dev {host.dev}")
+    icmp = packets.ip(b"\x08\0\xf7\xff\0\0\0\0", 1)
+    outside = icmp if "icmp" in other else packets.udp(**other)
+    bench.arrive(PACKET)
+    bench.arrive(outside)
+    assert host.receive() == [outside]
+
+
 @rule("SPD-27")
 @pytest.mark.parametrize("first", [10, 20])
 def test_the_device_goes_by_the_number_for_what_comes_in(bench: Bench, first: int) -> None:

@@ -74,6 +74,19 @@ def test_all_else_stays(bench: Bench) -> None:
 
 
 @rule("STATE-31")
+def test_totals_go_on_over_an_update(bench: Bench) -> None:
+    """curlft is not copied: what passed before is still counted, and counts for the new limits."""
+    host = bench.host()
+    host.ok(texts.state())
+    host.ok(texts.policy())
+    assert host.send([packets.udp()] * 3) == [0] * 3
+    before = info(only(host)).curlft
+    host.ok(texts.state(verb="update", more="limit packet-hard 4"))
+    assert info(only(host)).curlft == before
+    assert host.send([packets.udp()] * 2) == [0, errno.EINVAL]
+
+
+@rule("STATE-31")
 @pytest.mark.parametrize("offered", [True, False])
 def test_the_offload_stays(bench: Bench, offered: bool) -> None:
     """Whether the request names a device or none; its own object is offered and goes again."""

@@ -71,6 +71,7 @@ def test_what_was_chosen_holds_until_something_changes(bench: Bench) -> None:
     host.ok(texts.state(host.dev, spi=0x2000))
     host.send([PACKET] * 2)
     host.ok(texts.delete(spi=0x2000))
+    host.settle()  # the card hears of it behind the packets that are on their way
     host.send([PACKET])
     host.ok(texts.policy(verb="update", template=False, more="action block"))
     assert host.send([PACKET]) == [errno.EPERM]

@@ -127,11 +127,13 @@ def test_polexpire_by_hand(bench: Bench) -> None:
 def test_what_newae_is_refused_for(bench: Bench) -> None:
     """Nothing to set, no NLM_F_REPLACE, an SA that is not VALID: EINVAL; no SA: ESRCH."""
     host = bench.host()
-    assert host.request(alloc_spi(0x1000)).errno == 0
+    assert host.request(new_sa()).errno == 0
+    assert host.request(alloc_spi(0x1002)).errno == 0
+    host.notes()
     assert host.request(new_ae({})).errno == errno.EINVAL
     assert host.request(new_ae(THRESHOLD, flags=ACK)).errno == errno.EINVAL
     assert host.request(new_ae(THRESHOLD, spi=0x1001)).errno == errno.ESRCH
-    assert host.request(new_ae(THRESHOLD)).errno == errno.EINVAL
+    assert host.request(new_ae(THRESHOLD, spi=0x1002)).errno == errno.EINVAL
     assert host.note_names() == []
 
 

@@ -176,6 +176,8 @@ def test_flush_type_default_and_label(bench: Bench) -> None:
     assert host.request(new_policy(attributes=sub)).errno == 0
     (note,) = host.policies()
     assert layouts.USERPOLICY_TYPE.read(note.attributes[Attr.POLICY_TYPE]).type == 1
+    host.ok("xfrm policy flush ptype main")
+    assert len(host.policies()) == 1
 
     host.notes()
     wanted = layouts.USERPOLICY_DEFAULT.make(in_=1, fwd=2, out=1)

@@ -108,10 +108,11 @@ class Host:
 
     def step(self, now_ns: int, inputs: Sequence[tuple[Channel, bytes]]) -> Output:
         """Take messages, give messages. Never raises for bad input: that is counted."""
-        self._now_ns = self.mailbox.now_ns = now_ns
+        self._now_ns = self.mailbox.now_ns = self.edge.now_ns = now_ns
         self.net.now_ns = now_ns + self.clock_ahead_ns
         for channel, raw in inputs:
             self._take(channel, raw)
+        self.edge.release()
         self.mailbox.expire(now_ns)
         self.net.run_timers()
         self._tick()
@@ -130,6 +131,7 @@ class Host:
             self._timer_ns(),
             self.tx.deadline_ns(),
             self._tick_ns if self._needs_reconcile() else None,
+            self.faults.deadline_ns(),
         ]
         return min((ns for ns in deadlines if ns is not None), default=None)
 
@@ -178,9 +180,8 @@ class Host:
             handler(message, raw)
 
     def _reply(self, message: Message, raw: bytes) -> None:
-        command = self.mailbox.command_of(message.body) if self.faults.fired() else None
-        for one in self.edge.reply(raw, message, command):
-            self.mailbox.replied(one.body)
+        command = self.mailbox.command_of(message.body) if self.faults.armed else None
+        self.edge.reply(raw, message, command, lambda one: self.mailbox.replied(one.body))
 
     def _events(self, message: Message, raw: bytes) -> None:
         try:
@@ -188,33 +189,34 @@ class Host:
         except RingError:
             self.counters["events_index_unexpected"] += 1
             return
-        if events := self.edge.events(message):
+        self.edge.events(message, self._happened)
+
+    def _happened(self, events: list[Event]) -> None:
+        if events:
             self._driver_hook("handle_events", events)
 
     def _tx_done(self, message: Message, raw: bytes) -> None:
-        for one in self.edge.arrived(raw, message):
-            self.tx.done(one, self._now_ns)
+        self.edge.arrived(raw, message, lambda one: self.tx.done(one, self._now_ns))
 
     def _receive(self, message: Message, raw: bytes) -> None:
-        arrived = self.edge.arrived(raw, message)
-        for one in arrived:
-            self.rx.arrived(one)
-        if not arrived:
+        if not self.edge.arrived(raw, message, self.rx.arrived):
             self.rx.lost(message)
 
     def _sa_counters(self, message: Message, raw: bytes) -> None:
-        for one in self.edge.arrived(raw, message):
-            if len(one.body) % SA_COUNTERS.itemsize:
-                self.counters["counters_malformed"] += 1
-                continue
-            self._driver_hook("handle_counters", np.frombuffer(one.body, SA_COUNTERS))
-            try:
-                lost = self._records.arrived(one.index, one.count)
-            except RingError:  # doubled: totals are absolute, so taking them twice changes nothing
-                continue
-            if lost:
-                self.counters["counters_lost"] += lost
-                self._driver_hook("handle_events", [Event(EventType.OVERRUN, 0, 0)])
+        self.edge.arrived(raw, message, self._count_sas)
+
+    def _count_sas(self, message: Message) -> None:
+        if len(message.body) % SA_COUNTERS.itemsize:
+            self.counters["counters_malformed"] += 1
+            return
+        self._driver_hook("handle_counters", np.frombuffer(message.body, SA_COUNTERS))
+        try:
+            lost = self._records.arrived(message.index, message.count)
+        except RingError:  # doubled: totals are absolute, so taking them twice changes nothing
+            return
+        if lost:
+            self.counters["counters_lost"] += lost
+            self._driver_hook("handle_events", [Event(EventType.OVERRUN, 0, 0)])
 
     # Packets.
 

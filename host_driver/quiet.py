@@ -42,7 +42,7 @@ class Quiet:
     def _busy(self) -> bool:
         host = self._host
         others = len(host.sched) - (self._quiescing - 1)  # the one that runs is on no list
-        return others > 0 or not host.tx.idle or not host.mailbox.idle
+        return others > 0 or not host.tx.idle or not host.mailbox.idle or host.faults.held > 0
 
     def _moved(self) -> dict[str, int]:
         host = self._host

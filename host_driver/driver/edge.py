@@ -6,9 +6,9 @@ ring.counters. Without an armed fault a message passes untouched.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -27,11 +27,19 @@ EVENT_TYPES = frozenset(EventType)
 
 Output = list[tuple[Channel, bytes]]
 
+T = TypeVar("T")
+Take = Callable[[T], None]
+
 
 class Edge:
-    """Collects what goes out (`take`), and breaks what the fault table says."""
+    """Collects what goes out (`take`), and breaks what the fault table says.
+
+    What comes in goes on to a function that the host gives with it, once, twice or never, now or
+    when a fault lets it go (`release`).
+    """
 
     def __init__(self, faults: FaultTable, counters: Counter[str]) -> None:
+        self.now_ns = 0
         self._faults = faults
         self._counters = counters
         self._output: Output = []
@@ -41,67 +49,116 @@ class Edge:
         output, self._output = self._output, []
         return output
 
+    def release(self) -> None:
+        """Let everything go on whose delay is over."""
+        for released in self._faults.due(self.now_ns):
+            released.context(released.data)
+
+    # Out.
+
     def command(self, message: bytearray, command: AnyCommand) -> None:
         """A COMMAND to the card. Each copy is a buffer of its own, because readers zero them."""
-        data: Any = message
-        copies: list[Any] = self._faults.apply("mailbox.command", data, opcode_fact(command))
-        if copies != [data]:
-            copies = [bytearray(copy) for copy in copies]
-            message[:] = bytes(len(message))
-        self._output += [(Channel.MAILBOX, copy) for copy in copies]
+        self._pass("mailbox.command", message, opcode_fact(command), self._to_mailbox)
 
     def ring(self, message: bytes) -> None:
         """A TX or RX_DONE message to the card."""
         site = RING_SITES.get(Kind(message[3]))  # the kind stands in byte 3 of the header
-        for copy in self._faults.apply(site, message, {}) if site else (message,):
-            self._output.append((Channel.RINGS, copy))
+        if site is None:
+            self._to_rings(message)
+        else:
+            self._pass(site, message, {}, self._to_rings)
 
     def control(self, message: bytes) -> None:
         """An answer or HELLO to the lab; no fault site."""
         self._output.append((Channel.CONTROL, message))
 
-    def reply(self, raw: bytes, message: Message, command: AnyCommand | None) -> list[Message]:
-        """What becomes of a REPLY."""
-        return self._reread("mailbox.reply", raw, message, opcode_fact(command))
+    def _to_mailbox(self, message: Any) -> None:
+        self._output.append((Channel.MAILBOX, message))
 
-    def arrived(self, raw: bytes, message: Message) -> list[Message]:
-        """What becomes of a ring message from the card."""
-        return self._reread(RING_SITES[message.kind], raw, message, {})
+    def _to_rings(self, message: bytes) -> None:
+        self._output.append((Channel.RINGS, message))
 
-    def events(self, message: Message) -> list[Event]:
+    # In.
+
+    def reply(
+        self, raw: bytes, message: Message, command: AnyCommand | None, then: Take[Message]
+    ) -> None:
+        """A REPLY to `command`."""
+        self._reread("mailbox.reply", raw, message, opcode_fact(command), then)
+
+    def arrived(self, raw: bytes, message: Message, then: Take[Message]) -> bool:
+        """A ring message from the card; False when a fault lost it for good."""
+        return self._reread(RING_SITES[message.kind], raw, message, {}, then)
+
+    def events(self, message: Message, then: Take[list[Event]]) -> None:
         """The events of a message; faults hit them one by one, malformed ones are counted."""
         try:
             events = msgspec.msgpack.decode(message.body, type=list[Event])
         except (msgspec.MsgspecError, ValueError):
             self._counters["events_malformed"] += message.count
-            return []
-        if not self._faults.fired():
-            return events
-        return [changed for event in events for changed in self._break_event(event)]
+            return
+        if not self._faults.armed:
+            then(events)
+            return
 
-    def _break_event(self, event: Event) -> list[Event]:
-        name = EventType(event.type).name if event.type in EVENT_TYPES else str(event.type)
-        facts = {"type": name, "handle": event.handle}
-        kept = []
-        for copy in self._faults.apply("events", msgspec.msgpack.encode(event), facts):
+        now: list[Event] = []  # what passes at once stays together
+        passing = True
+
+        def read(copy: bytes) -> None:
             try:
-                kept.append(msgspec.msgpack.decode(copy, type=Event))
+                event = msgspec.msgpack.decode(copy, type=Event)
             except (msgspec.MsgspecError, ValueError):
                 self._counters["events_malformed"] += 1
-        return kept
+                return
+            if passing:
+                now.append(event)
+            else:
+                then([event])
+
+        for event in events:
+            name = EventType(event.type).name if event.type in EVENT_TYPES else str(event.type)
+            facts = {"type": name, "handle": event.handle}
+            self._pass("events", msgspec.msgpack.encode(event), facts, read)
+        passing = False
+        then(now)
 
     def _reread(
-        self, site: str, raw: bytes, message: Message, facts: Mapping[str, object]
-    ) -> list[Message]:
-        if not self._faults.fired():
-            return [message]
-        results = []
-        for copy in self._faults.apply(site, bytes(raw), facts):
+        self,
+        site: str,
+        raw: bytes,
+        message: Message,
+        facts: Mapping[str, object],
+        then: Take[Message],
+    ) -> bool:
+        if not self._faults.armed:
+            then(message)
+            return True
+
+        taken = False
+
+        def read(copy: bytes) -> None:
+            nonlocal taken
             with suppress(FrameError):
-                results.append(unpack(copy))
-                continue
+                again = unpack(copy)
+                if again.kind is message.kind:
+                    taken = True
+                    then(again)
+                    return
             self._counters["messages_malformed"] += 1
-        return [result for result in results if result.kind is message.kind]
+
+        return self._pass(site, bytes(raw), facts, read) or taken
+
+    def _pass(
+        self, site: str, data: bytes | bytearray, facts: Mapping[str, object], go: Take[Any]
+    ) -> bool:
+        """`go` takes what becomes of a message; True when some of it is held and goes later."""
+        held = self._faults.held
+        copies = self._faults.apply(site, data, facts, self.now_ns, go)
+        waits = self._faults.held > held
+        for copy in copies:
+            go(copy)
+        self.release()
+        return waits
 
 
 def opcode_fact(command: AnyCommand | None) -> dict[str, object]:

@@ -9,7 +9,8 @@ from typing import Self
 from host_driver import control
 from host_driver.lab.asking import World
 from host_driver.lab.capture import Capture
-from host_driver.lab.handles import FaultsHandle, HostHandle, WireHandle
+from host_driver.lab.faults import FaultsHandle
+from host_driver.lab.handles import HostHandle, WireHandle
 from host_driver.lab.settings import Settings
 from proto.limits import SETTLE_TIMEOUT_MS
 from proto.status import OffloadError

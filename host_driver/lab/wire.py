@@ -11,6 +11,7 @@ a fault, because a card gets its credits back only when its frames were handed o
 import errno
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from proto.faults import FaultTable
@@ -50,6 +51,15 @@ class _Queued(NamedTuple):
     owner: int | None
 
 
+@dataclass(slots=True)
+class _Route:
+    """Where a frame goes, and to whom its credit with the last of the `left` it has become."""
+
+    dst: int | None
+    owner: int | None
+    left: int = 1
+
+
 class _Port:
     """The wire's end at one card."""
 
@@ -87,12 +97,13 @@ class Wire:
             self.counters[f"injected_{port}"] += 1
             self._enter(Frame(data, now_ns, None, port), None)
         self._injected.clear()
+        self._release(now_ns)
         return self._send()
 
     def deadline_ns(self) -> int | None:
-        """At once where something waits that can leave, else never."""
+        """At once where something waits that can leave, else when a fault lets a frame go."""
         can_leave = any(port.queue and port.leaving.credits for port in self._ports)
-        return 0 if can_leave or self._injected else None
+        return 0 if can_leave or self._injected else self.faults.deadline_ns()
 
     # --- what the lab does with it ---
 
@@ -122,7 +133,9 @@ class Wire:
 
     def quiet(self) -> bool:
         """Whether nothing waits here and every frame handed on was taken."""
-        busy = any(port.queue or port.leaving.outstanding for port in self._ports)
+        busy = self.faults.held > 0 or any(
+            port.queue or port.leaving.outstanding for port in self._ports
+        )
         return not busy and not self._injected
 
     # --- inside ---
@@ -149,25 +162,37 @@ class Wire:
             self.counters["record_dropped"] += 1
         self._record.append(frame)
 
-        results = (
-            self.faults.apply("wire", frame.data, _facts(frame)) if self._armed else [frame.data]
-        )
-        if not results:
-            self.counters["fault_dropped"] += 1
-        if frame.dst is None:
-            self.counters["open_end"] += len(results)
-        if frame.dst is None or not results:
-            if owner is not None:
-                self._ports[owner].done += 1
+        route = _Route(frame.dst, owner)
+        if not self.faults.armed:
+            self._forward(frame.data, route)
             return
+        held = self.faults.held
+        results = self.faults.apply("wire", frame.data, _facts(frame), frame.time, route)
+        route.left = len(results) + self.faults.held - held
+        if not route.left:
+            self.counters["fault_dropped"] += 1
+            self._credit(owner)
+        for data in results:
+            self._forward(data, route)
+        self._release(frame.time)
 
-        queue = self._ports[frame.dst].queue
-        queue.extend(_Queued(data, None) for data in results[:-1])
-        queue.append(_Queued(results[-1], owner))
+    def _release(self, now_ns: int) -> None:
+        for released in self.faults.due(now_ns):
+            self._forward(bytes(released.data), released.context)
 
-    @property
-    def _armed(self) -> bool:
-        return bool(self.faults.fired())
+    def _forward(self, data: bytes, route: _Route) -> None:
+        """Queue one of the frames that a frame became."""
+        route.left -= 1
+        owner = None if route.left else route.owner
+        if route.dst is None:
+            self.counters["open_end"] += 1
+            self._credit(owner)
+        else:
+            self._ports[route.dst].queue.append(_Queued(data, owner))
+
+    def _credit(self, owner: int | None) -> None:
+        if owner is not None:
+            self._ports[owner].done += 1
 
     def _send(self) -> list[tuple[int, bytes]]:
         outputs = []
@@ -180,8 +205,7 @@ class Wire:
                 outputs.append((number, pack(Kind.WIRE, body, index, count)))
                 self.counters[f"to_{number}"] += count
                 for queued in batch:
-                    if queued.owner is not None:
-                        self._ports[queued.owner].done += 1
+                    self._credit(queued.owner)
         for number, port in enumerate(self._ports):
             if port.done:
                 outputs.append((number, pack(Kind.WIRE_DONE, count=port.done)))

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults: what to break, where, how often. Seeded; probability 0 changes no byte.
+
+sites.py   the table of sites and kinds       armed.py   when an armed fault happens
+spec.py    FaultSpec, and what is refused     held.py    broken copies, messages held back
+table.py   FaultTable: what a party asks
+"""
+
+from proto.faults.held import Released
+from proto.faults.sites import MESSAGE_KINDS, SITES, Kind, Site, concerned
+from proto.faults.spec import FaultSpec, check
+from proto.faults.table import FaultTable, Fired, Firing
+
+__all__ = [
+    "MESSAGE_KINDS",
+    "SITES",
+    "FaultSpec",
+    "FaultTable",
+    "Fired",
+    "Firing",
+    "Kind",
+    "Released",
+    "Site",
+    "check",
+    "concerned",
+]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where faults can happen and what they can be: the one table behind checks, help and documents.
+
+A site belongs to one party, which asks its own table of armed faults there. At a message site every
+message passes through `FaultTable.apply`, and the kinds of MESSAGE_KINDS are done by the table;
+what else a site offers it does itself, told by `FaultTable.fire`.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+VALUE_MAX = (1 << 63) - 1
+
+Party = Literal["host", "card", "wire"]
+
+
+class Kind(NamedTuple):
+    """What a fault does. `value`: the type of FaultSpec.value, None = it takes none.
+
+    A number lies in low..high; `needs` names fields without which the kind means nothing.
+    """
+
+    what: str
+    value: type[int] | type[str] | None = None
+    low: int = 0
+    high: int = VALUE_MAX
+    needs: tuple[str, ...] = ()
+
+
+class Site(NamedTuple):
+    """One place. `facts` are what `match` may name; `lane` the fact that tells streams apart whose
+    messages have no order among each other; `messages` whether bytes pass here."""
+
+    party: Party
+    what: str
+    kinds: Mapping[str, Kind]
+    facts: tuple[str, ...] = ()
+    messages: bool = False
+    lane: str = ""
+
+
+MESSAGE_KINDS: dict[str, Kind] = {
+    "drop": Kind("the message is gone"),
+    "duplicate": Kind("it comes again, `value` times (1)", int, 1, 64),
+    "corrupt": Kind("bit `value` flips (drawn)", int),
+    "truncate": Kind("`value` bytes of it are left (0)", int),
+    "delay": Kind("held `delay_ms` and a drawn part of `value` ms (0)", int, 0, 86_400_000,
+                  ("delay_ms",)),
+    "reorder": Kind("held until `value` later ones have passed (1), at most `delay_ms` (1000)",
+                    int, 1, 1024),
+    "burst": Kind("it and the next ones are gone, `value` in all", int, 1, needs=("value",)),
+}  # fmt: skip
+RATE = Kind("the stream gets no more than `value` bytes a second", int, 1, needs=("value",))
+
+SITES: dict[str, Site] = {
+    "mailbox.command": Site(
+        "host", "a command on its way to the card", MESSAGE_KINDS, ("opcode",), messages=True
+    ),
+    "mailbox.reply": Site(
+        "host", "a reply on its way to the driver", MESSAGE_KINDS, ("opcode",), messages=True
+    ),
+    "events": Site(
+        "host", "one event on its way to the driver", MESSAGE_KINDS, ("type", "handle"),
+        messages=True,
+    ),
+    "ring.tx": Site("host", "the doorbell of transmit descriptors", MESSAGE_KINDS, messages=True),
+    "ring.tx_done": Site("host", "completions of transmit descriptors", MESSAGE_KINDS,
+                         messages=True),
+    "ring.rx": Site("host", "received descriptors", MESSAGE_KINDS, messages=True),
+    "ring.counters": Site("host", "counter records of SAs", MESSAGE_KINDS, messages=True),
+    "wire": Site(
+        "wire", "a frame between the cards", {**MESSAGE_KINDS, "rate": RATE},
+        ("src", "dst", "esp", "spi"), messages=True, lane="dst",
+    ),
+}  # fmt: skip
+
+
+def concerned(site: str, kind: str) -> frozenset[str]:
+    """The sites that a fault at `site` means: that one, or all below it, where the kind exists."""
+    return frozenset(
+        name
+        for name, offered in SITES.items()
+        if (name == site or name.startswith(site + ".")) and kind in offered.kinds
+    )
+
+
+def done_by_table(site: str, kind: str) -> bool:
+    """Whether `FaultTable.apply` does this kind there; else the site asks `FaultTable.fire`."""
+    return SITES[site].messages and (kind in MESSAGE_KINDS or kind == "rate")

@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets for cases, and an ESP of the suite's own (RFC 4303, RFC 4106) on `cryptography`.
+"""Packets for cases, and the reference ESP under the suite's key.
 
-It shares no code with the card or the core, so what it seals and opens judges both.
+The ESP shares no code with the card or the core (`simulate.esp`), so what it seals and opens judges
+both.
 """
 
 import ipaddress
 import struct
-from dataclasses import dataclass
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from dataclasses import dataclass, field
 
 from host_driver.conformance.messages import DESTINATION, KEY, SOURCE
+from host_driver.simulate import esp
+from host_driver.simulate.esp import is_esp, spi
+from host_driver.simulate.headers import (
+    ESP,
+    ETHERNET_BYTES,
+    UDP,
+    checksum,
+    header_bytes,
+    protocol,
+)
 
-ETHERNET_BYTES = 14
-UDP, ESP, IPIP, IPV6_IN = 17, 50, 4, 41
-SALT_BYTES, IV_BYTES = 4, 8
-
-
-def checksum(data: bytes) -> int:
-    """RFC 1071."""
-    total: int = sum(struct.unpack(f">{len(data) // 2}H", data[: len(data) & ~1]))
-    total += data[-1] << 8 if len(data) & 1 else 0
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
+__all__ = [
+    "ESP", "ETHERNET_BYTES", "UDP", "Esp", "broken", "checksum", "frame", "header_bytes", "ip",
+    "is_esp", "protocol", "spi", "udp", "with_option",
+]  # fmt: skip
 
 
 def ip(
@@ -62,28 +63,6 @@ def frame(packet: bytes, to: bytes = bytes(6), source: bytes = b"\x02peer\x01") 
     return to + source + (b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet
 
 
-def header_bytes(packet: bytes) -> int:
-    """Length of the IP header, without IPv6 extension headers."""
-    return (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else 40
-
-
-def protocol(packet: bytes) -> int:
-    """Protocol of IPv4, next header of IPv6."""
-    return packet[9] if packet[0] >> 4 == 4 else packet[6]
-
-
-def _carrying(packet: bytes, proto: int, payload: bytes) -> bytes:
-    """The packet's IP header around another payload."""
-    size = header_bytes(packet)
-    head = bytearray(packet[:size])
-    if size == 40 and head[0] >> 4 == 6:
-        head[4:6], head[6] = len(payload).to_bytes(2), proto
-    else:
-        head[2:4], head[9], head[10:12] = (size + len(payload)).to_bytes(2), proto, bytes(2)
-        head[10:12] = checksum(bytes(head)).to_bytes(2)
-    return bytes(head) + payload
-
-
 def with_option(packet: bytes) -> bytes:
     """An IPv4 packet with three no-operations and an end of options in its header."""
     head = bytearray(packet[:20]) + b"\x01\x01\x01\0"
@@ -98,54 +77,8 @@ def broken(packet: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class Esp:
-    """One AES-GCM SA of the suite. `high` is the ESN high half, None without ESN."""
+class Esp(esp.Esp):
+    """One AES-GCM SA of the suite, see `simulate.esp.Esp`."""
 
     spi: int = 0x1000
-    key: bytes = KEY
-    icv_bytes: int = 16
-    high: int | None = None
-
-    def seal(self, packet: bytes, seq: int, outer: bytes | None = None) -> bytes:
-        """The packet protected: in transport mode, or whole behind the header of `outer`."""
-        size = 0 if outer else header_bytes(packet)
-        inner, following = packet[size:], protocol(packet)
-        if outer:
-            following = IPIP if packet[0] >> 4 == 4 else IPV6_IN
-        return _carrying(outer or packet, ESP, self.body(inner, following, seq))
-
-    def body(self, inner: bytes, following: int, seq: int, iv: bytes | None = None) -> bytes:
-        """ESP header, IV, ciphertext and ICV."""
-        pad = -(len(inner) + 2) % 4
-        clear = inner + bytes(range(1, pad + 1)) + bytes((pad, following))
-        iv = iv or struct.pack(">II", self.high or 0, seq)
-        sealed = self._cipher().encrypt(self.key[-SALT_BYTES:] + iv, clear, self._aad(seq))
-        return struct.pack(">II", self.spi, seq) + iv + sealed[: len(clear) + self.icv_bytes]
-
-    def open(self, packet: bytes, *, tunnel: bool = False) -> bytes:
-        """The clear packet inside. Raises cryptography.exceptions.InvalidTag; 16-byte ICV only."""
-        at = header_bytes(packet)
-        spi, seq = struct.unpack_from(">II", packet, at)
-        assert spi == self.spi, f"SPI {spi:#x}, not {self.spi:#x}"
-        iv, sealed = packet[at + 8 : at + 16], packet[at + 16 :]
-        clear = self._cipher().decrypt(self.key[-SALT_BYTES:] + iv, sealed, self._aad(seq))
-        inner = clear[: -2 - clear[-2]]
-        return inner if tunnel else _carrying(packet, clear[-1], inner)
-
-    def _cipher(self) -> AESGCM:
-        return AESGCM(self.key[:-SALT_BYTES])
-
-    def _aad(self, seq: int) -> bytes:
-        high = b"" if self.high is None else self.high.to_bytes(4)
-        return self.spi.to_bytes(4) + high + seq.to_bytes(4)
-
-
-def spi(packet: bytes) -> int:
-    """The SPI of an ESP packet; 0 of any other."""
-    at = header_bytes(packet)
-    return int.from_bytes(packet[at : at + 4]) if is_esp(packet) else 0
-
-
-def is_esp(packet: bytes) -> bool:
-    """Whether the packet is ESP, not encapsulated in UDP."""
-    return protocol(packet) == ESP
+    key: bytes = field(default=KEY, repr=False)

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from host_driver.demo import LAN_PCAP
 from host_driver.demo.cast import A4, B4, Keys, Sa, Traffic, ends_of, recorded, without_key
-from host_driver.demo.observer import ETHERNET_BYTES, Observer, ip_header_bytes, is_esp
+from host_driver.demo.observer import Observer
 from host_driver.demo.page import Page, beside, counters
 from host_driver.lab import Lab
 from host_driver.lab.pcapng import EspKey, write_esp_keys
+from host_driver.simulate.esp import is_esp
+from host_driver.simulate.headers import ETHERNET_BYTES, header_bytes
 from proto import netlink
 from proto.xfrm import Msg
 from proto.xfrm_structs import UserExpire
@@ -181,7 +183,7 @@ class Story:
         clear, frame = covered[0], sealed[0]
         packet = frame[ETHERNET_BYTES:]
         self.page.say(beside(clear, packet, ("clear, from the IP header", "ESP"), rows=8))
-        payload = clear[ip_header_bytes(clear) + 8 :]
+        payload = clear[header_bytes(clear) + 8 :]
         self.page.expect("its payload is not to be seen", payload[:16] not in packet, True)
 
     def soft_limit(self, old: Sa, flow: list[bytes]) -> Sa:
@@ -245,7 +247,7 @@ class Story:
         page.title(8, "One bit flips on the wire, in the first of three packets")
         flow = [packet for packet in packets if ends_of(packet) == (sa.src, sa.dst)][:3]
         before = self.hosts[0].nic.counters()["rx_drop_integrity"]
-        bit = 8 * (ETHERNET_BYTES + ip_header_bytes(flow[0]) + 16) + 3  # behind ESP header and IV
+        bit = 8 * (ETHERNET_BYTES + header_bytes(flow[0]) + 16) + 3  # behind ESP header and IV
         self.lab.faults.add(
             site="wire", kind="corrupt", match={"spi": f"{sa.spi:#x}"}, times=1, value=bit
         )

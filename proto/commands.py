@@ -235,7 +235,10 @@ class SaState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
-    """Answer to the command with the same token. `status` is a Status, `text` says what and why."""
+    """Answer to the command with the same token. `status` is a Status, `text` says what and why.
+
+    With a `delivery` (proto.status.Delivery) other than OK the firmware never saw the command.
+    """
 
     token: int
     status: int = 0
@@ -246,6 +249,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     caps: Caps | None = None
     sa: SaState | None = None
     values: dict[str, int] = {}
+    delivery: int = 0
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
@@ -253,7 +257,8 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
 
     `token % MAILBOX_SLOTS` is the slot, the rest a running generation, so no token is used twice. A
     card executes a token once: when the token of a slot comes again (doubled, or sent again because
-    the reply was lost) it repeats the reply that it gave.
+    the reply was lost) it repeats the reply that it gave. One that is older than the slot's last
+    was held up on the way; its command is not executed.
     """
 
     token: int

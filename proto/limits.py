@@ -23,7 +23,10 @@ OPEN_DUMPS = 64
 
 # Mailbox and event queue.
 MAILBOX_SLOTS = 32
+MAILBOX_QUEUE = 4096  # commands that wait for a slot
+MAILBOX_MESSAGE_BYTES = 8192  # of one command; the longest has a replay window of 4096 packets
 COMMAND_TIMEOUT_MS = 2_000
+RESET_TIMEOUT_MS = 10_000  # of commands that empty the whole card
 EVENT_QUEUE = 1024
 RECONCILE_INTERVAL_MS = 1_000
 RECONCILE_BATCH = 256

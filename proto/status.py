@@ -34,19 +34,79 @@ class Status(IntEnum):
     NOT_SUPPORTED = 7
     BAD_MESSAGE = 8
     INTERNAL_ERROR = 9
+    BAD_SYSTEM_STATE = 10
+    NOT_READY = 11
+    LIMIT_EXCEEDED = 12
+    BAD_OBJECT_STATE = 13
+    BAD_INDEX = 14
+    NO_RESOURCES_NOW = 15
+    BAD_QUEUE_STATE = 16
+    BAD_PACKET = 17
+    TOO_MANY_OUTSTANDING = 18
+    BAD_INPUT_LENGTH = 19
+    BAD_OUTPUT_LENGTH = 20
 
 
 STATUS_ERRNO: dict[Status, int] = {
     Status.OK: 0,
-    Status.BAD_OPCODE: _errno.EOPNOTSUPP,
+    Status.BAD_OPCODE: _errno.EINVAL,  # EOPNOTSUPP would mean "use software" (STATE-24)
     Status.BAD_PARAMETER: _errno.EINVAL,
     Status.BAD_OBJECT: _errno.ENOENT,
     Status.NO_RESOURCES: _errno.ENOSPC,
     Status.OBJECT_BUSY: _errno.EBUSY,
     Status.EXISTS: _errno.EEXIST,
-    Status.NOT_SUPPORTED: _errno.EINVAL,  # EOPNOTSUPP would mean "use software" (STATE-24)
+    Status.NOT_SUPPORTED: _errno.EINVAL,
     Status.BAD_MESSAGE: _errno.EBADMSG,
     Status.INTERNAL_ERROR: _errno.EIO,
+    Status.BAD_SYSTEM_STATE: _errno.EIO,
+    Status.NOT_READY: _errno.EAGAIN,
+    Status.LIMIT_EXCEEDED: _errno.ENOMEM,
+    Status.BAD_OBJECT_STATE: _errno.EINVAL,
+    Status.BAD_INDEX: _errno.EINVAL,
+    Status.NO_RESOURCES_NOW: _errno.EAGAIN,
+    Status.BAD_QUEUE_STATE: _errno.EINVAL,
+    Status.BAD_PACKET: _errno.EINVAL,
+    Status.TOO_MANY_OUTSTANDING: _errno.EINVAL,
+    Status.BAD_INPUT_LENGTH: _errno.EIO,
+    Status.BAD_OUTPUT_LENGTH: _errno.EIO,
+}
+
+
+@unique
+class Delivery(IntEnum):
+    """Whether a command reached the firmware at all; the Status counts only with OK.
+
+    ABORTED is the driver's own: it gave the command up because the card is in error, or gone. The
+    Status beside it says how the driver took it.
+    """
+
+    OK = 0
+    SIGNATURE = 1
+    TOKEN = 2
+    BLOCK_NUMBER = 3
+    OUTPUT_POINTER = 4
+    INPUT_POINTER = 5
+    FIRMWARE = 6
+    INPUT_LENGTH = 7
+    OUTPUT_LENGTH = 8
+    RESERVED = 9
+    DESCRIPTOR = 16
+    ABORTED = 17
+
+
+DELIVERY_ERRNO: dict[Delivery, int] = {
+    Delivery.OK: 0,
+    Delivery.SIGNATURE: _errno.EBADR,
+    Delivery.TOKEN: _errno.EBADR,
+    Delivery.BLOCK_NUMBER: _errno.EFAULT,
+    Delivery.OUTPUT_POINTER: _errno.EFAULT,
+    Delivery.INPUT_POINTER: _errno.EFAULT,
+    Delivery.FIRMWARE: _errno.EIO,
+    Delivery.INPUT_LENGTH: _errno.ENOMSG,
+    Delivery.OUTPUT_LENGTH: _errno.ENOMSG,
+    Delivery.RESERVED: _errno.ENOMSG,
+    Delivery.DESCRIPTOR: _errno.ENOMSG,
+    Delivery.ABORTED: _errno.ENXIO,
 }
 
 
@@ -57,6 +117,8 @@ class Syndrome(IntEnum):
     NONE = 0
     UNKNOWN_OPCODE = 0x1001
     MALFORMED = 0x1002
+    TOKEN_STALE = 0x1003
+    MESSAGE_TOO_LONG = 0x1004
     HANDLE_UNKNOWN = 0x1101
     HANDLE_IN_USE = 0x1102
     TABLE_FULL = 0x1103

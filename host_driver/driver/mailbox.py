@@ -1,81 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mailbox: MAILBOX_SLOTS commands at a time, a queue behind them, one reply per token.
+"""The mailbox: MAILBOX_SLOTS commands at a time, queues behind them, one reply per token.
 
 A token is the slot and a running generation, so a late or doubled reply finds no waiter and is
 counted; it never completes another command (INV-48). A slot lives like this:
 
-    free -> sent -> answered -> free              the usual way
-            sent -> stalled -> answered -> free   no reply in COMMAND_TIMEOUT_MS: the caller gets
-                                                  -ETIMEDOUT, the same token is sent again until
-                                                  the card answers, and `CommandTimeout.late` tells
-                                                  what became of the command (F-CTL-01, F-CTL-02)
+    from      to        when
+    free      sent      a queued command gets the slot
+    sent      free      its reply is here (in any order of slots, F-CTL-11)
+    sent      stalled   no reply by the command's deadline, or one with a token that was never given
+                        (F-CTL-01, F-CTL-05): the caller gets CommandUnknown, and the same token is
+                        sent again at each deadline; the card executes it once
+    stalled   free      the reply comes late: `CommandUnknown.late` tells (F-CTL-02)
+    any       free      `fail_all` or `begin`: the card that could still answer is given up
 
-Prohibited: stalled -> free without a reply (the card may still work on it). When every slot is
-stalled, new commands fail with -EAGAIN at once (F-CTL-09); posted ones wait.
+    prohibited: stalled -> free while the card may still work on it; sent -> sent with another
+    command; free -> anything by a reply (late, doubled and unknown ones are counted)
+
+Before a deadline counts, entries whose interrupt got lost are looked for (F-CTL-03).
+
+`driver.slots` says who gets a slot. A command that finds every slot it may have stalled fails with
+-EAGAIN at once (F-CTL-09), one that waits for a slot longer than its deadline with -EBUSY; posted
+ones wait. The card's slowness costs time, never memory: the queues are bounded.
 """
 
 import errno
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 
+from host_driver.driver.command import (
+    CommandTimeout,
+    CommandUnknown,
+    Lane,
+    checked,
+    failure,
+    lane,
+    opcode,
+    timeout_ms,
+    wipe_key,
+)
+from host_driver.driver.slots import Pending, Slots
 from host_driver.sleep import Completion, Sleep, wait
 from proto.commands import AnyCommand, Reply, Request
 from proto.frame import HEADER, Kind, pack_into
-from proto.limits import COMMAND_TIMEOUT_MS, MAILBOX_SLOTS
-from proto.status import STATUS_ERRNO, OffloadError, Status
+from proto.limits import COMMAND_TIMEOUT_MS, MAILBOX_QUEUE, MAILBOX_SLOTS
+from proto.status import Delivery, OffloadError, Status
 
 TIMEOUT_NS = COMMAND_TIMEOUT_MS * 1_000_000
 GENERATION_MAX = (1 << 32) // MAILBOX_SLOTS - 1
-
-
-class CommandTimeout(OffloadError):
-    """No reply in time. `late` completes with the Reply that comes in the end: an object that
-    `command` created in spite of it belongs to whoever caught this."""
-
-    def __init__(self, text: str, command: AnyCommand, late: Completion) -> None:
-        super().__init__(errno.ETIMEDOUT, text)
-        self.command = command
-        self.late = late
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A command on its way. `answered` completes with a Reply or an OffloadError."""
-
-    command: AnyCommand
-    patient: bool
-    answered: Completion = field(default_factory=Completion)
-    late: Completion = field(default_factory=Completion)
-    token: int = 0
-    deadline_ns: int = 0
-    stalled: bool = False
-
-
-def opcode(command: AnyCommand) -> str:
-    """`CREATE_SA` for CreateSa: how a command is called in texts."""
-    name = type(command).__name__
-    return "".join("_" + c if c.isupper() else c.upper() for c in name).lstrip("_")
-
-
-def _wipe_key(command: AnyCommand) -> None:
-    """Zero the driver's copy of a key, which it keeps only while the command may be sent again."""
-    key: object = getattr(command, "key", None)
-    if isinstance(key, bytearray):
-        key[:] = bytes(len(key))
-
-
-def failure(command: AnyCommand, reply: Reply) -> OffloadError | None:
-    """What a reply other than OK means to the caller; the text carries the syndrome (F-CTL-06)."""
-    if reply.status == Status.OK:
-        return None
-    known = reply.status in Status.__members__.values()
-    name = Status(reply.status).name if known else f"status {reply.status}"
-    code = STATUS_ERRNO[Status(reply.status)] if known else errno.EIO
-    text = reply.text or f"{opcode(command)} failed with {name}"
-    return OffloadError(code, f"{text} (syndrome {reply.syndrome:#x})")
 
 
 class Mailbox:
@@ -95,18 +68,19 @@ class Mailbox:
         self.now_ns = 0
         self._transmit = transmit
         self._counters = counters
-        self._slots: list[_Pending | None] = [None] * MAILBOX_SLOTS
+        self._slots = Slots()
         self._generation = 0
-        self._queue: deque[_Pending] = deque()
+        self._submitted = 0
+        self._unannounced: deque[bytes] = deque(maxlen=MAILBOX_SLOTS)
+        self._down: OffloadError | None = None
 
     def execute(self, command: AnyCommand) -> Sleep[Reply]:
         """Send a command and sleep until its reply, which has status OK.
 
-        Raises CommandTimeout, or OffloadError with the errno and text of the refusal.
+        Raises CommandFailed, CommandUnknown, or OffloadError when it never got a slot.
         """
         self._might_sleep("Mailbox.execute")
-        pending = self._submit(command, patient=False)
-        answer = yield from wait(pending.answered)
+        answer = yield from wait(self._submit(command, patient=False).answered)
         if isinstance(answer, OffloadError):
             raise answer
         assert isinstance(answer, Reply)
@@ -116,27 +90,17 @@ class Mailbox:
 
     def post(self, command: AnyCommand) -> Completion:
         """Send a command without sleeping. The Completion gets the Reply, however late and whatever
-        its status; a lost one is asked for again until it comes."""
+        its status; a lost one is asked for again until it comes or the card is given up."""
         return self._submit(command, patient=True).answered
 
-    def replied(self, body: bytes | memoryview) -> None:
-        """A REPLY arrived. Malformed, late and doubled ones are counted."""
-        try:
-            reply = msgspec.msgpack.decode(body, type=Reply)
-        except (msgspec.MsgspecError, ValueError):
-            self._counters["mailbox_malformed"] += 1
-            return
-        pending = self._slots[reply.token % MAILBOX_SLOTS]
-        if pending is None or pending.token != reply.token:
-            self._counters["mailbox_unexpected"] += 1
-            return
-        self._slots[reply.token % MAILBOX_SLOTS] = None
-        _wipe_key(pending.command)
-        if pending.stalled:
-            self._counters["mailbox_late"] += 1
-        pending.late.complete(reply)
-        pending.answered.complete(reply)
-        self._fill_slots()
+    def replied(self, body: bytes | memoryview, announced: bool = True) -> None:
+        """A REPLY arrived. Malformed, late and doubled ones are counted.
+
+        Not `announced`: its interrupt got lost, and it lies there until somebody looks.
+        """
+        self._unannounced.append(bytes(body))
+        if announced:
+            self._poll()
 
     def command_of(self, body: bytes | memoryview) -> AnyCommand | None:
         """The command that a reply would answer, or None: a fact for fault injection."""
@@ -144,72 +108,158 @@ class Mailbox:
             token = msgspec.msgpack.decode(body, type=Reply).token
         except (msgspec.MsgspecError, ValueError):
             return None
-        pending = self._slots[token % MAILBOX_SLOTS]
+        pending = self._slots.holder(token)
         return pending.command if pending is not None and pending.token == token else None
 
     def expire(self, now_ns: int) -> None:
         """Give up on callers whose deadline has passed, and ask the card again."""
         self.now_ns = now_ns
-        for pending in self._slots:
-            if pending is not None and now_ns >= pending.deadline_ns:
-                self._stall(pending)
-        if self._all_stalled():
-            impatient = [pending for pending in self._queue if not pending.patient]
-            self._queue = deque(pending for pending in self._queue if pending.patient)
-            for pending in impatient:
-                self._refuse(pending)
+        late = [pending for pending in self._slots if now_ns >= pending.deadline_ns]
+        if late and self._unannounced:
+            self._counters["mailbox_polled"] += len(self._unannounced)
+            self._poll()
+        for pending in late:
+            if self._slots.holder(pending.token) is pending:
+                ms = timeout_ms(pending.command)
+                text = f"{opcode(pending.command)}: no reply from the card in {ms} ms"
+                self._stall(pending, CommandTimeout(text, pending.command, pending.late))
+                self._send(pending)
+        while (first := self._slots.first_impatient()) and now_ns >= first.deadline_ns:
+            self._slots.leave(first)
+            self._give_up(first, errno.EBUSY, "no mailbox slot became free")
+        for pending in self._slots.hopeless_ones() if late else ():
+            self._slots.leave(pending)
+            self._give_up(pending, errno.EAGAIN, self._slots.hopeless(pending.command))
 
     def deadline_ns(self) -> int | None:
         """When `expire` has something to do."""
-        return min((p.deadline_ns for p in self._slots if p is not None), default=None)
+        deadlines = [pending.deadline_ns for pending in self._slots]
+        if first := self._slots.first_impatient():
+            deadlines.append(first.deadline_ns)
+        return min(deadlines, default=None)
+
+    def fail_all(self, error: OffloadError) -> None:
+        """The card is in error or gone: everything ends now, and so does all that comes until
+        `begin`. Destroys count as done, because the card will be emptied before it is used again;
+        everything else fails with -ENXIO and the text of `error`."""
+        self._down = error
+        self._abort_all(error)
+
+    def begin(self) -> None:
+        """Begin anew with a card that was emptied: whatever was under way has ended."""
+        self._down = None
+        self._abort_all(OffloadError(errno.ENXIO, "the card was reset"))
 
     @property
     def idle(self) -> bool:
         """No command is queued or unanswered."""
-        return not self._queue and all(pending is None for pending in self._slots)
+        return not len(self._slots)
 
-    def _submit(self, command: AnyCommand, *, patient: bool) -> _Pending:
-        pending = _Pending(command, patient)
-        if not patient and self._all_stalled():
-            self._refuse(pending)
+    def _submit(self, command: AnyCommand, *, patient: bool) -> Pending:
+        self._submitted += 1
+        deadline_ns = self.now_ns + timeout_ms(command) * 1_000_000
+        pending = Pending(command, patient, self._submitted, deadline_ns)
+        if self._down is not None:
+            self._abort(pending, self._down)
+        elif not patient and (why := self._slots.hopeless(command)):
+            self._give_up(pending, errno.EAGAIN, why)
+        elif self._slots.full(pending):
+            self._give_up(pending, errno.EAGAIN, f"{MAILBOX_QUEUE} commands wait for the card")
         else:
-            self._queue.append(pending)
+            self._slots.queue(pending)
             self._fill_slots()
         return pending
 
     def _fill_slots(self) -> None:
-        """Start queued commands, first come first served."""
-        while self._queue and None in self._slots:
-            pending = self._queue.popleft()
-            slot = self._slots.index(None)
-            # A generation of 0 would make token 0, which stands for "unreadable".
-            self._generation = self._generation % GENERATION_MAX + 1
-            pending.token = self._generation * MAILBOX_SLOTS + slot
-            self._slots[slot] = pending
+        """Start queued commands. A generation of 0 would make token 0, which means unreadable."""
+        while pending := self._slots.start(self._generation % GENERATION_MAX + 1):
+            self._generation = pending.token // MAILBOX_SLOTS
             self._send(pending)
 
-    def _send(self, pending: _Pending) -> None:
-        pending.deadline_ns = self.now_ns + TIMEOUT_NS
+    def _send(self, pending: Pending) -> None:
+        pending.deadline_ns = self.now_ns + timeout_ms(pending.command) * 1_000_000
         message = bytearray(HEADER.size)
         self._encoder.encode_into(Request(pending.token, pending.command), message, HEADER.size)
         pack_into(message, Kind.COMMAND)
         self._counters["mailbox_commands"] += 1
         self._transmit(message, pending.command)
 
-    def _stall(self, pending: _Pending) -> None:
+    def _poll(self) -> None:
+        """Take every entry that lies there."""
+        while self._unannounced:
+            self._complete(self._unannounced.popleft())
+
+    def _complete(self, body: bytes) -> None:
+        try:
+            reply = msgspec.msgpack.decode(body, type=Reply)
+        except (msgspec.MsgspecError, ValueError):
+            self._counters["mailbox_malformed"] += 1
+            return
+        pending = self._slots.holder(reply.token)
+        if pending is None or pending.token != reply.token:
+            self._stray(reply, pending)
+            return
+        self._slots.free(pending)
+        if pending.stalled:
+            self._counters["mailbox_late"] += 1
+        answer = checked(pending.command, reply)
+        if answer is not reply:
+            self._counters["mailbox_misshapen"] += 1
+        self._end(pending, answer)
+        self._fill_slots()
+
+    def _stray(self, reply: Reply, pending: Pending | None) -> None:
+        """A reply that answers nothing. With a token that was never given the firmware has mixed
+        something up, and what became of the command in that slot is unknown."""
+        self._counters["mailbox_unexpected"] += 1
+        ahead = (reply.token // MAILBOX_SLOTS - self._generation) % GENERATION_MAX
+        if pending is None or not 0 < ahead < GENERATION_MAX // 2:
+            return
+        text = (
+            f"{opcode(pending.command)}: the reply carries token {reply.token:#x}, "
+            f"{pending.token:#x} was sent (syndrome {reply.syndrome & 0xFFFF_FFFF:#x})"
+        )
+        self._stall(pending, CommandUnknown(errno.EBADR, text, pending.command, pending.late))
+
+    def _stall(self, pending: Pending, error: CommandUnknown) -> None:
+        """The slot is out of use until the card has answered in it."""
         if not pending.stalled:
             self._counters["mailbox_timeouts"] += 1
             pending.stalled = True
         if not pending.patient:
-            text = f"{opcode(pending.command)}: no reply from the card in {COMMAND_TIMEOUT_MS} ms"
-            pending.answered.complete(CommandTimeout(text, pending.command, pending.late))
-        self._send(pending)
+            pending.answered.complete(error)
 
-    def _all_stalled(self) -> bool:
-        return all(pending is not None and pending.stalled for pending in self._slots)
+    # Ends of commands.
 
-    def _refuse(self, pending: _Pending) -> None:
+    @staticmethod
+    def _end(pending: Pending, reply: Reply) -> None:
+        wipe_key(pending.command)
+        pending.late.complete(reply)
+        pending.answered.complete(reply)
+
+    def _abort(self, pending: Pending, error: OffloadError) -> None:
+        """End a command without the card."""
+        if lane(pending.command) is Lane.SAFETY:
+            self._counters["mailbox_emulated"] += 1
+            self._end(pending, Reply(pending.token, delivery=Delivery.ABORTED))
+            return
+        self._counters["mailbox_aborted"] += 1
+        aborted = Reply(
+            pending.token, Status.BAD_SYSTEM_STATE, text=error.text, delivery=Delivery.ABORTED
+        )
+        self._end(pending, aborted)
+
+    def _abort_all(self, error: OffloadError) -> None:
+        self._unannounced.clear()
+        for pending in self._slots.clear():
+            self._abort(pending, error)
+
+    def _give_up(self, pending: Pending, code: int, why: str) -> None:
+        """End a command that never got a slot: the card has not seen it."""
         self._counters["mailbox_stalled"] += 1
-        _wipe_key(pending.command)
-        text = f"{opcode(pending.command)}: all {MAILBOX_SLOTS} mailbox slots wait for the card"
-        pending.answered.complete(OffloadError(errno.EAGAIN, text))
+        text = f"{opcode(pending.command)}: {why}"
+        if pending.patient:
+            self._end(pending, Reply(0, Status.NO_RESOURCES_NOW, text=text))
+            return
+        wipe_key(pending.command)
+        pending.answered.complete(OffloadError(code, text))

@@ -10,8 +10,9 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
+from host_driver.driver.command import CommandTimeout, opcode
 from host_driver.driver.context import DriverContext
-from host_driver.driver.mailbox import TIMEOUT_NS, CommandTimeout, opcode
+from host_driver.driver.mailbox import TIMEOUT_NS
 from host_driver.sleep import Completion, Sleep, wait
 from proto.commands import (
     AnyCommand,

@@ -32,7 +32,8 @@ DESTROYS = (c.DestroyKey, c.DestroySa, c.DestroyRule)
 class FakeCard:
     """Answers by script, else with OK and a new handle. It executes a token once.
 
-    `lose` holds names of commands whose next reply gets lost; `refuse` a (name, Status) -> times.
+    `lose` holds names of commands whose next reply gets lost; `refuse` statuses by name, one for
+    each time; `script` fields of replies by name. Not `announced`: interrupts get lost.
     """
 
     def __init__(self, transmit_to) -> None:
@@ -44,6 +45,9 @@ class FakeCard:
         self.refuse: dict[str, list[Status]] = {}
         self.sa_state = None
         self.silent = False
+        self.announced = True
+        self.script: dict[str, dict[str, object]] = {}
+        self.inbox_last = b""
         self._handles = itertools.count(1)
         self._answered: dict[int, c.Reply] = {}
         self.inbox: deque[bytes] = deque()
@@ -59,6 +63,7 @@ class FakeCard:
     def _execute(self, raw: bytes) -> None:
         request = msgspec.msgpack.decode(unpack(raw).body, type=c.Request)
         name = type(request.command).__name__
+        self.inbox_last = raw
         if self.silent:
             return
         if request.token not in self._answered:
@@ -69,20 +74,34 @@ class FakeCard:
             self.lose.remove(name)
             return
         self.last_reply = msgspec.msgpack.encode(self._answered[request.token])
-        self.replied(self.last_reply)
+        self.replied(self.last_reply, self.announced)
+
+    @staticmethod
+    def name_of(raw: bytes) -> str:
+        """The command of a message."""
+        request = msgspec.msgpack.decode(unpack(raw).body, type=c.Request)
+        return type(request.command).__name__
 
     def _answer(self, request: c.Request, name: str) -> c.Reply:
         command, token = request.command, request.token
         if self.refuse.get(name):
             status = self.refuse[name].pop(0)
             return c.Reply(token, status, 0x1234, f"card refuses {name}")
+        if name in self.script:
+            return c.Reply(token, **self.script[name])
         if isinstance(command, CREATES):
             handle = next(self._handles)
             self.live[handle] = name
             return c.Reply(token, handle=handle, generation=handle + 100)
         if isinstance(command, DESTROYS) and self.live.pop(command.handle, None) is None:
             return c.Reply(token, Status.BAD_OBJECT)
-        return c.Reply(token, sa=self.sa_state)
+        if isinstance(command, c.QuerySa):
+            return c.Reply(token, sa=self.sa_state)
+        if isinstance(command, c.QueryCaps):
+            return c.Reply(token, caps=Caps(name="fake"))
+        if isinstance(command, c.QueryCensus | c.QueryCounters | c.Fence):
+            return c.Reply(token, values={"one": 1})
+        return c.Reply(token)
 
 
 class Bench:

@@ -21,8 +21,9 @@ from host_driver.sleep import Completion, Sleep, may_sleep, wait
 from host_driver.xfrm.answers import Answers
 from proto import VERSION
 from proto.clock import NS
+from proto.codec import decode
 from proto.commands import QueryCensus, QueryCounters, SetPort
-from proto.frame import Kind, Message, pack
+from proto.frame import FrameError, Kind, Message, pack
 from proto.limits import MESSAGE_MAX_BYTES, NOTIFICATION_QUEUE, OPEN_DUMPS, PROTOCOL_VERSION
 from proto.status import OffloadError
 from proto.xfrm import Group
@@ -77,13 +78,13 @@ class Queries:
     def asked(self, message: Message, raw: bytes) -> None:
         """A CONTROL message: start the task that answers it. Malformed ones are counted."""
         try:
-            envelope = msgspec.msgpack.decode(message.body, type=_Envelope)
-        except (msgspec.MsgspecError, ValueError):
+            envelope = decode(message.body, _Envelope)
+        except FrameError:
             self._host.counters["control_malformed"] += 1
             return
         try:
-            query = msgspec.msgpack.decode(envelope.query, type=AnyQuery)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            query = decode(envelope.query, AnyQuery)
+        except FrameError as error:
             self._host.counters["control_malformed"] += 1
             self._reply(Answer(envelope.id, errno.EBADMSG, f"malformed query: {error}"))
             return

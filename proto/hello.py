@@ -5,6 +5,7 @@ import msgspec
 
 from proto import VERSION
 from proto.caps import Caps
+from proto.codec import decode
 from proto.limits import PROTOCOL_VERSION
 
 
@@ -22,7 +23,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_hello(body: bytes | memoryview) -> Hello:
     """Raises ValueError for another protocol version or anything that is no HELLO."""
-    hello = msgspec.msgpack.decode(body, type=Hello)
+    hello = decode(body, Hello)
     if hello.protocol != PROTOCOL_VERSION:
         raise ValueError(
             f"{hello.name} speaks protocol {hello.protocol}, this side {PROTOCOL_VERSION}"

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from proto.codec import decode
 from proto.commands import AnyCommand
 from proto.events import Event, EventType
 from proto.faults import FaultTable
@@ -93,8 +94,8 @@ class Edge:
     def events(self, message: Message, then: Take[list[Event]]) -> None:
         """The events of a message; faults hit them one by one, malformed ones are counted."""
         try:
-            events = msgspec.msgpack.decode(message.body, type=list[Event])
-        except (msgspec.MsgspecError, ValueError):
+            events = decode(message.body, list[Event])
+        except FrameError:
             self._counters["events_malformed"] += message.count
             return
         if not self._faults.armed:
@@ -106,8 +107,8 @@ class Edge:
 
         def read(copy: bytes) -> None:
             try:
-                event = msgspec.msgpack.decode(copy, type=Event)
-            except (msgspec.MsgspecError, ValueError):
+                event = decode(copy, Event)
+            except FrameError:
                 self._counters["events_malformed"] += 1
                 return
             if passing:

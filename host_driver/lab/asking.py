@@ -13,6 +13,7 @@ import msgspec
 
 from host_driver.control import Answer, AnyQuery, Ask
 from host_driver.lab.wire import Wire
+from proto.codec import decode
 from proto.frame import FrameError, Kind, pack, unpack
 from proto.limits import CONTROL_TIMEOUT_MS
 from proto.status import OffloadError
@@ -58,10 +59,10 @@ def find_answer(messages: Sequence[bytes], number: int) -> Answer | None:
         try:
             message = unpack(raw)
             if message.kind is Kind.CONTROL:
-                answer = msgspec.msgpack.decode(message.body, type=Answer)
+                answer = decode(message.body, Answer)
                 if answer.id == number:
                     return answer
-        except (FrameError, msgspec.MsgspecError) as error:
+        except FrameError as error:
             raise OffloadError(errno.EBADMSG, f"a host answered nonsense: {error}") from None
     return None
 

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
-
 from host_driver.control import Answer, AnyQuery
 from host_driver.lab.asking import PeerDied, checked, encode_ask, find_answer, no_answer
 from host_driver.lab.child import Child
@@ -175,7 +173,7 @@ class ProcessWorld:
             if message.kind is not Kind.HELLO:
                 raise FrameError(f"its first message is {message.kind.name}")
             return decode_hello(message.body)
-        except (ValueError, msgspec.MsgspecError) as error:
+        except ValueError as error:
             raise OffloadError(errno.EPROTO, f"{name} said no proper HELLO: {error}") from None
 
     def _check_caps(self, hello: Hello) -> None:

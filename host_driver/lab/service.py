@@ -10,6 +10,7 @@ from typing import Any, Union
 
 import msgspec
 
+from proto.codec import decode
 from proto.frame import Kind, pack, unpack
 from proto.xfrm import Msg
 
@@ -110,13 +111,13 @@ def encode(message: Asked | Answered) -> bytes:
 
 
 def decode_request(raw: bytes) -> Asked:
-    """Raises FrameError or msgspec.MsgspecError for anything else."""
-    return msgspec.msgpack.decode(unpack(raw).body, type=Asked)
+    """Raises FrameError for anything else."""
+    return decode(unpack(raw).body, Asked)
 
 
 def decode_answer(raw: bytes) -> Answered:
-    """Raises FrameError or msgspec.MsgspecError for anything else."""
-    return msgspec.msgpack.decode(unpack(raw).body, type=Answered)
+    """Raises FrameError for anything else."""
+    return decode(unpack(raw).body, Answered)
 
 
 def control_address(path: Path) -> str:

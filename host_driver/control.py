@@ -87,7 +87,9 @@ class Census(Query):
 
 
 class Trace(Query):
-    """-> Answer.value: the xdo_* calls made so far, oldest first."""
+    """-> Answer.value: the xdo_* calls made so far, oldest first, without the first `start`."""
+
+    start: int = 0
 
 
 class AddFault(Query):

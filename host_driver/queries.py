@@ -199,7 +199,7 @@ class Queries:
         return Answer(0, values=reply.values)
 
     def _trace(self, query: control.Trace) -> Answer:
-        return Answer(0, value=self._host.trace.entries())
+        return Answer(0, value=self._host.trace.entries(query.start))
 
     def _add_fault(self, query: control.AddFault) -> Answer:
         return Answer(0, value=self._host.faults.add(query.spec))

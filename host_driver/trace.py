@@ -23,6 +23,7 @@ rule it broke (counter `atomic_violations`).
 import contextlib
 import errno
 import inspect
+import itertools
 import operator
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -84,9 +85,11 @@ class Trace:
             self._objects[one] = self._objects_seen
         return self._objects[one]
 
-    def entries(self) -> list[Entry]:
-        """All entries, oldest first; copies, so that what still sleeps does not change them."""
-        return [dict(entry) for entry in self._entries]
+    def entries(self, start: int = 0) -> list[Entry]:
+        """Entries from the `start`-th on, oldest first; copies, so that what still sleeps does not
+        change them."""
+        first = max(0, start - (self.added - len(self._entries)))
+        return [dict(entry) for entry in itertools.islice(self._entries, first, None)]
 
 
 class TracedOps:

@@ -26,6 +26,13 @@ class PeerDied(OffloadError):
         super().__init__(errno.EOWNERDEAD, text)
 
 
+class NoAnswer(OffloadError):
+    """A living host did not answer a query within its bound."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.ETIMEDOUT, text)
+
+
 class World(Protocol):
     """Where the parties of a lab live. Every method may raise PeerDied."""
 
@@ -76,7 +83,6 @@ def checked(answer: Answer) -> Answer:
 
 def no_answer(host: int, query: AnyQuery) -> OffloadError:
     """The error for a query that nobody answered in time."""
-    return OffloadError(
-        errno.ETIMEDOUT,
-        f"host{host} did not answer {type(query).__name__} within {CONTROL_TIMEOUT_MS} ms",
+    return NoAnswer(
+        f"host{host} did not answer {type(query).__name__} within {CONTROL_TIMEOUT_MS} ms"
     )

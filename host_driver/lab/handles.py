@@ -84,9 +84,9 @@ class HostHandle:
         """/proc/net/xfrm_stat, by the kernel's names."""
         return self._ask(control.Mib()).values
 
-    def trace(self) -> list[dict[str, Any]]:
-        """The xdo_* calls that the core made so far, oldest first."""
-        return list(self._ask(control.Trace()).value)
+    def trace(self, start: int = 0) -> list[dict[str, Any]]:
+        """The xdo_* calls that the core made so far, oldest first; `start` skips that many."""
+        return list(self._ask(control.Trace(start)).value)
 
     def devices(self) -> list[dict[str, Any]]:
         """Network devices: name, ifindex, mac, mtu, up."""

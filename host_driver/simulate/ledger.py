@@ -76,6 +76,7 @@ class SaAsked:
     mode: Mode
     offload: Offload
     key: bytes = field(repr=False)
+    inner_family: int = 4  # of the packets inside, 4 or 6
     icv_bytes: int = 16
     esn: bool = False
     window: int = 0
@@ -91,6 +92,8 @@ class SaAsked:
     removed_ns: int | None = None
     removed_step: int | None = None
     remove_errno: int | None = None  # of a delete; None of a flush, and while not removed
+    updates: list[tuple[int, Limits, int]] = field(default_factory=list)  # step, limits, errno
+    expired_step: int | None = None  # when the user was told that it expired hard
 
     @property
     def id(self) -> tuple[str, int]:
@@ -167,7 +170,8 @@ class Life(NamedTuple):
     """Something that was done to a party on purpose. `party`: card, host or link.
 
     `what`: kill, stop, resume, restart, reset-function, reset-firmware, reload, down, up,
-    feature-off, feature-on, mtu.
+    feature-off, feature-on, mtu. A host that died, and a link that went down, took SAs and policies
+    with them: the ledger has those as removed then.
     """
 
     step: int
@@ -188,6 +192,15 @@ class Armed(NamedTuple):
     healed_step: int | None
 
 
+class Expected(NamedTuple):
+    """A packet that must arrive at a host before its step ends, and why."""
+
+    step: int
+    host: int
+    packet: bytes
+    why: str
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What the queries of one host answered after a step; None where nobody answered."""
@@ -204,7 +217,10 @@ class Step:
     """One step and all that came of it. `action` as text, `errno` and `text` as it answered.
 
     `settled`: nothing moved any more when the snapshots were taken. `trace` are the xdo_* calls of
-    each host since the step before, `firings` the faults that fired since then.
+    each host since the step before (those that still sleep come later), `firings` the faults that
+    fired since then. `restless` says what still moved when waiting for it
+    ended. `unanswered`: questions that a living host did not answer within their bound.
+    `expected` are packets of the healed phase.
     """
 
     number: int
@@ -215,6 +231,9 @@ class Step:
     errno: int = 0
     text: str = ""
     settled: bool = False
+    restless: str = ""
+    unanswered: list[str] = field(default_factory=list)
+    expected: list[Expected] = field(default_factory=list)
     submitted: list[Submitted] = field(default_factory=list)
     injected: list[Injected] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
@@ -247,7 +266,7 @@ class Ledger:
         )
 
     def live_sas(self, host: int | None = None) -> list[SaAsked]:
-        """SAs that were accepted and that nobody asked to take back; they may have expired."""
+        """SAs that were accepted, that nobody asked to take back, and that did not expire."""
         return [sa for sa in self.sas if _live(sa) and host in (None, sa.host)]
 
     def live_policies(self, host: int | None = None) -> list[PolicyAsked]:
@@ -262,4 +281,5 @@ class Ledger:
 
 
 def _live(asked: SaAsked | PolicyAsked) -> bool:
-    return asked.errno == 0 and asked.answered_ns > 0 and asked.removed_ns is None
+    expired = isinstance(asked, SaAsked) and asked.expired_step is not None
+    return not (asked.errno or expired) and asked.answered_ns > 0 and asked.removed_ns is None

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be done in one step: frozen records, drawn before the run begins.
+
+A parameter that means an object of the run (`pick`, `frame`) is a number, taken modulo how many
+there are when its turn comes. So a list from which steps were taken away still means something.
+`settle` False: the next step begins while this one's packets are still on their way.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from host_driver.simulate.ledger import Limits, Verdict
+
+Ends = Literal["both", "out", "in"]
+End = Literal["out", "in"]
+Shape = Literal["whole", "udp", "port", "one", "wide"]
+Party = Literal["card", "host"]
+Table = Literal["state", "policy"]
+LinkChange = Literal["down", "up", "feature-off", "feature-on", "mtu"]
+Incident = Literal[
+    "kill", "stop", "resume", "restart", "reset-function", "reset-firmware", "reload"
+]  # fmt: skip
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+    """Base of all; the tag is the class name."""
+
+    settle: bool = True
+
+    def words(self) -> str:
+        """The step as a log shows it."""
+        fields = msgspec.structs.asdict(self)
+        told = (
+            f"{name}={value}"
+            for (name, value), field in zip(
+                fields.items(), msgspec.structs.fields(self), strict=True
+            )
+            if value != field.default
+        )
+        return " ".join((type(self).__name__, *told))
+
+
+class AddSa(Action, frozen=True, kw_only=True, tag=True):
+    """One way of a flow gets an SA at one end or both. `number` makes key and SPI its own.
+
+    `respi`: the SPI of an SA before it instead. `limits` hold at `limited` ends. `start`: the
+    sequence number before the first.
+    """
+
+    flow: int
+    way: int
+    number: int
+    ends: Ends = "both"
+    respi: int | None = None
+    key_bits: int = 128
+    icv_bytes: int = 16
+    esn: bool = False
+    window: int = 64
+    start: int = 0
+    selector: bool = False
+    crypto: bool = False
+    limits: Limits = Limits()
+    limited: Ends = "both"
+
+
+class UpdateSa(Action, frozen=True, kw_only=True, tag=True):
+    """An SA gets other limits, by UPDSA."""
+
+    pick: int
+    limits: Limits
+
+
+class DeleteSa(Action, frozen=True, kw_only=True, tag=True):
+    """An SA goes, or with `both` the one at the other end, too."""
+
+    pick: int
+    both: bool = False
+
+
+class Rekey(Action, frozen=True, kw_only=True, tag=True):
+    """Make before break: new SAs at both ends, packets before and after, old ones deleted."""
+
+    pick: int
+    number: int
+    packets: int = 2
+    limits: Limits = Limits()
+
+
+class AllocSpi(Action, frozen=True, kw_only=True, tag=True):
+    """A larval SA with an SPI that the core draws."""
+
+    flow: int
+    way: int
+
+
+class AddPolicy(Action, frozen=True, kw_only=True, tag=True):
+    """A policy at the sender (`end` out) or the receiver of one way; `update` replaces."""
+
+    flow: int
+    way: int
+    end: End
+    priority: int
+    verdict: Verdict = "protect"
+    shape: Shape = "whole"
+    update: bool = False
+    software: bool = False
+
+
+class DeletePolicy(Action, frozen=True, kw_only=True, tag=True):
+    """A policy goes."""
+
+    pick: int
+
+
+class Flush(Action, frozen=True, kw_only=True, tag=True):
+    """All SAs or all policies of a host go."""
+
+    host: int
+    what: Table
+
+
+class Refused(Action, frozen=True, kw_only=True, tag=True):
+    """A request that core, driver or card must refuse; `which` is one of `play_policy.REFUSED`."""
+
+    host: int
+    which: int
+
+
+class Send(Action, frozen=True, kw_only=True, tag=True):
+    """A host's stack sends packets of a flow; `kind` is one of `traffic.KINDS`."""
+
+    flow: int
+    way: int
+    count: int = 1
+    size: int = 64
+    member: int = 0
+    kind: str = "udp"
+    reply: int = 0  # so many packets come back in the same step
+
+
+class Attack(Action, frozen=True, kw_only=True, tag=True):
+    """A frame from nobody. `kind` is one of `play_attack.KINDS`; `frame` picks one that was seen,
+    `number` is a bit, an offset or a sequence number, as the kind wants it."""
+
+    kind: str
+    host: int
+    frame: int
+    number: int
+    flow: int = 0
+    count: int = 1
+
+
+class Link(Action, frozen=True, kw_only=True, tag=True):
+    """`ip link set` or `ethtool -K`: down, up, feature-off, feature-on, or an MTU."""
+
+    host: int
+    what: LinkChange
+    mtu: int = 0
+
+
+class Live(Action, frozen=True, kw_only=True, tag=True):
+    """A card or host dies, hangs or comes back."""
+
+    host: int
+    party: Party
+    what: Incident
+
+
+class Advance(Action, frozen=True, kw_only=True, tag=True):
+    """Time passes; `leap_s` only for the cores' timers, so that days cost nothing."""
+
+    ms: int
+    leap_s: int = 0
+
+
+class Ask(Action, frozen=True, kw_only=True, tag=True):
+    """A question that must change nothing; `what` is one of `play_life.QUESTIONS`."""
+
+    host: int
+    what: str
+    pick: int = 0
+
+
+class Arm(Action, frozen=True, kw_only=True, tag=True):
+    """A fault is armed: a name of the catalogue, or fields of proto.faults.FaultSpec."""
+
+    fault: str
+    host: int | None = None
+    catalogue: str | None = None
+    fields: dict[str, Any] = {}
+
+
+class Heal(Action, frozen=True, kw_only=True, tag=True):
+    """A fault is disarmed."""
+
+    fault: str
+
+
+AnyAction = (
+    AddSa | UpdateSa | DeleteSa | Rekey | AllocSpi | AddPolicy | DeletePolicy | Flush | Refused
+    | Send | Attack | Link | Live | Advance | Ask | Arm | Heal
+)  # fmt: skip

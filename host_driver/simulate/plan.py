@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan: the lab's settings and every step, as one JSON document that replays a run."""
+
+import errno
+from collections import Counter
+
+import msgspec
+
+from host_driver.simulate.actions import AnyAction, Arm, Heal
+from proto.status import OffloadError
+
+PLAN_MAX_BYTES = 16 << 20
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a run depends on, beside the program itself."""
+
+    seed: int
+    card: str
+    profile: str = "latest"
+    link: str = "ipc"
+    target: str = "sim"
+    actions: tuple[AnyAction, ...] = ()
+
+    @property
+    def faults(self) -> list[Arm]:
+        """The faults that are armed, in order."""
+        return [action for action in self.actions if isinstance(action, Arm)]
+
+    def lines(self) -> list[str]:
+        """What was drawn, for people: settings, how often what, and every fault with its time."""
+        counts = Counter(type(action).__name__ for action in self.actions)
+        healed = {a.fault: n for n, a in enumerate(self.actions) if isinstance(a, Heal)}
+        lines = [
+            f"seed {self.seed}: card {self.card}, profile {self.profile}, link {self.link}, "
+            f"{len(self.actions)} steps",
+            "  " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())),
+        ]
+        for number, action in enumerate(self.actions):
+            if isinstance(action, Arm):
+                until = healed.get(action.fault)
+                lines.append(
+                    f"  fault {action.fault} from step {number} "
+                    + (f"to {until}" if until is not None else "to the end")
+                    + f": {action.catalogue or action.fields}"
+                    + ("" if action.host is None else f" host {action.host}")
+                )
+        return lines
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """The plan as JSON, one step per line."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=1)
+
+
+def decode_plan(data: bytes, name: str) -> Plan:
+    """Read a plan. Raises OffloadError(EINVAL) that says where `name` is wrong."""
+    if len(data) > PLAN_MAX_BYTES:
+        raise OffloadError(
+            errno.EINVAL, f"{name} has {len(data)} bytes, a plan has at most {PLAN_MAX_BYTES}"
+        )
+    try:
+        return msgspec.json.decode(data, type=Plan)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise OffloadError(errno.EINVAL, f"{name} is no plan: {error}") from None

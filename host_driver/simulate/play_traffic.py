@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stacks send, and what attackers put on the wire."""
+
+import struct
+from collections.abc import Callable
+
+from host_driver.conformance.packets import frame as ethernet
+from host_driver.conformance.packets import ip
+from host_driver.lab.wire import Frame
+from host_driver.simulate import traffic
+from host_driver.simulate.actions import Attack, Send
+from host_driver.simulate.flows import FLOWS
+from host_driver.simulate.ledger import Injected, Origin
+from host_driver.simulate.play import Answer, Player
+from host_driver.simulate.play_sa import NOTHING
+
+ETHERNET_BYTES, ESP = 14, 50
+STRAY_SPI = 0xDEAD0000
+
+
+def send(player: Player, action: Send) -> Answer:
+    """Packets of one way, and so many back."""
+    answer = Answer()
+    for way, count in ((action.way, action.count), (1 - action.way, action.reply)):
+        packets = [
+            traffic.build(
+                action.flow, way, action.kind, f"{player.step.number}.{way}.{one};", action.size,
+                action.member,
+            )
+            for one in range(count)
+        ]  # fmt: skip
+        if packets:
+            answer = player.send(way, packets)
+    return answer
+
+
+def attack(player: Player, action: Attack) -> Answer:
+    """A frame from nobody arrives at a host's card."""
+    kind, make = ATTACKS[action.kind]
+    frames = make(player, action)
+    if not frames:
+        return NOTHING
+    number, now_ns = player.step.number, player.lab.now_ns()
+    for data in frames:
+        player.step.injected.append(Injected(number, action.host, data, kind, now_ns))
+    player.lab.wire.inject(host=action.host, frames=frames)
+    return Answer(0, f"{len(frames)} frames")
+
+
+def _seen(player: Player, action: Attack) -> list[Frame]:
+    """Frames that a card sent to this host, those of the last steps first, as many as asked."""
+    frames = [
+        frame
+        for step in player.ledger.steps[-RECENT_STEPS:]
+        for frame in step.frames
+        if frame.src is not None and frame.dst == action.host
+    ]
+    if not frames:
+        return []
+    first = action.frame % len(frames)
+    return frames[first : first + action.count]
+
+
+RECENT_STEPS = 60
+
+
+def _replay(player: Player, action: Attack) -> list[bytes]:
+    return [frame.data for frame in _seen(player, action)]
+
+
+def _flipped(player: Player, action: Attack) -> list[bytes]:
+    """One bit behind the Ethernet header."""
+    return [_flip(frame.data, action.number) for frame in _seen(player, action)]
+
+
+def _flip(data: bytes, number: int) -> bytes:
+    bit = 8 * ETHERNET_BYTES + number % (8 * max(1, len(data) - ETHERNET_BYTES))
+    broken = bytearray(data)
+    if bit // 8 < len(broken):
+        broken[bit // 8] ^= 1 << bit % 8
+    return bytes(broken)
+
+
+def _forged(player: Player, action: Attack) -> list[bytes]:
+    """ESP with another sequence number, under the old ICV."""
+    return [_renumbered(frame.data, action.number) for frame in _seen(player, action)]
+
+
+def _renumbered(data: bytes, number: int) -> bytes:
+    at = ETHERNET_BYTES + (40 if data[ETHERNET_BYTES] >> 4 == 6 else 20) + 4
+    if len(data) < at + 4:
+        return data
+    (before,) = struct.unpack_from(">I", data, at)
+    return data[:at] + struct.pack(">I", (before + number) & 0xFFFF_FFFF) + data[at + 4 :]
+
+
+def _truncated(player: Player, action: Attack) -> list[bytes]:
+    return [frame.data[: action.number % len(frame.data)] for frame in _seen(player, action)]
+
+
+def _padded(player: Player, action: Attack) -> list[bytes]:
+    """Bytes behind the end that the IP header tells (F-WIR-08)."""
+    return [frame.data + bytes(1 + action.number % 20) for frame in _seen(player, action)]
+
+
+def _reflected(player: Player, action: Attack) -> list[bytes]:
+    """A host's own frames come back to it."""
+    own = [
+        frame.data
+        for step in player.ledger.steps[-RECENT_STEPS:]
+        for frame in step.frames
+        if frame.src == action.host
+    ]
+    return own[action.frame % len(own) :][: action.count] if own else []
+
+
+def _clear(player: Player, action: Attack) -> list[bytes]:
+    """Clear packets of a flow that may have to be protected, towards its receiver."""
+    way = 1 - action.host
+    return [
+        _framed(
+            player, action,
+            traffic.udp(FLOWS[action.flow], way, f"{player.step.number}.clear{one};", 40),
+        )
+        for one in range(action.count)
+    ]  # fmt: skip
+
+
+def _stray(player: Player, action: Attack) -> list[bytes]:
+    """ESP with an SPI that nobody gave out."""
+    source, target = FLOWS[action.flow].outer(1 - action.host)
+    body = struct.pack(">II", STRAY_SPI + action.number % 8, action.number & 0xFFFF) + bytes(40)
+    return [_framed(player, action, ip(body, ESP, source, target))] * action.count
+
+
+def _framed(player: Player, action: Attack, packet: bytes) -> bytes:
+    return ethernet(packet, player.hosts[action.host].nic.mac)
+
+
+ATTACKS: dict[str, tuple[Origin, Callable[[Player, Attack], list[bytes]]]] = {
+    "replay": ("replay", _replay),
+    "bitflip": ("bitflip", _flipped),
+    "forged": ("forged", _forged),
+    "truncated": ("bitflip", _truncated),
+    "padded": ("replay", _padded),
+    "reflected": ("stray", _reflected),
+    "clear": ("clear", _clear),
+    "stray": ("stray", _stray),
+}
+KINDS = tuple(ATTACKS)

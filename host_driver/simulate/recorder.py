@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recorder: after each step, asks what the outside can see, and writes it into the ledger."""
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+from host_driver.lab import Lab
+from host_driver.simulate.ledger import Delivered, Ledger, Notice, SaAsked, Snapshot, Step
+from host_driver.simulate.play import Player
+from proto import netlink
+from proto.xfrm import Msg
+from proto.xfrm_structs import UserExpire
+
+
+class Recorder:
+    """Knows how far it has read. What it asks is the same in every run of a plan."""
+
+    def __init__(self, lab: Lab, ledger: Ledger, player: Player) -> None:
+        self._lab = lab
+        self._ledger = ledger
+        self._player = player
+        self._frames = 0
+        self._firings = 0
+        self._calls = [0] * len(lab.hosts)
+
+    def restarted(self, host: int) -> None:
+        """A new process counts its calls from the beginning."""
+        self._calls[host] = 0
+
+    def collect(self, step: Step) -> None:
+        """Everything since the last step. A host that is down, or silent, tells nothing."""
+        step.ended_ns = self._lab.now_ns()
+        for host in range(self._ledger.hosts):
+            self._take(step, host)
+        step.snapshots = [self._snapshot(host) for host in range(self._ledger.hosts)]
+        step.frames = self._lab.wire.frames(self._frames)
+        self._frames += len(step.frames)
+        step.wire = self._lab.wire.counters()
+        step.firings = self._log()[self._firings :]
+        self._firings += len(step.firings)
+
+    def _log(self) -> list[dict[str, Any]]:
+        log = getattr(self._lab.faults, "log", None)
+        return [] if log is None else list(log())
+
+    def _take(self, step: Step, host: int) -> None:
+        handle, now_ns = self._lab.hosts[host], self._lab.now_ns()
+        packets = self._ask(host, handle.receive) or []
+        step.delivered += [Delivered(step.number, host, packet, now_ns) for packet in packets]
+        messages = self._ask(host, handle.notifications) or []
+        step.notices += [Notice(step.number, host, message, now_ns) for message in messages]
+        self._follow_expiries(step, host, messages)
+        calls = self._ask(host, lambda: handle.trace(self._calls[host])) or []
+        done = next((n for n, call in enumerate(calls) if call["result"] is None), len(calls))
+        step.trace.append(calls[:done])
+        self._calls[host] += done
+
+    def _follow_expiries(self, step: Step, host: int, messages: list[bytes]) -> None:
+        """A key manager stops counting on an SA that expired hard."""
+        for message in (one for data in messages for one in netlink.messages(data)):
+            if message.type != Msg.EXPIRE:
+                continue
+            expire = UserExpire.unpack(message.payload)
+            if expire.hard:
+                for sa in self._ledger.live_sas(host):
+                    if _is(sa, expire):
+                        sa.expired_step = step.number
+
+    def _snapshot(self, host: int) -> Snapshot:
+        nic, handle = self._lab.hosts[host].nic, self._lab.hosts[host]
+        if not self._player.healthy(host):
+            return Snapshot(host, None, None, self._ask(host, handle.mib), None)
+        return Snapshot(
+            host,
+            self._ask(host, nic.counters),
+            self._ask(host, nic.census),
+            self._ask(host, handle.mib),
+            None,
+        )
+
+    def _ask(self, host: int, question: Callable[[], Any]) -> Any:
+        return self._player.call(host, question)[1]
+
+
+def _is(sa: SaAsked, expire: UserExpire) -> bool:
+    return sa.spi == expire.state.id.spi and _address(sa.dst) == expire.state.id.daddr
+
+
+def _address(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed.ljust(16, b"\0")

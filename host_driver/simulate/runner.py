@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run: plays a plan step by step, records, judges, and hashes all that was seen.
+
+play -> settle -> record -> judge      after every step
+heal -> converge                       at the end (`converge`)
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from host_driver.lab import Lab
+from host_driver.simulate import actions, play_life, play_policy, play_sa, play_traffic
+from host_driver.simulate.actions import AnyAction
+from host_driver.simulate.converge import converge
+from host_driver.simulate.ledger import Ledger, Phase, Step, Violation
+from host_driver.simulate.plan import Plan
+from host_driver.simulate.play import Answer, Player
+from host_driver.simulate.recorder import Recorder
+
+HANDLERS: dict[type, Callable[[Player, Any], Answer]] = {
+    actions.AddSa: play_sa.add_sa,
+    actions.UpdateSa: play_sa.update_sa,
+    actions.DeleteSa: play_sa.delete_sa,
+    actions.Rekey: play_sa.rekey,
+    actions.AllocSpi: play_sa.alloc_spi,
+    actions.AddPolicy: play_policy.add_policy,
+    actions.DeletePolicy: play_policy.delete_policy,
+    actions.Flush: play_policy.flush,
+    actions.Refused: play_policy.refused,
+    actions.Send: play_traffic.send,
+    actions.Attack: play_traffic.attack,
+    actions.Link: play_life.link,
+    actions.Live: play_life.live,
+    actions.Advance: play_life.advance,
+    actions.Ask: play_life.ask,
+    actions.Arm: play_life.arm,
+    actions.Heal: play_life.heal,
+}
+
+
+class Judge(Protocol):
+    """Who judges: once after each step, with all that was seen before."""
+
+    def judge(self, ledger: Ledger, step: Step) -> list[Violation]:
+        """What did not hold; nothing, if all did."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended. `hash` covers all that was seen; `steps` were played, `plan` is theirs."""
+
+    plan: Plan
+    violations: list[Violation] = field(default_factory=list)
+    steps: int = 0
+    hash: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether an invariant broke."""
+        return bool(self.violations)
+
+
+class Run:
+    """A plan being run in a lab of its own. `ledger` and `lab` may be looked at until `close`."""
+
+    def __init__(self, plan: Plan, judge: Judge) -> None:
+        self.plan = plan
+        self.lab = Lab(
+            target=plan.target, hosts=2, card=plan.card, profile=plan.profile, seed=plan.seed,
+            link=plan.link,
+        )  # fmt: skip
+        self.ledger = Ledger(2, plan.card, plan.seed)
+        self._judge = judge
+        self._hash = hashlib.sha256()
+
+    def run(self) -> Outcome:
+        """To the first violation, or to the end."""
+        self.lab.start()
+        self.lab.start_capture()
+        self._player = Player(self.lab, self.ledger, self.plan)
+        self._recorder = Recorder(self.lab, self.ledger, self._player)
+        outcome = Outcome(self.plan)
+        for action in self.plan.actions:
+            outcome.violations = self.step("run", action.words(), _handler(action), action.settle)
+            if outcome.violations:
+                break
+        else:
+            outcome.violations = converge(self._player, self.step)
+        outcome.steps = len(self.ledger.steps)
+        outcome.hash = self._hash.hexdigest()
+        return outcome
+
+    def close(self) -> None:
+        """End the lab."""
+        self.lab.close()
+
+    def step(
+        self, phase: Phase, words: str, do: Callable[[Player], Answer], settle: bool = True
+    ) -> list[Violation]:
+        """One step, written down and judged."""
+        step = Step(len(self.ledger.steps), phase, words, self.lab.now_ns())
+        self._player.step = step
+        step.errno, step.text = do(self._player)
+        step.settled = settle and self._player.settle()
+        self._recorder.collect(step)
+        self.ledger.steps.append(step)
+        self._hash.update(encode_step(step))
+        return self._judge.judge(self.ledger, step)
+
+
+def _handler(action: AnyAction) -> Callable[[Player], Answer]:
+    handler = HANDLERS[type(action)]
+    return lambda player: handler(player, action)
+
+
+def encode_step(step: Step) -> bytes:
+    """All that a step says, always in the same order."""
+    return msgspec.msgpack.encode(step, order="deterministic")
+
+
+def run_plan(plan: Plan, judge: Judge) -> Outcome:
+    """Run a plan and end its lab."""
+    run = Run(plan, judge)
+    try:
+        return run.run()
+    finally:
+        run.close()

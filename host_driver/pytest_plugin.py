@@ -10,8 +10,8 @@ Nothing heavy is imported before a test asks for a lab.
 """
 
 import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -46,6 +46,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _lab(request: pytest.FixtureRequest, hosts: int) -> Iterator["Lab"]:
     from host_driver.lab import Lab
 
+    with Lab(hosts=hosts, **_options(request)) as lab:
+        yield lab
+
+
+def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Arguments of Lab from the command line; the report of a failure says how to repeat it."""
     target, card = (request.config.getoption(name) for name in ("xnic_target", "xnic_card"))
     seed = request.config.getoption("xnic_seed")
     if seed is None:
@@ -55,8 +61,7 @@ def _lab(request: pytest.FixtureRequest, hosts: int) -> Iterator["Lab"]:
         again += f" --xnic-card={card}"
     request.node.add_report_section("setup", "xnic", f"to repeat this: {again}")
     request.node.user_properties.append(("xnic_seed", seed))
-    with Lab(target=target, hosts=hosts, card=card, seed=seed) as lab:
-        yield lab
+    return {"target": target, "card": card, "seed": seed}
 
 
 @pytest.fixture
@@ -69,3 +74,15 @@ def xnic(request: pytest.FixtureRequest) -> Iterator["Lab"]:
 def xnic_pair(request: pytest.FixtureRequest) -> Iterator["Lab"]:
     """A lab of two hosts, a card each, and the wire between them."""
     yield from _lab(request, hosts=2)
+
+
+@pytest.fixture
+def xnic_machine(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Runs a host_driver.testing.LabMachine on labs with the options of the command line;
+    further arguments are those of `host_driver.testing.run_on_lab`."""
+    from host_driver.testing import run_on_lab
+
+    options = _options(request)
+    if options["card"] == "full":  # the machine's own card
+        del options["card"]
+    return lambda machine, config=None, **more: run_on_lab(machine, config, **options, **more)

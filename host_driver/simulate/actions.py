@@ -183,11 +183,10 @@ class Ask(Action, frozen=True, kw_only=True, tag=True):
 
 
 class Arm(Action, frozen=True, kw_only=True, tag=True):
-    """A fault is armed: a name of the catalogue, or fields of proto.faults.FaultSpec."""
+    """A fault is armed; `fields` are those of proto.faults.FaultSpec."""
 
     fault: str
     host: int | None = None
-    catalogue: str | None = None
     fields: dict[str, Any] = {}
 
 

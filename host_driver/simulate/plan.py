@@ -42,7 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 lines.append(
                     f"  fault {action.fault} from step {number} "
                     + (f"to {until}" if until is not None else "to the end")
-                    + f": {action.catalogue or action.fields}"
+                    + f": {action.fields}"
                     + ("" if action.host is None else f" host {action.host}")
                 )
         return lines

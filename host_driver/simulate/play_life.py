@@ -117,16 +117,14 @@ def ask(player: Player, action: Ask) -> Answer:
 
 def arm(player: Player, action: Arm) -> Answer:
     """Arm a fault; what a lab does not offer is refused, and the run goes on without."""
-    by_name = () if action.catalogue is None else (action.catalogue,)
-    add: Callable[..., str] = player.lab.faults.add
     try:
-        name = add(*by_name, host=action.host, **action.fields)
+        name = player.lab.faults.add(host=action.host, **action.fields)
     except OffloadError as error:
         return Answer(error.errno, error.text)
     player.faults[action.fault] = name
     number = len(player.ledger.armed)
-    spec = {"catalogue": action.catalogue, **action.fields}
-    player.ledger.armed.append(Armed(player.step.number, name, action.host, spec, None))
+    armed = Armed(player.step.number, name, action.host, action.fields, None)
+    player.ledger.armed.append(armed)
     return Answer(0, f"fault {number}")
 
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a lab asks of a host over the CONTROL channel: tagged MessagePack, one answer each."""
+"""What a lab asks of a host over the CONTROL channel: tagged MessagePack, one answer each.
+
+The requests about faults are those of `proto.management` -> Answer.value.
+"""
 
 from typing import Any
 
 import msgspec
 
-from proto.faults import FaultSpec
+from proto.management import FaultRequest
 
 
 class Query(msgspec.Struct, tag=lambda name: name):
@@ -92,22 +95,6 @@ class Trace(Query):
     start: int = 0
 
 
-class AddFault(Query):
-    """-> Answer.value: the fault's name."""
-
-    spec: FaultSpec
-
-
-class RemoveFault(Query):
-    """Disarm one fault by name; ENOENT if none is armed under it."""
-
-    name: str
-
-
-class ResetFaults(Query):
-    """Disarm every fault of this host."""
-
-
 class SetLink(Query):
     """`ip link set DEV up|down mtu N`, `ethtool -K DEV esp-hw-offload on|off
     esp-tx-csum-hw-offload on|off`; None = keep."""
@@ -163,7 +150,7 @@ class Quiesce(Query):
 
 AnyQuery = (
     Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Receive | Mib
-    | Counters | Census | Trace | AddFault | RemoveFault | ResetFaults | SetLink | SetNetworks
+    | Counters | Census | Trace | FaultRequest | SetLink | SetNetworks
     | AddDevice | SetClockForward | Info | Capture | Quiesce
 )  # fmt: skip
 

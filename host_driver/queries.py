@@ -9,7 +9,7 @@ import ipaddress
 import os
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -25,6 +25,7 @@ from proto.codec import decode
 from proto.commands import QueryCensus, QueryCounters, SetPort
 from proto.frame import FrameError, Kind, Message, pack
 from proto.limits import MESSAGE_MAX_BYTES, NOTIFICATION_QUEUE, OPEN_DUMPS, PROTOCOL_VERSION
+from proto.management import FaultRequest, about_faults
 from proto.status import OffloadError
 from proto.xfrm import Group
 
@@ -63,9 +64,7 @@ class Queries:
             control.Counters: self._counters,
             control.Census: self._census,
             control.Trace: self._trace,
-            control.AddFault: self._add_fault,
-            control.RemoveFault: self._remove_fault,
-            control.ResetFaults: self._reset_faults,
+            **dict.fromkeys(get_args(FaultRequest), self._about_faults),
             control.SetLink: self._set_link,
             control.SetNetworks: self._set_networks,
             control.AddDevice: self._add_device,
@@ -201,16 +200,8 @@ class Queries:
     def _trace(self, query: control.Trace) -> Answer:
         return Answer(0, value=self._host.trace.entries(query.start))
 
-    def _add_fault(self, query: control.AddFault) -> Answer:
-        return Answer(0, value=self._host.faults.add(query.spec))
-
-    def _remove_fault(self, query: control.RemoveFault) -> Answer:
-        self._host.faults.remove(query.name)
-        return Answer(0)
-
-    def _reset_faults(self, query: control.ResetFaults) -> Answer:
-        self._host.faults.reset()
-        return Answer(0)
+    def _about_faults(self, request: FaultRequest) -> Answer:
+        return Answer(0, value=about_faults(self._host.faults, request))
 
     def _set_link(self, query: control.SetLink) -> Sleep[Answer]:
         host = self._host

@@ -65,6 +65,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--link", help="addresses for the host: ipc://PATH or tcp://127.0.0.1:0")
     parser.add_argument("--wire", help="address of the wire, which this card dials")
+    parser.add_argument(
+        "--control", help="address of the lab, which this card dials (default: none)"
+    )
     parser.add_argument("--dma", default="inline", help="DMA file made by the launcher, or inline")
     parser.add_argument("--mac", type=_mac, default=bytes(MAC_BYTES), help="for the MAC filter")
     parser.add_argument(
@@ -114,6 +117,8 @@ def _serve(flags: argparse.Namespace) -> int:
         endpoints: dict[Channel, Endpoint] = hub.bind_link(flags.link)
         addresses = {channel.name.lower(): end.address for channel, end in endpoints.items()}
         endpoints[Channel.WIRE] = hub.connect(flags.wire)
+        if flags.control is not None:
+            endpoints[Channel.CONTROL] = hub.connect(flags.control)
         hello = Hello(
             party="card", name=flags.name, pid=os.getpid(), caps=flags.card, endpoints=addresses
         )

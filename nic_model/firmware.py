@@ -17,13 +17,17 @@ import msgspec
 
 from nic_model import checks, mailbox, tables
 from nic_model.checks import Refused
+from nic_model.command_faults import SITE_COMMAND, CommandFaults, Verdict, altered
 from nic_model.mailbox import LoadKey
+from nic_model.management import Management
 from nic_model.objects import Handle, Objects
 from nic_model.port import Port
 from nic_model.queues import Output, Queues
 from proto import commands as c
 from proto.caps import Caps
 from proto.events import Event, EventType
+from proto.faults import FaultTable, Released
+from proto.faults.held import Data
 from proto.frame import INDEX_MASK, Channel, FrameError, Kind, Message, pack, unpack
 from proto.limits import MAILBOX_SLOTS
 from proto.link.dma import Dma
@@ -44,6 +48,12 @@ class Firmware:
         self.counters = dict.fromkeys(
             ("cmd_refused", "msg_malformed", "events_raised", "events_overrun"), 0
         )
+        self.faults = FaultTable()
+        self.command_faults = CommandFaults(self.faults, self.objects)
+        self.management = Management(
+            name, caps, self.faults, self.objects.census, self.all_counters
+        )
+        self._now_ns = 0
         self._rng = rng
         self._event_index = 0
         self._answered: dict[int, c.Reply] = {}
@@ -54,6 +64,7 @@ class Firmware:
             (Channel.RINGS, Kind.RX_DONE): self.queues.receive_done,
             (Channel.WIRE, Kind.WIRE): self.queues.receive,
             (Channel.WIRE, Kind.WIRE_DONE): self.queues.wire_done,
+            (Channel.CONTROL, Kind.CONTROL): self._manage,
         }
         self._commands: dict[type, Callable[[int, Any], c.Reply]] = {
             c.QueryCaps: self._query_caps,
@@ -80,8 +91,11 @@ class Firmware:
     ) -> Output:
         """Take messages, give messages. Mailbox messages in writable buffers are zeroed once read.
 
-        `now_ns` is part of every party's step; no limit of the card depends on time.
+        No limit of the card depends on time.
         """
+        self._now_ns = now_ns
+        for late in self.faults.due(now_ns):
+            late.context(late.data)
         for channel, raw in inputs:
             try:
                 self._take(channel, memoryview(raw))
@@ -92,8 +106,13 @@ class Firmware:
         return output
 
     def deadline_ns(self) -> int | None:
-        """The card acts on messages only."""
-        return None
+        """When a fault lets go what it held; else the card acts on messages only."""
+        return self.faults.deadline_ns()
+
+    def all_counters(self) -> dict[str, int]:
+        """Of port, queues and firmware, by name."""
+        port = tables.counters(self.objects.tables)
+        return port | self.queues.counters | self.counters
 
     def _take(self, channel: Channel, raw: memoryview) -> None:
         try:
@@ -107,20 +126,62 @@ class Firmware:
                 mailbox.wipe(raw)
 
     def _mailbox(self, message: Message) -> None:
+        verdict = Verdict()
+        if self.faults.armed:
+            opcode = mailbox.opcode_of(message.body)
+            verdict = self.command_faults.judge(opcode, self._now_ns)
+        if verdict.hold_ms:
+            self._hold_command(message, verdict)
+        elif verdict.execute or verdict.reply:
+            self._command(message, verdict)
+
+    def _hold_command(self, message: Message, verdict: Verdict) -> None:
+        """A copy, which may hold a key, and is zeroed when it was executed."""
+        kept = memoryview(bytearray(message.body))
+
+        def execute(body: memoryview) -> None:
+            self._command(message._replace(body=body), verdict)
+            mailbox.wipe(body)
+
+        self._hold(verdict, kept, execute, verdict.hold_ms)
+
+    def _hold(self, verdict: Verdict, data: Data, then: Callable[[Any], None], ms: int) -> None:
+        until_ns = self._now_ns + ms * 1_000_000
+        self.faults.hold(verdict.fault, Released(SITE_COMMAND, data, then), until_ns)
+
+    def _command(self, message: Message, verdict: Verdict) -> None:
         """Execute a token once; when it comes again, its reply was lost, and is repeated."""
         token = 0
         try:
             token, raw = mailbox.open_envelope(message.body)
             reply = self._answered.get(token % MAILBOX_SLOTS)
             if reply is None or reply.token != token:
-                command = mailbox.decode(raw)
-                reply = self._commands[type(command)](token, command)
+                reply = altered(self._execute(token, raw, verdict), verdict)
         except Refused as refused:
             reply = self._refuse(token, refused)
         if token:
             self._answered[token % MAILBOX_SLOTS] = reply
         body = msgspec.msgpack.encode(reply)
-        self._output.append((Channel.MAILBOX, pack(Kind.REPLY, body)))
+        if verdict.answer:
+            answer = pack(Kind.REPLY, body)
+            if verdict.late_ms:
+                self._hold(verdict, answer, self._reply, verdict.late_ms)
+            else:
+                self._reply(answer)
+
+    def _reply(self, answer: bytes) -> None:
+        self._output.append((Channel.MAILBOX, answer))
+
+    def _execute(self, token: int, raw: msgspec.Raw, verdict: Verdict) -> c.Reply:
+        if not verdict.execute:
+            return c.Reply(token)
+        command = mailbox.decode(raw)
+        if self.faults.armed:
+            self.command_faults.require_space(type(command), self._now_ns)
+        return self._commands[type(command)](token, command)
+
+    def _manage(self, message: Message) -> None:
+        self._output.append((Channel.CONTROL, self.management.answer(message)))
 
     def _refuse(self, token: int, refused: Refused) -> c.Reply:
         self.counters["cmd_refused"] += 1
@@ -201,8 +262,7 @@ class Firmware:
         return c.Reply(token)
 
     def _query_counters(self, token: int, _: c.QueryCounters) -> c.Reply:
-        port = tables.counters(self.objects.tables)
-        return c.Reply(token, values=port | self.queues.counters | self.counters)
+        return c.Reply(token, values=self.all_counters())
 
     def _query_census(self, token: int, _: c.QueryCensus) -> c.Reply:
         return c.Reply(token, values=self.objects.census())

@@ -81,11 +81,15 @@ class Rows(Generic[T]):
     def require_space(self) -> None:
         """Raises Refused(NO_RESOURCES) when every row is taken."""
         if len(self.live) >= self.size:
-            raise Refused(
-                Status.NO_RESOURCES,
-                Syndrome.TABLE_FULL,
-                f"{self.name} table is full at {self.size}, delete one or use a larger card",
-            )
+            raise self.full()
+
+    def full(self) -> Refused:
+        """The refusal of one row too many."""
+        return Refused(
+            Status.NO_RESOURCES,
+            Syndrome.TABLE_FULL,
+            f"{self.name} table is full at {self.size}, delete one or use a larger card",
+        )
 
     def add(self, value: T) -> int:
         """Take a row and give it the next generation. Raises Refused(NO_RESOURCES)."""

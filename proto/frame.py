@@ -41,7 +41,7 @@ class Kind(IntEnum):
     COUNTERS = 36  # rings, card to host: SA_COUNTERS records
     WIRE = 48  # wire, both ways: frames (proto.wire)
     WIRE_DONE = 49  # wire, both ways: credits for `count` frames
-    CONTROL = 64  # control, lab and host: host_driver.control messages
+    CONTROL = 64  # control: host_driver.control with a host, proto.management with a card
 
 
 @unique

@@ -7,16 +7,19 @@ Both worlds (simulator and processes) speak through these functions; `World` is 
 import errno
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from host_driver.control import Answer, AnyQuery, Ask
+from host_driver.control import Answer, AnyQuery
 from host_driver.lab.wire import Wire
+from proto import management
 from proto.codec import decode
 from proto.frame import FrameError, Kind, pack, unpack
 from proto.limits import CONTROL_TIMEOUT_MS
 from proto.status import OffloadError
+
+A = TypeVar("A", Answer, management.Answer)
 
 
 class PeerDied(OffloadError):
@@ -39,6 +42,10 @@ class World(Protocol):
     def ask(self, host: int, query: AnyQuery) -> Answer:
         """Put a query to a host and wait. Raises OffloadError(ETIMEDOUT), or what it refused."""
 
+    def ask_card(self, card: int, request: management.AnyRequest) -> Any:
+        """Put a request to a card itself, whatever its host does; -> the value of its answer.
+        Raises as `ask` does."""
+
     def wire(self) -> AbstractContextManager[Wire]:
         """The wire, ours alone within the `with` block."""
 
@@ -55,34 +62,32 @@ class World(Protocol):
         """End everything and leave nothing behind. A second call changes nothing."""
 
 
-def encode_ask(number: int, query: AnyQuery) -> bytes:
-    """The CONTROL message of a query."""
-    return pack(Kind.CONTROL, msgspec.msgpack.encode(Ask(number, query)))
+def encode_ask(number: int, query: AnyQuery | management.AnyRequest) -> bytes:
+    """The CONTROL message of a query to a host or of a request to a card."""
+    return pack(Kind.CONTROL, msgspec.msgpack.encode((number, query)))
 
 
-def find_answer(messages: Sequence[bytes], number: int) -> Answer | None:
+def find_answer(messages: Sequence[bytes], number: int, kind: type[A]) -> A | None:
     """The answer to ask `number` among control messages; late answers to older asks are skipped."""
     for raw in messages:
         try:
             message = unpack(raw)
             if message.kind is Kind.CONTROL:
-                answer = decode(message.body, Answer)
+                answer = decode(message.body, kind)
                 if answer.id == number:
                     return answer
         except FrameError as error:
-            raise OffloadError(errno.EBADMSG, f"a host answered nonsense: {error}") from None
+            raise OffloadError(errno.EBADMSG, f"the answer is nonsense: {error}") from None
     return None
 
 
-def checked(answer: Answer) -> Answer:
-    """The answer itself. Raises OffloadError with its errno and text if the host refused."""
+def checked(answer: A) -> A:
+    """The answer itself. Raises OffloadError with its errno and text if it is a refusal."""
     if answer.errno:
         raise OffloadError(answer.errno, answer.text)
     return answer
 
 
-def no_answer(host: int, query: AnyQuery) -> OffloadError:
-    """The error for a query that nobody answered in time."""
-    return NoAnswer(
-        f"host{host} did not answer {type(query).__name__} within {CONTROL_TIMEOUT_MS} ms"
-    )
+def no_answer(party: str, query: AnyQuery | management.AnyRequest) -> OffloadError:
+    """The error for a question that nobody answered in time."""
+    return NoAnswer(f"{party} did not answer {type(query).__name__} within {CONTROL_TIMEOUT_MS} ms")

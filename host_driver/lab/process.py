@@ -13,16 +13,17 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from host_driver.control import Answer, AnyQuery
-from host_driver.lab.asking import PeerDied, checked, encode_ask, find_answer, no_answer
+from host_driver.lab.asking import A, PeerDied, checked, encode_ask, find_answer, no_answer
 from host_driver.lab.child import Child
 from host_driver.lab.rundir import RunDir
 from host_driver.lab.settings import Settings, mac_of
 from host_driver.lab.warm import warm_kernels
 from host_driver.lab.wire import Wire
 from host_driver.lab.wire_thread import WireThread
+from proto import management
 from proto.caps import parse_card
 from proto.clock import NS, RealClock
 from proto.frame import FrameError, Kind, pack, unpack
@@ -41,6 +42,7 @@ class ProcessWorld:
         self._clock = RealClock()
         self._children: list[Child] = []
         self._controls: list[Endpoint] = []
+        self._card_controls: list[Endpoint] = []
         self._thread: WireThread | None = None
         self._asked = 0
         self._over: OffloadError | None = None
@@ -67,15 +69,28 @@ class ProcessWorld:
 
     def ask(self, host: int, query: AnyQuery) -> Answer:
         """Ask over the control socket; bounded by CONTROL_TIMEOUT_MS."""
+        return self._exchange(self._controls[host], f"host{host}", query, Answer)
+
+    def ask_card(self, card: int, request: management.AnyRequest) -> Any:
+        """As `ask`, past the host."""
+        control = self._card_controls[card]
+        return self._exchange(control, f"card{card}", request, management.Answer).value
+
+    def _exchange(
+        self,
+        control: Endpoint,
+        party: str,
+        query: AnyQuery | management.AnyRequest,
+        kind: type[A],
+    ) -> A:
         self._check()
         self._asked += 1
-        control = self._controls[host]
         control.send(encode_ask(self._asked, query))
         deadline_ns = self.now_ns() + CONTROL_TIMEOUT_MS * 1_000_000
         while True:
             if not self._wait([control], deadline_ns):
-                raise no_answer(host, query)
-            if answer := find_answer(control.receive(), self._asked):
+                raise no_answer(party, query)
+            if answer := find_answer(control.receive(), self._asked, kind):
                 return checked(answer)
 
     @contextmanager
@@ -113,6 +128,7 @@ class ProcessWorld:
         warm_kernels()
         wires = [self._hub.bind(f"ipc://{path}/wire{number}") for number in hosts]
         self._controls = [self._hub.bind(f"ipc://{path}/control{number}") for number in hosts]
+        self._card_controls = [self._hub.bind(self._card_control(number)) for number in hosts]
         for number in hosts:
             self._spawn(f"card{number}", "nic_model", self._card_arguments(number))
         hellos = [self._hello(wires[number], f"card{number}") for number in hosts]
@@ -132,6 +148,7 @@ class ProcessWorld:
         path = self.run_dir
         arguments = ["--name", f"card{number}", "--card", self._settings.card]
         arguments += ["--wire", f"ipc://{path}/wire{number}", "--mac", mac_of(number).hex(":")]
+        arguments += ["--control", self._card_control(number)]
         if self._settings.link == "tcp":
             card_secret, _ = write_keypair(path, f"card{number}")
             _, host_public = write_keypair(path, f"host{number}")
@@ -157,6 +174,9 @@ class ProcessWorld:
         else:
             arguments += self._local_link(number)
         return arguments
+
+    def _card_control(self, number: int) -> str:
+        return f"ipc://{self.run_dir}/cardcontrol{number}"
 
     def _local_link(self, number: int) -> list[str]:
         """Where card and host of one machine meet: sockets and DMA file in the run directory."""

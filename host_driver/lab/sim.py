@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from host_driver.control import Answer, AnyQuery
-from host_driver.lab.asking import checked, encode_ask, find_answer, no_answer
+from host_driver.lab.asking import A, checked, encode_ask, find_answer, no_answer
 from host_driver.lab.settings import Settings, mac_of
 from host_driver.lab.warm import warm_kernels
 from host_driver.lab.wire import Wire
+from proto import management
 from proto.caps import parse_card
 from proto.clock import NS, VirtualClock
 from proto.frame import Channel
@@ -119,13 +120,15 @@ class SimWorld:
         wire_node = Node("wire", self._wire, {})
         nodes = [wire_node]
         self._controls: list[SimEndpoint] = []
+        self._card_controls: list[SimEndpoint] = []
         for number in range(settings.hosts):
             card, host = _make_pair(settings, number, rng)
             for channel in (Channel.MAILBOX, Channel.EVENTS, Channel.RINGS):
                 card.ends[channel], host.ends[channel] = SimEndpoint.pair()
             wire_node.ends[number], card.ends[Channel.WIRE] = SimEndpoint.pair()
-            control, host.ends[Channel.CONTROL] = SimEndpoint.pair()
-            self._controls.append(control)
+            for party, controls in ((host, self._controls), (card, self._card_controls)):
+                control, party.ends[Channel.CONTROL] = SimEndpoint.pair()
+                controls.append(control)
             nodes += [card, host]
         self._simulator = Simulator(nodes, rng)
         self._asked = 0
@@ -133,20 +136,37 @@ class SimWorld:
 
     def ask(self, host: int, query: AnyQuery) -> Answer:
         """Run the world until the answer is there; time moves where only waiting is left."""
-        if not self._controls:
+        return self._exchange(self._controls, host, f"host{host}", query, Answer)
+
+    def ask_card(self, card: int, request: management.AnyRequest) -> Any:
+        """As `ask`, past the host."""
+        answer = self._exchange(
+            self._card_controls, card, f"card{card}", request, management.Answer
+        )
+        return answer.value
+
+    def _exchange(
+        self,
+        controls: list[SimEndpoint],
+        number: int,
+        party: str,
+        query: AnyQuery | management.AnyRequest,
+        kind: type[A],
+    ) -> A:
+        if not controls:
             raise OffloadError(errno.ESHUTDOWN, "this lab is closed")
         self._asked += 1
-        control = self._controls[host]
+        control = controls[number]
         control.send(encode_ask(self._asked, query))
         limit_ns = self.now_ns() + CONTROL_TIMEOUT_MS * _NS_PER_MS
         while True:
-            if control.waiting and (answer := find_answer(control.receive(), self._asked)):
+            if control.waiting and (answer := find_answer(control.receive(), self._asked, kind)):
                 return checked(answer)
             if self._simulator.step():
                 continue
             deadline_ns = self._simulator.next_ns()
             if deadline_ns is None or deadline_ns > limit_ns:
-                raise no_answer(host, query)
+                raise no_answer(party, query)
             self._simulator.clock.advance_to(deadline_ns)
 
     @contextmanager
@@ -173,6 +193,7 @@ class SimWorld:
                 vars(node.party).clear()
         self._simulator.nodes = ()
         self._controls.clear()
+        self._card_controls.clear()
 
 
 def _make_pair(settings: Settings, number: int, rng: random.Random) -> tuple[Node, Node]:

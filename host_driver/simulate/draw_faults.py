@@ -60,10 +60,13 @@ def _fields(rng: random.Random, site: str, kind: str) -> dict[str, Any]:
 
 
 def _needed(rng: random.Random, kind: Kind) -> dict[str, Any]:
-    """Fields that the kind cannot do without, and a number where it takes one."""
+    """Fields that the kind cannot do without, and a value where it takes one."""
     fields: dict[str, Any] = {}
     if "delay_ms" in kind.needs:
         fields["delay_ms"] = rng.choice(DELAYS_MS)
-    if kind.value is int and ("value" in kind.needs or rng.random() < 0.5):
-        fields["value"] = kind.low + rng.randrange(min(VALUE_MAX, kind.high - kind.low + 1))
+    if kind.value and ("value" in kind.needs or rng.random() < 0.5):
+        if kind.examples:
+            fields["value"] = rng.choice(kind.examples)
+        else:
+            fields["value"] = kind.low + rng.randrange(min(VALUE_MAX, kind.high - kind.low + 1))
     return fields

@@ -10,8 +10,10 @@ from proto.faults.held import Released
 from proto.faults.sites import MESSAGE_KINDS, SITES, Kind, Site, concerned
 from proto.faults.spec import FaultSpec, check
 from proto.faults.table import FaultTable, Fired, Firing
+from proto.faults.values import BEFORE, parse_status
 
 __all__ = [
+    "BEFORE",
     "MESSAGE_KINDS",
     "SITES",
     "FaultSpec",
@@ -23,4 +25,5 @@ __all__ = [
     "Site",
     "check",
     "concerned",
+    "parse_status",
 ]

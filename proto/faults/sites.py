@@ -6,8 +6,10 @@ message passes through `FaultTable.apply`, and the kinds of MESSAGE_KINDS are do
 what else a site offers it does itself, told by `FaultTable.fire`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
+
+from proto.faults.values import BEFORE, parse_status
 
 VALUE_MAX = (1 << 63) - 1
 
@@ -15,16 +17,19 @@ Party = Literal["host", "card", "wire"]
 
 
 class Kind(NamedTuple):
-    """What a fault does. `value`: the type of FaultSpec.value, None = it takes none.
+    """What a fault does. `value`: the types that FaultSpec.value may have, none = it takes none.
 
-    A number lies in low..high; `needs` names fields without which the kind means nothing.
+    A number lies in low..high. A text is one of `examples`, or `parse` reads it (ValueError says
+    that it cannot). `needs` names fields without which the kind means nothing.
     """
 
     what: str
-    value: type[int] | type[str] | None = None
+    value: tuple[type[int] | type[str], ...] = ()
     low: int = 0
     high: int = VALUE_MAX
     needs: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    parse: Callable[[object], object] | None = None
 
 
 class Site(NamedTuple):
@@ -41,16 +46,29 @@ class Site(NamedTuple):
 
 MESSAGE_KINDS: dict[str, Kind] = {
     "drop": Kind("the message is gone"),
-    "duplicate": Kind("it comes again, `value` times (1)", int, 1, 64),
-    "corrupt": Kind("bit `value` flips (drawn)", int),
-    "truncate": Kind("`value` bytes of it are left (0)", int),
-    "delay": Kind("held `delay_ms` and a drawn part of `value` ms (0)", int, 0, 86_400_000,
+    "duplicate": Kind("it comes again, `value` times (1)", (int,), 1, 64),
+    "corrupt": Kind("bit `value` flips (drawn)", (int,)),
+    "truncate": Kind("`value` bytes of it are left (0)", (int,)),
+    "delay": Kind("held `delay_ms` and a drawn part of `value` ms (0)", (int,), 0, 86_400_000,
                   ("delay_ms",)),
     "reorder": Kind("held until `value` later ones have passed (1), at most `delay_ms` (1000)",
-                    int, 1, 1024),
-    "burst": Kind("it and the next ones are gone, `value` in all", int, 1, needs=("value",)),
+                    (int,), 1, 1024),
+    "burst": Kind("it and the next ones are gone, `value` in all", (int,), 1, needs=("value",)),
 }  # fmt: skip
-RATE = Kind("the stream gets no more than `value` bytes a second", int, 1, needs=("value",))
+RATE = Kind("the stream gets no more than `value` bytes a second", (int,), 1, needs=("value",))
+
+_STATUS = "STATUS[:SYNDROME[:text]], names or numbers"
+_STATUSES = ("INTERNAL_ERROR", "NO_RESOURCES:TABLE_FULL", "OBJECT_BUSY", "77:0xdead:unheard of")
+COMMAND_KINDS = {
+    "status": Kind(f"it is not executed, its reply says `value`: {_STATUS}", (int, str),
+                   needs=("value",), examples=_STATUSES, parse=parse_status),
+    "misreport": Kind(f"it is executed, its reply says `value`: {_STATUS}", (int, str),
+                      needs=("value",), examples=_STATUSES, parse=parse_status),
+    "silent": Kind("it is executed and not answered; `value` before: not executed either", (str,),
+                   examples=(BEFORE,)),
+    "delay": Kind("its reply comes `delay_ms` late; `value` before: it is executed late", (str,),
+                  needs=("delay_ms",), examples=(BEFORE,)),
+}  # fmt: skip
 
 SITES: dict[str, Site] = {
     "mailbox.command": Site(
@@ -68,6 +86,11 @@ SITES: dict[str, Site] = {
                          messages=True),
     "ring.rx": Site("host", "received descriptors", MESSAGE_KINDS, messages=True),
     "ring.counters": Site("host", "counter records of SAs", MESSAGE_KINDS, messages=True),
+    "card.command": Site("card", "a command in the firmware", COMMAND_KINDS, ("opcode",)),
+    "card.table": Site(
+        "card", "a row for a new object; tables are keys, sas, rules",
+        {"full": Kind("there is none: NO_RESOURCES")}, ("table", "op"),
+    ),
     "wire": Site(
         "wire", "a frame between the cards", {**MESSAGE_KINDS, "rate": RATE},
         ("src", "dst", "esp", "spi"), messages=True, lane="dst",

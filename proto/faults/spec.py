@@ -73,18 +73,26 @@ def _why_nowhere(spec: FaultSpec) -> str:
 
 def _check_kind(spec: FaultSpec, kind: Kind) -> None:
     for name in kind.needs:
-        if not getattr(spec, name):
+        if getattr(spec, name) in (None, "") or (name, spec.delay_ms) == ("delay_ms", 0):
             raise _bad(f"fault kind {spec.kind!r} needs {name}: {kind.what}")
     value = spec.value
     if value is None:
         return
-    if kind.value is None or not isinstance(value, kind.value):
-        wanted = "no value" if kind.value is None else f"a value of type {kind.value.__name__}"
+    if not isinstance(value, kind.value):
+        types = " or ".join(type_.__name__ for type_ in kind.value)
+        wanted = f"a value of type {types}" if kind.value else "no value"
         raise _bad(f"fault kind {spec.kind!r} takes {wanted}, not {value!r}: {kind.what}")
     if isinstance(value, int) and not kind.low <= value <= kind.high:
         raise _bad(f"fault value {value} of {spec.kind!r} is outside {kind.low}..{kind.high}")
     if isinstance(value, str) and len(value) > TEXT_MAX:
         raise _bad(f"fault value of {len(value)} characters, the limit is {TEXT_MAX}")
+    if kind.parse is not None:
+        try:
+            kind.parse(value)
+        except ValueError as error:
+            raise _bad(f"fault value {value!r} of {spec.kind!r}: {error}") from None
+    elif kind.examples and value not in kind.examples:
+        raise _bad(f"fault value {value!r} of {spec.kind!r} is none of {', '.join(kind.examples)}")
 
 
 def _bad(text: str) -> OffloadError:

@@ -136,6 +136,10 @@ class FaultTable:
             self._held.passed(stream, now_ns)
         return results
 
+    def hold(self, fault: str, message: Released, until_ns: int) -> None:
+        """Hold what a site delays itself; it comes out of `due`, at once when the fault goes."""
+        self._held.hold(message, fault, until_ns)
+
     def due(self, now_ns: int) -> list[Released]:
         """Held messages whose time has come, in order."""
         return self._held.due(now_ns) if self._held else []

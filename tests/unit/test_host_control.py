@@ -20,6 +20,7 @@ from proto.hello import decode_hello
 from proto.layouts import DESCRIPTOR
 from proto.limits import COMMAND_TIMEOUT_MS, RING_SIZE, TXQUEUE_LEN
 from proto.link.dma import Dma, rx_offset
+from proto.management import AddFault, RemoveFault
 from proto.status import OffloadError
 
 MAC, PEER = b"\x02xfrm\x00", b"\x02xfrm\x01"
@@ -207,7 +208,7 @@ def test_quiesce_waits_for_packets_and_for_what_the_card_has_sent(bench) -> None
 
 def test_quiesce_does_not_wait_for_lost_events(bench) -> None:
     bench.fence["events"] = 1
-    bench.ask(control.AddFault(FaultSpec(site="events", kind="drop")))
+    bench.ask(AddFault(FaultSpec(site="events", kind="drop")))
     body = msgspec.msgpack.encode([Event(EventType.SOFT_LIMIT, 1, 1)])
     bench.step((Channel.EVENTS, pack(Kind.EVENTS, body, 0, 1)))
     assert bench.ask(control.Quiesce()).values["events"] == 1
@@ -221,16 +222,14 @@ def test_two_askers_may_wait_for_the_end_of_things(bench) -> None:
 
 
 def test_faults_come_and_go(bench) -> None:
-    assert bench.ask(control.AddFault(FaultSpec(site="nowhere", kind="drop"))).errno == errno.EINVAL
+    assert bench.ask(AddFault(FaultSpec(site="nowhere", kind="drop"))).errno == errno.EINVAL
     name = bench.ask(
-        control.AddFault(
-            FaultSpec(site="mailbox.command", kind="drop", match={"opcode": "QUERY_CENSUS"})
-        )
+        AddFault(FaultSpec(site="mailbox.command", kind="drop", match={"opcode": "QUERY_CENSUS"}))
     ).value
     assert bench.ask(control.Census()) is None
     assert bench.ask(control.Counters()).errno == 0
-    assert bench.ask(control.RemoveFault(name)).errno == 0
-    assert bench.ask(control.RemoveFault(name)).errno == errno.ENOENT
+    assert bench.ask(RemoveFault(name)).errno == 0
+    assert bench.ask(RemoveFault(name)).errno == errno.ENOENT
     bench.now_ns += COMMAND_TIMEOUT_MS * 1_000_000
     bench.step()
     assert bench.answers[3].errno == 0  # a tool's question is asked again until it is answered
@@ -240,7 +239,7 @@ def test_faults_come_and_go(bench) -> None:
 def test_broken_receive_messages_cost_packets_but_no_credits(bench, kind) -> None:
     value = None if kind == "drop" else 3
     fault = FaultSpec(site="ring.rx", kind=kind, value=value, times=1)
-    assert bench.ask(control.AddFault(fault)).errno == 0
+    assert bench.ask(AddFault(fault)).errno == 0
     bench.step(bench.receive(0, PACKET))
     bench.step(bench.receive(1, PACKET))
     assert [message.count for message in bench.rings] == [1, 1]
@@ -248,7 +247,7 @@ def test_broken_receive_messages_cost_packets_but_no_credits(bench, kind) -> Non
 
 
 def test_a_doubled_command_reaches_the_card_in_buffers_of_their_own(bench) -> None:
-    bench.ask(control.AddFault(FaultSpec(site="mailbox.command", kind="duplicate")))
+    bench.ask(AddFault(FaultSpec(site="mailbox.command", kind="duplicate")))
     sent = []
     bench.host.mailbox.post(c.QueryCensus())
     for channel, raw in bench.host.step(bench.now_ns, []):

@@ -17,6 +17,7 @@ from proto.caps import parse_card
 from proto.faults import FaultSpec
 from proto.frame import Channel, Kind, pack, unpack
 from proto.link.dma import Dma
+from proto.management import AddFault
 from proto.wire import unpack_frames
 
 EMPTY = {"keys": 0, "sas": 0, "rules_sa": 0, "rules_policy": 0}
@@ -148,7 +149,7 @@ def test_a_duplicate_is_added_deleted_and_freed(pair, direction) -> None:
 def test_a_lost_message_fails_the_add_and_leaves_nothing(pair, site, opcode) -> None:
     """F-CTL-01: an object that was made in spite of it is found and destroyed."""
     spec = FaultSpec(site=site, kind="drop", match={"opcode": opcode}, times=1)
-    pair.ask(control.AddFault(spec))
+    pair.ask(AddFault(spec))
     result = add(pair)
     assert result.rc == 2
     assert f"{opcode}: no reply from the card in 2000 ms" in result.stderr
@@ -163,7 +164,7 @@ def test_a_lost_message_fails_the_add_and_leaves_nothing(pair, site, opcode) -> 
 @pytest.mark.parametrize("site", ["mailbox.command", "mailbox.reply"])
 def test_a_lost_destroy_is_repeated(pair, site, opcode) -> None:
     add(pair)
-    pair.ask(control.AddFault(FaultSpec(site=site, kind="drop", match={"opcode": opcode}, times=1)))
+    pair.ask(AddFault(FaultSpec(site=site, kind="drop", match={"opcode": opcode}, times=1)))
     assert pair.ip(DELETE).rc == 0
     pair.settle()
     assert pair.census() == EMPTY
@@ -171,7 +172,7 @@ def test_a_lost_destroy_is_repeated(pair, site, opcode) -> None:
 
 @pytest.mark.parametrize("site", ["mailbox.command", "mailbox.reply"])
 def test_everything_doubled_changes_nothing(pair, site) -> None:
-    pair.ask(control.AddFault(FaultSpec(site=site, kind="duplicate")))
+    pair.ask(AddFault(FaultSpec(site=site, kind="duplicate")))
     assert add(pair).rc == 0
     assert pair.census() == ONE_SA
     pair.ip(DELETE)
@@ -221,7 +222,7 @@ def test_limits_hold_whatever_happens_to_events(pair, faults) -> None:
     add(pair, LIMITS)
     pair.ip(POLICY)
     for site, kind in faults:
-        pair.ask(control.AddFault(FaultSpec(site=site, kind=kind)))
+        pair.ask(AddFault(FaultSpec(site=site, kind=kind)))
     for _ in range(14):
         pair.ask(control.Send([PACKET]))
         pair.settle()
@@ -236,7 +237,7 @@ def test_limits_hold_whatever_happens_to_events(pair, faults) -> None:
 
 @pytest.mark.parametrize("site", ["ring.tx", "ring.tx_done"])
 def test_a_lost_doorbell_or_completion_loses_no_packet(pair, site) -> None:
-    pair.ask(control.AddFault(FaultSpec(site=site, kind="drop", times=1)))
+    pair.ask(AddFault(FaultSpec(site=site, kind="drop", times=1)))
     pair.ask(control.Send([PACKET] * 3))
     values = pair.settle()
     assert len(pair.frames) == 3

@@ -219,7 +219,7 @@ def test_the_log_tells_each_firing_once_with_a_running_id():
     assert table.log() == log
 
 
-PROBE = Site("card", "for this test", {"melt": Kind("it melts", str)}, ("heat", "bytes"))
+PROBE = Site("card", "for this test", {"melt": Kind("it melts", (str,))}, ("heat", "bytes"))
 
 
 def test_a_site_without_messages_is_told(monkeypatch):
@@ -308,6 +308,25 @@ def test_a_fault_that_cannot_happen_is_refused(spec, says):
     assert table.specs() == []
 
 
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"kind": "status"}, "needs value"),
+        ({"kind": "status", "value": ""}, "needs value"),
+        ({"kind": "status", "value": "BROKEN"}, "none of OK, BAD_OPCODE"),
+        ({"kind": "status", "value": "OK:nope"}, "UNKNOWN_OPCODE"),
+        ({"kind": "status", "value": 1 << 32}, "32 bits"),
+        ({"kind": "silent", "value": "after"}, "none of before"),
+        ({"kind": "silent", "value": 1}, "type str"),
+        ({"kind": "delay", "value": "before"}, "needs delay_ms"),
+        ({"site": "card.table", "kind": "full", "value": "keys"}, "takes no value"),
+    ],
+)
+def test_values_of_cards_are_read_before_they_are_armed(spec, says):
+    with pytest.raises(OffloadError, match=says):
+        FaultTable().add(FaultSpec(**{"site": "card.command", **spec}))
+
+
 def test_names_are_unique_and_removable():
     table = FaultTable()
     name = table.add(FaultSpec(site="wire", kind="drop"))
@@ -332,5 +351,6 @@ def test_a_table_takes_so_many_faults_and_no_more():
 def test_every_site_can_be_asked_for():
     for name, site in SITES.items():
         for kind, about in site.kinds.items():
-            value = None if about.value is None else "x" if about.value is str else about.low
-            armed(site=name, kind=kind, value=value or None, delay_ms=1)
+            values = about.examples or ((max(about.low, 1),) if about.value else (None,))
+            for value in values:
+                armed(site=name, kind=kind, value=value, delay_ms=1)

@@ -24,9 +24,10 @@ from host_driver.host import Host
 from host_driver.xfrm.profile import LATEST, PROFILES
 from proto.clock import RealClock
 from proto.frame import Channel, FrameError
+from proto.link.curve import Curve
 from proto.link.dma import Dma
 from proto.link.loop import die_with_parent, lifeline, run
-from proto.link.zmq import Curve, Hub
+from proto.link.zmq import Hub
 from proto.status import OffloadError
 
 EXIT_USAGE, EXIT_ENVIRONMENT = 2, 3

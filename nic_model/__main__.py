@@ -24,9 +24,10 @@ from proto.caps import Caps, parse_card
 from proto.clock import RealClock
 from proto.frame import Channel, FrameError, Kind, pack
 from proto.hello import Hello
+from proto.link.curve import Curve
 from proto.link.dma import Dma
 from proto.link.loop import die_with_parent, lifeline, run
-from proto.link.zmq import Curve, Endpoint, Hub
+from proto.link.zmq import Endpoint, Hub
 from proto.status import OffloadError
 
 MAC_BYTES = 6
@@ -113,7 +114,12 @@ def _serve(flags: argparse.Namespace) -> int:
     dma = Dma.private() if flags.dma == "inline" else Dma.open(Path(flags.dma))
     seed = secrets.randbits(128) if flags.seed is None else flags.seed
     card = Firmware(flags.name, flags.card, dma, random.Random(seed), flags.mac)
-    with Hub(curve) as hub:
+    card.counters["peers_refused"] = 0
+
+    def refused() -> None:
+        card.counters["peers_refused"] += 1
+
+    with Hub(curve, refused) as hub:
         endpoints: dict[Channel, Endpoint] = hub.bind_link(flags.link)
         addresses = {channel.name.lower(): end.address for channel, end in endpoints.items()}
         endpoints[Channel.WIRE] = hub.connect(flags.wire)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 LOG_TAIL_LINES = 8
 
@@ -33,7 +34,7 @@ class Child:
     def __init__(self, name: str, module: str, arguments: list[str], log: Path) -> None:
         self.name = name
         self.log = log
-        with log.open("wb") as output:
+        with _open_log(log) as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.PIPE,
@@ -93,6 +94,12 @@ class Child:
                 child.wait(deadline - time.monotonic())
         for child in children:
             child.kill()
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    """For our user only, whatever the umask, and never somebody else's file."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o600), "ab")
 
 
 def environment() -> dict[str, str]:

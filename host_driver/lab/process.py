@@ -29,8 +29,9 @@ from proto.clock import NS, RealClock
 from proto.frame import FrameError, Kind, pack, unpack
 from proto.hello import Hello, decode_hello
 from proto.limits import CONTROL_TIMEOUT_MS, HELLO_TIMEOUT_MS, TERMINATE_TIMEOUT_MS
+from proto.link.curve import write_keypair
 from proto.link.dma import Dma
-from proto.link.zmq import LINK_CHANNELS, Endpoint, Hub, Poller, write_keypair
+from proto.link.zmq import LINK_CHANNELS, Endpoint, Hub, Poller
 from proto.status import OffloadError
 
 

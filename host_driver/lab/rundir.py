@@ -68,7 +68,38 @@ def base_directory() -> Path:
             f"{base} must be a directory of user {os.getuid()} with mode 0700; "
             f"remove it, or set {VARIABLE}",
         )
+    _check_above(base)
     return base
+
+
+def _check_above(path: Path) -> None:
+    """Whoever can rename a directory above ours can put another one in its place.
+
+    Raises OffloadError(EPERM). Such a directory is safe when it is sticky, as /tmp is.
+    """
+    for directory in path.resolve().parents:
+        found = directory.stat()
+        free = found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX
+        if free or found.st_uid not in (0, os.getuid()):
+            raise OffloadError(
+                errno.EPERM,
+                f"run directory {path}: others can replace what is in {directory}; "
+                f"choose a directory elsewhere ({VARIABLE})",
+            )
+
+
+def _own(path: Path) -> None:
+    """Take an empty directory: mode 0700, and not through a symbolic link or of another user.
+
+    Raises OffloadError(EPERM), OSError.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(handle).st_uid != os.getuid():
+            raise OffloadError(errno.EPERM, f"run directory {path} belongs to another user")
+        os.fchmod(handle, 0o700)
+    finally:
+        os.close(handle)
 
 
 def check_length(path: Path) -> None:
@@ -85,7 +116,7 @@ def check_length(path: Path) -> None:
 
 def _try_lock(directory: Path, flags: int = os.O_CREAT) -> int:
     """A locked descriptor of the directory's lock file, -1 if somebody else holds it."""
-    handle = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    handle = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -109,14 +140,15 @@ def _make_given(path: Path) -> tuple[Path, int]:
     check_length(path)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_above(path)
         with _locked(path.parent):
             path.mkdir(mode=0o700, exist_ok=True)
+            _own(path)
             if any(path.iterdir()):
                 raise OffloadError(
                     errno.EEXIST,
                     f"run directory {path} is not empty: another lab, or the rest of one, is in it",
                 )
-            path.chmod(0o700)
             return path, _try_lock(path)
     except OSError as error:
         raise OffloadError(

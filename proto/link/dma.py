@@ -5,8 +5,10 @@ Host and card map the same file, or, where the link is inline, each has memory o
 packets of a message travel behind its descriptors. All else is the same on both.
 """
 
+import errno
 import mmap
 import os
+import stat
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +18,7 @@ import numpy.typing as npt
 from proto.frame import FrameError
 from proto.layouts import DESCRIPTOR
 from proto.limits import BUFFER_BYTES, DMA_BYTES, RING_SIZE, RX_OFFSET
+from proto.status import OffloadError
 
 
 def tx_offset(index: int) -> int:
@@ -26,6 +29,17 @@ def tx_offset(index: int) -> int:
 def rx_offset(index: int) -> int:
     """Where the packet of receive ring position `index` lies."""
     return RX_OFFSET + (index % RING_SIZE) * BUFFER_BYTES
+
+
+def _check(path: Path, found: os.stat_result) -> None:
+    """Clear packets will lie in there: it must be ours alone, under one name."""
+    ours = found.st_uid == os.geteuid() and found.st_nlink == 1 and stat.S_ISREG(found.st_mode)
+    if not ours or found.st_mode & 0o077:
+        raise OffloadError(
+            errno.EPERM, f"DMA file {path} must be a file of user {os.geteuid()} with mode 0600"
+        )
+    if found.st_size != DMA_BYTES:
+        raise FrameError(f"DMA file {path} is not {DMA_BYTES} bytes long")
 
 
 class Dma:
@@ -54,11 +68,14 @@ class Dma:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The file that the other side created. Raises OSError, FrameError for a wrong size."""
-        handle = os.open(path, os.O_RDWR)
-        if os.fstat(handle).st_size != DMA_BYTES:
+        """The file that the launcher created. Raises OSError, FrameError for a wrong size, and
+        OffloadError(EPERM) for a file that somebody else made or can open (F-SEC-01)."""
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            _check(path, os.fstat(handle))
+        except BaseException:
             os.close(handle)
-            raise FrameError(f"DMA file {path} is not {DMA_BYTES} bytes long")
+            raise
         return cls._map(handle)
 
     @classmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endpoints over ZeroMQ: one DEALER socket per side and channel. The only module that imports zmq.
+"""Endpoints over ZeroMQ: one DEALER socket per side and channel.
 
 Credits bound what is in flight, so high-water marks stand far above every ring. Nothing lingers.
 
@@ -9,16 +9,18 @@ A link is the three channels between a host and its card, written as one text:
     tcp://127.0.0.1:0                     -> an ephemeral port each, reported by `Endpoint.address`
     mailbox=ADDRESS,events=ADDRESS,...    -> exactly these (how a connecting host is told the ports)
 
-Keys cross the mailbox. tcp:// therefore needs CURVE on both sides, and the side that binds admits
-one peer only. On the receiving side `wipe` zeroes the message where libzmq stored it; the copy that
-the sending libzmq makes and frees is out of Python's reach (on ipc it never leaves the machine).
+Keys cross the mailbox. tcp:// therefore needs CURVE on both sides, and a gate (`proto.link.gate`)
+stands before every socket that is bound: it admits one peer only.
+
+On the receiving side `wipe` zeroes the message where libzmq stored it; the copy that the sending
+libzmq makes and frees is out of Python's reach (on ipc it never leaves the machine).
 """
 
 import errno
-import stat
+import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -26,61 +28,14 @@ import zmq
 
 from proto.frame import HEADER, Channel
 from proto.limits import MESSAGE_MAX_BYTES, SOCKET_PATH_MAX_BYTES
+from proto.link.curve import Curve
+from proto.link.gate import Gate
 from proto.status import OffloadError
 
 LINK_CHANNELS = (Channel.MAILBOX, Channel.EVENTS, Channel.RINGS)
 HIGH_WATER_MESSAGES = 1 << 16
 DRAIN_MESSAGES = 256
 TERM_TIMEOUT_S = 2.0
-CURVE_KEY_CHARS = 40
-ZAP_DOMAIN = "xfrmnic"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Our CURVE secret and the one public key that we talk to, Z85 text. `repr` shows neither."""
-
-    secret: bytes = field(repr=False)
-    peer: bytes = field(repr=False)
-
-    @classmethod
-    def load(cls, secret: Path, peer: Path) -> Self:
-        """Read two key files. Raises OffloadError for a secret that others can read, or no key."""
-        if stat.S_IMODE(_stat(secret)) & 0o077:
-            raise OffloadError(
-                errno.EPERM, f"CURVE secret {secret} is readable by others, make it mode 0600"
-            )
-        return cls(_read_key(secret), _read_key(peer))
-
-
-def _stat(path: Path) -> int:
-    try:
-        return path.stat().st_mode
-    except OSError as error:
-        raise OffloadError(
-            error.errno or errno.ENOENT, f"CURVE key file {path}: {error.strerror}"
-        ) from None
-
-
-def _read_key(path: Path) -> bytes:
-    _stat(path)
-    key = path.read_bytes().strip()
-    if len(key) != CURVE_KEY_CHARS:
-        raise OffloadError(
-            errno.EINVAL,
-            f"CURVE key file {path} holds {len(key)} characters, a key has {CURVE_KEY_CHARS}",
-        )
-    return key
-
-
-def write_keypair(directory: Path, name: str) -> tuple[Path, Path]:
-    """Make a CURVE key pair: NAME.secret (0600) and NAME.public, one Z85 line each."""
-    public, secret = zmq.curve_keypair()
-    paths = directory / f"{name}.secret", directory / f"{name}.public"
-    for path, key in zip(paths, (secret, public), strict=True):
-        path.touch(0o600, exist_ok=False)
-        path.write_bytes(key + b"\n")
-    return paths
 
 
 def wipe(message: bytes | bytearray | memoryview) -> None:
@@ -131,6 +86,31 @@ def _check_address(address: str, curve: Curve | None) -> str:
             errno.EPERM, f"{address} without CURVE keys is refused: SA keys would cross it in clear"
         )
     return f"tcp://127.0.0.1{rest}" if rest.startswith(":") else address
+
+
+def _check_owner(address: str) -> None:
+    """Dial no ipc socket that somebody else made, or could still make: keys would go there.
+
+    Raises OffloadError(EPERM).
+    """
+    if not address.startswith("ipc://"):
+        return
+    path = Path(address.removeprefix("ipc://"))
+    try:
+        owner = path.lstat().st_uid
+    except OSError:  # not there yet: then its directory must be ours to make it in
+        try:
+            directory = path.parent.stat()
+        except OSError:
+            return
+        foreign = directory.st_mode & 0o022
+        owner = directory.st_uid
+    else:
+        foreign = 0
+    if foreign or owner not in (0, os.geteuid()):
+        raise OffloadError(
+            errno.EPERM, f"socket {path} is not safe to dial, another user made it or could make it"
+        )
 
 
 class Endpoint:
@@ -207,24 +187,20 @@ class Service:
         self._socket.close(linger=0)
 
 
-class _OnePeer:
-    """ZAP policy: the client that owns this public key, nobody else."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return key == self._key
-
-
 class Hub:
-    """The ZeroMQ context of a process, and every endpoint made in it."""
+    """The ZeroMQ context of a process, and every endpoint made in it.
 
-    def __init__(self, curve: Curve | None = None) -> None:
+    `refused` is called (in a thread of the gate) for each peer that is not let in.
+    """
+
+    def __init__(
+        self, curve: Curve | None = None, refused: Callable[[], None] = lambda: None
+    ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._curve = curve
         self._endpoints: list[Endpoint | Service] = []
-        self._authenticator: object = None
+        self._gate: Gate | None = None
+        self._refused = refused
 
     def __enter__(self) -> Self:
         return self
@@ -246,6 +222,7 @@ class Hub:
     def connect(self, address: str, *, wipe: bool = False) -> Endpoint:
         """Dial; the peer may appear later. Raises OffloadError with the address."""
         checked = _check_address(address, self._curve)
+        _check_owner(checked)
         socket = self._socket(checked, server=False)
         self._attach(socket, socket.connect, checked)
         return self._endpoint(socket, checked, wipe=wipe)
@@ -269,18 +246,27 @@ class Hub:
         for endpoint in self._endpoints:
             endpoint.close()
         self._endpoints.clear()
-        if self._authenticator is not None:
-            self._authenticator.stop()  # type: ignore[attr-defined]
-            self._authenticator = None
+        if self._gate is not None:
+            self._gate.stop()
+            self._gate = None
         # libzmq may never finish a context although every socket is closed (libzmq#2586): it gets
         # some time, and the process goes on without it.
         ender = threading.Thread(target=self._context.term, daemon=True)
         ender.start()
         ender.join(TERM_TIMEOUT_S)
 
+    @property
+    def refused(self) -> Counter[str]:
+        """Peers that were not let in, by reason: user, second, key, address, handshake."""
+        return self._gate.refused if self._gate is not None else Counter()
+
     def _listen(self, address: str, kind: int) -> tuple[zmq.Socket[bytes], str]:
         checked = _check_address(address, self._curve)
         socket = self._socket(checked, server=True, kind=kind)
+        if self._gate is None:
+            key = self._curve.peer if self._curve else None
+            self._gate = Gate(self._context, key, self._refused)
+        self._gate.guard(socket, checked, single=kind == zmq.DEALER)
         self._attach(socket, socket.bind, checked)
         real = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
         if checked.startswith("ipc://"):
@@ -288,29 +274,20 @@ class Hub:
         return socket, real
 
     def _socket(self, address: str, *, server: bool, kind: int = zmq.DEALER) -> zmq.Socket[bytes]:
+        """A socket, not bound or connected yet; on tcp with our keys."""
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.set_hwm(HIGH_WATER_MESSAGES)
         if address.startswith("tcp://"):
+            assert self._curve is not None
             socket.setsockopt(zmq.MAXMSGSIZE, HEADER.size + MESSAGE_MAX_BYTES)
-            self._secure(socket, server=server)
+            socket.curve_secretkey = self._curve.secret
+            socket.curve_publickey = zmq.curve_public(self._curve.secret)
+            if server:
+                socket.curve_server = True
+            else:
+                socket.curve_serverkey = self._curve.peer
         return socket
-
-    def _secure(self, socket: zmq.Socket[bytes], *, server: bool) -> None:
-        assert self._curve is not None
-        socket.curve_secretkey = self._curve.secret
-        socket.curve_publickey = zmq.curve_public(self._curve.secret)
-        if not server:
-            socket.curve_serverkey = self._curve.peer
-            return
-        if self._authenticator is None:
-            from zmq.auth.thread import ThreadAuthenticator
-
-            self._authenticator = authenticator = ThreadAuthenticator(self._context)
-            authenticator.start()
-            authenticator.configure_curve_callback(ZAP_DOMAIN, _OnePeer(self._curve.peer))
-        socket.curve_server = True
-        socket.zap_domain = ZAP_DOMAIN.encode()
 
     @staticmethod
     def _attach(socket: zmq.Socket[bytes], method: Callable[[str], object], address: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from proto.frame import Channel
 from proto.limits import SOCKET_PATH_MAX_BYTES
-from proto.link.zmq import Curve, Endpoint, Hub, Poller, link_addresses, wipe, write_keypair
+from proto.link.curve import Curve, write_keypair
+from proto.link.zmq import Endpoint, Hub, Poller, link_addresses, wipe
 from proto.status import OffloadError
 
 DEADLINE_MS = 10_000

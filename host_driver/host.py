@@ -18,10 +18,13 @@ import numpy as np
 
 from host_driver.driver.context import DriverContext
 from host_driver.driver.edge import Edge, Output
+from host_driver.driver.event_queue import EventQueue
 from host_driver.driver.load import load_driver
 from host_driver.driver.mailbox import Mailbox
-from host_driver.driver.queues import RxQueue, TxQueue
+from host_driver.driver.queue_health import QueueHealth
+from host_driver.driver.rx_queue import RxQueue
 from host_driver.driver.sa import SaTable
+from host_driver.driver.tx_queue import TxQueue
 from host_driver.inbox import ClearSide, Notifications, PacketSocket
 from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
 from host_driver.queries import Queries
@@ -31,13 +34,13 @@ from host_driver.trace import Trace, TracedOps
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.profile import LATEST, profile_by_name
 from proto.caps import Caps
-from proto.commands import Fence, QueryCaps, SetPort, Teardown
+from proto.commands import QueryCaps, SetPort, Teardown
 from proto.events import Event, EventType
 from proto.faults import FaultTable
 from proto.frame import Channel, FrameError, Kind, Message, pack, unpack
 from proto.hello import Hello
 from proto.layouts import SA_COUNTERS
-from proto.limits import EVENT_QUEUE, MTU_DEFAULT, RECONCILE_INTERVAL_MS
+from proto.limits import MTU_DEFAULT, RECONCILE_INTERVAL_MS
 from proto.link.dma import Dma
 from proto.link.ring import Consumer, RingError
 from proto.status import OffloadError
@@ -92,12 +95,15 @@ class Host:
         self.edge = Edge(self.faults, self.counters)
         self.mailbox = Mailbox(self.edge.command, self.counters, self.running.might_sleep)
         self.sas = SaTable()
-        self.events = Consumer(EVENT_QUEUE)
+        self.events = EventQueue(self.edge.doorbell, self.counters)
         self._records = Consumer(1 << 31)  # totals are absolute: any gap can be caught up with
         self.tx = TxQueue(dma, mac, peer_mac, self.sas, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
         self.rx = RxQueue(dma, self.nic, self.sas, self.edge.ring, self._netif_rx, self.counters)
+        self.queue_health = QueueHealth(
+            self.tx, self.rx, self.events, self.mailbox, self.spawn, self.counters
+        )
 
         self.ready = Completion()
         self._space = Completion()
@@ -129,7 +135,7 @@ class Host:
             self.sched.deadline_ns(),
             self.mailbox.deadline_ns(),
             self._timer_ns(),
-            self.tx.deadline_ns(),
+            self.queue_health.deadline_ns(),
             self._tick_ns if self._needs_reconcile() else None,
             self.faults.deadline_ns(),
         ]
@@ -184,16 +190,14 @@ class Host:
         self.edge.reply(raw, message, command, lambda one: self.mailbox.replied(one.body))
 
     def _events(self, message: Message, raw: bytes) -> None:
-        try:
-            self.counters["events_lost"] += self.events.arrived(message.index, message.count)
-        except RingError:
-            self.counters["events_index_unexpected"] += 1
-            return
-        self.edge.events(message, self._happened)
+        lost = self.counters["events_lost"] + self.counters["events_malformed"]
+        self.edge.events(message, self.events.arrived(message), self._happened)
+        if lost != self.counters["events_lost"] + self.counters["events_malformed"]:
+            self._happened([Event(EventType.OVERRUN, 0, 0)])
 
     def _happened(self, events: list[Event]) -> None:
-        if events:
-            self._driver_hook("handle_events", events)
+        if others := self.queue_health.take_events(events):
+            self._driver_hook("handle_events", others)
 
     def _tx_done(self, message: Message, raw: bytes) -> None:
         self.edge.arrived(raw, message, lambda one: self.tx.done(one, self._now_ns))
@@ -251,18 +255,12 @@ class Host:
             self.sched.run(self._now_ns)
 
     def _tick(self) -> None:
-        if self.tx.stalled(self._now_ns):
-            self.spawn(self._ask_how_far())
+        self.queue_health.tick(self._now_ns)
         if not self._needs_reconcile():
             self._tick_ns = self._now_ns + TICK_NS
         elif self._now_ns >= self._tick_ns:
             self._tick_ns = self._now_ns + TICK_NS
             self._driver_hook("reconcile")
-
-    def _ask_how_far(self) -> Sleep[None]:
-        reply = yield from self.mailbox.execute(Fence())
-        if "tx" in reply.values:
-            self.tx.confirm(reply.values["tx"], reply.values.get("queued", 0))
 
     def _needs_reconcile(self) -> bool:
         return self._driver_hook("needs_reconcile")
@@ -293,6 +291,7 @@ class Host:
         reply = yield from wait(self.mailbox.post(QueryCaps()))
         for command in (Teardown(), SetPort(mtu=MTU_DEFAULT)):
             yield from wait(self.mailbox.post(command))
+        self.events.arm()
         self.caps = reply.caps or Caps(name="unknown", packet=False)
         self.devices.register(self.nic)
         try:

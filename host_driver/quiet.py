@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 from host_driver.control import Answer, Quiesce
 from host_driver.sleep import Sleep, wait
 from proto.commands import Fence
-from proto.frame import INDEX_MASK
+from proto.limits import RECONCILE_INTERVAL_MS
+from proto.link.ring import distance
 
 if TYPE_CHECKING:
     from host_driver.host import Host
+
+PATIENCE = 3
 
 
 class Quiet:
@@ -21,8 +24,9 @@ class Quiet:
 
     def quiesce(self, query: Quiesce) -> Sleep[Answer]:
         """Rounds of: wait until host and mailbox are idle, ask the card how far it is, wait until
-        that much has arrived; until a round in which nothing moved."""
-        host = self._host
+        that much has arrived; until a round in which nothing moved. What does not arrive in time is
+        asked for again, and after PATIENCE rounds no longer waited for."""
+        host, patience = self._host, PATIENCE
         self._quiescing += 1
         try:
             while True:
@@ -30,19 +34,34 @@ class Quiet:
                     yield from wait(host.pulse())
                 before = self._moved()
                 fence = (yield from wait(host.mailbox.post(Fence()))).values
-                while _behind(host.rx.index, fence["rx"]) or _behind(
-                    host.events.index, fence["events"]
-                ):
-                    yield from wait(host.pulse())
-                if not self._busy() and before == self._moved():
+                host.queue_health.confirm(fence)
+                arrived = yield from self._caught_up(fence)
+                patience -= not arrived
+                if (arrived or patience <= 0) and not self._busy() and before == self._moved():
                     return Answer(0, values=before | {"wire": fence["wire"]})
         finally:
             self._quiescing -= 1
 
+    def _caught_up(self, fence: dict[str, int]) -> Sleep[bool]:
+        """Wait until what the card has sent is here; False where it takes too long."""
+        host = self._host
+        until_ns = host.now_ns() + RECONCILE_INTERVAL_MS * 1_000_000
+        while (
+            distance(fence["rx"], host.rx.index) > 0
+            or distance(fence["events"], host.events.index) > 0
+        ):
+            if host.now_ns() >= until_ns:
+                return False
+            pulse = host.pulse()
+            pulse.deadline_ns = until_ns
+            yield from wait(pulse)
+        return True
+
     def _busy(self) -> bool:
         host = self._host
         others = len(host.sched) - (self._quiescing - 1)  # the one that runs is on no list
-        return others > 0 or not host.tx.idle or not host.mailbox.idle or host.faults.held > 0
+        queues_idle = host.tx.idle and host.queue_health.idle
+        return others > 0 or not queues_idle or not host.mailbox.idle or host.faults.held > 0
 
     def _moved(self) -> dict[str, int]:
         host = self._host
@@ -54,7 +73,3 @@ class Quiet:
             "notifications": host.notifications.sent,
             "calls": host.trace.added,
         }
-
-
-def _behind(index: int, target: int) -> bool:
-    return 0 < (target - index) & INDEX_MASK < 1 << 31

@@ -25,12 +25,14 @@ from nic_model.packet import (
     load32,
     parse,
     store16,
+    store32,
 )  # fmt: skip
 from nic_model.tables import RX, RX_BYTES, RX_PACKETS, handle_in_kernel
 from nic_model.tunnel import IPIP, IPV6, dsfield, learn
 from proto.commands import BLOCK, IN
+from proto.frame import INDEX_MASK
 from proto.layouts import RxFlag
-from proto.limits import BUFFER_BYTES, FRAME_MAX_BYTES, RING_SIZE, RX_OFFSET
+from proto.limits import BUFFER_BYTES, FRAME_MAX_BYTES, RING_SIZE, RX_OFFSET, SLOT_BYTES
 from proto.status import Drop
 from proto.xfrm import AF_INET
 
@@ -85,8 +87,10 @@ def rx_burst(
             t.drops[RX, -length] += 1
             continue
         verdict[i] = 0
-        slot = RX_OFFSET + (first_index + delivered) % RING_SIZE * BUFFER_BYTES
+        index = first_index + delivered
+        slot = RX_OFFSET + index % RING_SIZE * BUFFER_BYTES
         copy(memory, slot, t.frame, 0, length)
+        store32(memory, slot + SLOT_BYTES, (index + 1) & INDEX_MASK)
         _describe(t, descriptors[delivered], slot, length, row, p.syndrome)
         delivered += 1
     return delivered

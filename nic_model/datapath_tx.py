@@ -16,6 +16,7 @@ from nic_model.packet import (
     copy,
     finish_ip,
     finish_udp6,
+    load32,
     parse,
     store32,
     write_udp,
@@ -23,21 +24,22 @@ from nic_model.packet import (
 from nic_model.tables import TX, TX_BYTES, TX_PACKETS
 from nic_model.tunnel import carried, outer_bytes, write_outer
 from proto.commands import BLOCK, OUT
+from proto.frame import INDEX_MASK
 from proto.layouts import TxFlag
-from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, RING_SIZE
+from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, RING_SIZE, SLOT_BYTES
 from proto.status import Drop
 from proto.xfrm import AF_INET6
 
 _PROTECT, _CRYPTO, _SEALED = int(TxFlag.PROTECT), int(TxFlag.CRYPTO), int(TxFlag.SEALED)
 _TOO_LONG, _FRAGMENT, _BLOCKED = int(Drop.TOO_LONG), int(Drop.FRAGMENT), int(Drop.POLICY_BLOCK)
 _NO_SA, _DESCRIPTOR = int(Drop.NO_SA), int(Drop.DESCRIPTOR)
-_EXHAUSTED = int(Drop.SEQUENCE_EXHAUSTED)
+_EXHAUSTED, _FLUSHED = int(Drop.SEQUENCE_EXHAUSTED), int(Drop.FLUSHED)
 
 _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
 
 
 # One frame of the burst:
-#  1. fetch it from its ring slot into the card's own memory   (DESCRIPTOR)
+#  1. fetch it from its ring slot into the card's own memory   (DESCRIPTOR; FLUSHED behind it)
 #  2. parse                                                    (MALFORMED)
 #  3. ESP for crypto offload: seal it where it is              (CRYPTO TOO_LONG)
 #  4. policy, and with it clear or an SA; not for ESP made by software
@@ -49,17 +51,22 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_stride, out_l
     """Take `n` descriptors to the wire; returns the number of frames sent.
 
     memory: uint8[DMA_BYTES]. first_index: int, running ring index of the first descriptor; the
-    others follow it, and each must lie within its slot. descriptors: DESCRIPTOR[n], flags are
-    layouts.TxFlag. mtu: int, bytes of the IP packet on the wire.
+    others follow it, and each must lie within its slot, whose mark says that it is written. The
+    first that does not ends the burst. descriptors: DESCRIPTOR[n], flags are layouts.TxFlag. mtu:
+    int, bytes of the IP packet on the wire.
     out: uint8[>= n * out_stride]; frame i begins at i * out_stride; a stride of BUFFER_BYTES always
     does. out_length: int64[n], 0 = nothing to send. verdict: uint8[n] of status.Drop.
     Afterwards totals and drops are counted; drain_events and drain_touched tell the rest.
     """
     sent = 0
+    failed = False
     for i in range(n):
-        slot = (first_index + i) % RING_SIZE * BUFFER_BYTES
         d = descriptors[i]
-        length = _fetch(t, memory, slot, np.int64(d["offset"]), np.int64(d["length"]))
+        length = -_FLUSHED
+        if not failed:
+            index = first_index + i
+            length = _fetch(t, memory, index, np.int64(d["offset"]), np.int64(d["length"]))
+            failed = length < 0
         if length >= 0:
             length = _send(t, d, length, mtu, out, i * out_stride, out_stride)
 
@@ -75,12 +82,15 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_stride, out_l
 
 
 @njit
-def _fetch(t, memory, slot, offset, length):
+def _fetch(t, memory, index, offset, length):
     """Copy a frame to t.frame, so that the host cannot change it after the checks."""
-    if offset < slot or offset + length > slot + BUFFER_BYTES:
+    slot = index % RING_SIZE * BUFFER_BYTES
+    if offset < slot or offset + length > slot + SLOT_BYTES:
         return -_DESCRIPTOR
-    if offset + length > memory.shape[0]:
+    if slot + BUFFER_BYTES > memory.shape[0]:
         return -_DESCRIPTOR
+    if load32(memory, slot + SLOT_BYTES) != (index + 1) & INDEX_MASK:
+        return -_DESCRIPTOR  # the doorbell came before the packet (F-RNG-02)
     copy(t.frame, 0, memory, offset, length)
     return length
 

@@ -18,6 +18,7 @@ import msgspec
 from nic_model import checks, mailbox, tables
 from nic_model.checks import Refused
 from nic_model.command_faults import SITE_COMMAND, CommandFaults, Verdict, altered
+from nic_model.events import EventQueue
 from nic_model.mailbox import LoadKey
 from nic_model.management import Management
 from nic_model.objects import Handle, Objects
@@ -25,10 +26,9 @@ from nic_model.port import Port
 from nic_model.queues import Output, Queues
 from proto import commands as c
 from proto.caps import Caps
-from proto.events import Event, EventType
 from proto.faults import FaultTable, Released
 from proto.faults.held import Data
-from proto.frame import INDEX_MASK, Channel, FrameError, Kind, Message, pack, unpack
+from proto.frame import Channel, FrameError, Kind, Message, pack, unpack
 from proto.limits import MAILBOX_SLOTS
 from proto.link.dma import Dma
 from proto.link.ring import RingError
@@ -44,10 +44,9 @@ class Firmware:
         self.caps = caps
         self.objects = Objects(caps)
         self.port = Port(mac)
-        self.queues = Queues(self.objects.tables, dma, self.port)
-        self.counters = dict.fromkeys(
-            ("cmd_refused", "msg_malformed", "events_raised", "events_overrun"), 0
-        )
+        self.events = EventQueue(caps.event_queue)
+        self.queues = Queues(self.objects.tables, dma, self.port, self.events.post)
+        self.counters = dict.fromkeys(("cmd_refused", "msg_malformed"), 0)
         self.faults = FaultTable()
         self.command_faults = CommandFaults(self.faults, self.objects)
         self.management = Management(
@@ -55,11 +54,11 @@ class Firmware:
         )
         self._now_ns = 0
         self._rng = rng
-        self._event_index = 0
         self._answered: dict[int, c.Reply] = {}
         self._output: Output = []
         self._messages: dict[tuple[Channel, Kind], Callable[[Message], None]] = {
             (Channel.MAILBOX, Kind.COMMAND): self._mailbox,
+            (Channel.EVENTS, Kind.ARM): self.events.arm,
             (Channel.RINGS, Kind.TX): self.queues.transmit,
             (Channel.RINGS, Kind.RX_DONE): self.queues.receive_done,
             (Channel.WIRE, Kind.WIRE): self.queues.receive,
@@ -84,6 +83,7 @@ class Firmware:
             c.SetPort: self._set_port,
             c.Fence: self._fence,
             c.Teardown: self._teardown,
+            c.SetQueue: self._set_queue,
         }
 
     def step(
@@ -112,7 +112,7 @@ class Firmware:
     def all_counters(self) -> dict[str, int]:
         """Of port, queues and firmware, by name."""
         port = tables.counters(self.objects.tables)
-        return port | self.queues.counters | self.counters
+        return port | self.queues.counters | self.events.counters | self.counters
 
     def _take(self, channel: Channel, raw: memoryview) -> None:
         try:
@@ -189,20 +189,7 @@ class Firmware:
 
     def _flush(self) -> None:
         """Hand over what the queues hold; events come after the counters they hint at."""
-        self._output += self.queues.flush()
-        raised, self.queues.events = self.queues.events, []
-        if not raised:
-            return
-        room = self.caps.event_queue
-        events, surplus = raised[:room], len(raised) - room
-        self.counters["events_raised"] += len(events)
-        if surplus > 0:
-            self.counters["events_overrun"] += surplus
-            events.append(Event(EventType.OVERRUN, 0, 0))
-        body = msgspec.msgpack.encode(events)
-        message = pack(Kind.EVENTS, body, self._event_index, len(events))
-        self._event_index = (self._event_index + len(events)) & INDEX_MASK
-        self._output.append((Channel.EVENTS, message))
+        self._output += self.queues.flush() + self.events.flush()
 
     # Commands. Each returns its reply or raises Refused with nothing changed.
 
@@ -274,8 +261,13 @@ class Firmware:
 
     def _fence(self, token: int, _: c.Fence) -> c.Reply:
         self._flush()
-        return c.Reply(token, values=self.queues.indices() | {"events": self._event_index})
+        return c.Reply(token, values=self.queues.indices() | {"events": self.events.index})
 
     def _teardown(self, token: int, _: c.Teardown) -> c.Reply:
         self.objects.teardown()
         return c.Reply(token)
+
+    def _set_queue(self, token: int, command: c.SetQueue) -> c.Reply:
+        self._flush()
+        index = self.queues.set_state(command.queue, command.state, command.index)
+        return c.Reply(token, values={"index": index})

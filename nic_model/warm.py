@@ -71,6 +71,7 @@ class _Card:
     def transmit(self) -> None:
         """One packet out; its frame is kept."""
         self._dma.memory[: len(_FRAME)] = np.frombuffer(_FRAME, np.uint8)
+        self._dma.tx_marks[0] = 1
         descriptor = np.zeros(1, DESCRIPTOR)
         descriptor["length"] = len(_FRAME)
         message = pack(Kind.TX, self._dma.gather(descriptor), 0, 1)

@@ -23,7 +23,7 @@ from proto.caps import PROFILES
 from proto.frame import Channel, Kind, pack, unpack
 from proto.layouts import DESCRIPTOR
 from proto.limits import BUFFER_BYTES, BURST, MTU_DEFAULT, RING_SIZE
-from proto.link.dma import Dma, tx_offset
+from proto.link.dma import Dma, slots_of, tx_offset
 from proto.wire import unpack_lengths
 from proto.xfrm import AF_INET
 
@@ -55,6 +55,7 @@ class Bench:
             at = tx_offset(slot)
             self.dma.memory[at : at + len(self.frame)] = np.frombuffer(self.frame, np.uint8)
         self.tx_index = self.wire_index = 0
+        self.dma.tx_marks[:] = np.arange(RING_SIZE) + 1
         self.sealed = self._seal_one_burst()
 
     def _command(self, command: c.Command) -> int:
@@ -103,13 +104,24 @@ class Bench:
         self.wire_index += BURST
         return Channel.WIRE, message
 
+    def wire_done(self) -> tuple[Channel, bytes]:
+        """The wire has taken one burst."""
+        return Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST)
+
+    def rx_done(self) -> tuple[Channel, bytes]:
+        """The slots of the burst before the next are free."""
+        return Channel.RINGS, pack(Kind.RX_DONE, index=self.wire_index - BURST, count=BURST)
+
     def tx_burst(self) -> Callable[[], None]:
         """The transmit kernel, once."""
         descriptors, verdict = self._descriptors(0), np.zeros(BURST, np.uint8)
         out, out_length = np.zeros(BURST * BUFFER_BYTES, np.uint8), np.zeros(BURST, np.int64)
         t = self.card.objects.tables
 
+        slots, marks = slots_of(0, BURST)
+
         def run() -> None:
+            self.dma.tx_marks[slots] = marks
             sent = tx_burst(
                 t, self.dma.memory, 0, descriptors, BURST, MTU_DEFAULT, out, BUFFER_BYTES,
                 out_length, verdict,
@@ -135,13 +147,18 @@ class Bench:
         return run
 
     def steps(
-        self, make: Callable[[], tuple[Channel, bytes]], done: tuple[Channel, bytes]
+        self,
+        make: Callable[[], tuple[Channel, bytes]],
+        done: Callable[[], tuple[Channel, bytes]],
     ) -> Callable[[], None]:
         """BURSTS bursts through Firmware.step, credits given back at once."""
-        inputs = [[make(), done] for _ in range(BURSTS)]
+        first = self.tx_index
+        inputs = [[make(), done()] for _ in range(BURSTS)]
+        written = [slots_of(first + number * BURST, BURST) for number in range(BURSTS)]
 
         def run() -> None:
-            for messages in inputs:
+            for messages, (slots, marks) in zip(inputs, written, strict=True):
+                self.dma.tx_marks[slots] = marks
                 outputs = self.card.step(0, messages)
                 assert sum(unpack(raw).count for _, raw in outputs) == COUNTED
 
@@ -161,13 +178,15 @@ def cases(size: int) -> dict[str, Callable[[], float]]:
     bench = Bench(size)
     packets = BURSTS * BURST
     tx, rx = bench.tx_burst(), bench.rx_burst()
-    tx_done = Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST)
-    rx_done = Channel.RINGS, pack(Kind.RX_DONE, count=BURST)
     return {
         f"tx burst {size}": lambda: per_packet(tx, BURSTS, packets),
-        f"tx step {size}": lambda: per_packet(bench.steps(bench.tx_message, tx_done), 1, packets),
+        f"tx step {size}": lambda: per_packet(
+            bench.steps(bench.tx_message, bench.wire_done), 1, packets
+        ),
         f"rx burst {size}": lambda: per_packet(rx, BURSTS, packets),
-        f"rx step {size}": lambda: per_packet(bench.steps(bench.wire_message, rx_done), 1, packets),
+        f"rx step {size}": lambda: per_packet(
+            bench.steps(bench.wire_message, bench.rx_done), 1, packets
+        ),
     }
 
 

@@ -43,7 +43,7 @@ def serve(address: str) -> None:
                 if message.kind is Kind.TERMINATE:
                     return
                 assert ring.arrived(message.index, message.count) == 0
-                endpoint.send(pack(Kind.TX_DONE, count=message.count))
+                endpoint.send(pack(Kind.TX_DONE, index=message.index, count=message.count))
 
 
 def rate(endpoint: Endpoint, ring: Producer, burst: int, seconds: float) -> dict[str, float]:

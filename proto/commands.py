@@ -195,7 +195,8 @@ class Fence(Command):
     """-> Reply.values: producer indices (rx, events, wire) after all that arrived before it.
 
     `tx` is the index behind the last transmit descriptor that arrived, `queued` of which wait for
-    the wire, so that a host finds lost doorbells and credits.
+    the wire; `tx_done` and `rx_done` are those up to which descriptors are completed and slots free
+    again; `tx_state`, `rx_state` a queue.QueueState. So a host finds whatever got lost.
     """
 
 
@@ -203,10 +204,20 @@ class Teardown(Command):
     """Destroys every object: what a driver does at probe, so that a card starts empty."""
 
 
+class SetQueue(Command):
+    """Moves a queue along an edge of queue.EDGES. To RDY, `index` is that of the next descriptor
+    (TX). -> Reply.values: `index`, that of the next packet (RX) or descriptor (TX).
+    """
+
+    queue: int
+    state: int
+    index: int = 0
+
+
 AnyCommand = (
     QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | SetLimits | AdvanceEsn | StopSa
     | QuerySa | CreateSaRule | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus
-    | SetPort | Fence | Teardown
+    | SetPort | Fence | Teardown | SetQueue
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ class EventType(IntEnum):
     HARD_LIMIT = 2
     SEQUENCE = 3  # outbound sequence numbers are used up
     OVERRUN = 4  # events, or in the host counter records, were lost: read everything
+    QUEUE_ERROR = 5  # `handle` is a queue.QueueId, `generation` a queue.CompletionError
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):

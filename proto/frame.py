@@ -34,10 +34,11 @@ class Kind(IntEnum):
     COMMAND = 16  # mailbox, host to card: commands.Request
     REPLY = 17  # mailbox, card to host: commands.Reply
     EVENTS = 18  # events, card to host: list of events.Event
+    ARM = 19  # events, host to card: all before `index` are handled, interrupt me for the next
     TX = 32  # rings, host to card: descriptors [+ packets]
-    TX_DONE = 33  # rings, card to host: credits for `count` descriptors
+    TX_DONE = 33  # rings, card to host: `count` descriptors are done [+ COMPLETION_ERROR records]
     RX = 34  # rings, card to host: descriptors [+ packets]
-    RX_DONE = 35  # rings, host to card: credits for `count` descriptors
+    RX_DONE = 35  # rings, host to card: `count` slots are free again
     COUNTERS = 36  # rings, card to host: SA_COUNTERS records
     WIRE = 48  # wire, both ways: frames (proto.wire)
     WIRE_DONE = 49  # wire, both ways: credits for `count` frames

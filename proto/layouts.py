@@ -52,5 +52,12 @@ SA_COUNTERS = np.dtype(
 )
 SA_SOFT, SA_STOPPED = 1, 2
 
+# In a TX_DONE message: `count` descriptors from running position `index` on did not end well.
+# `syndrome` is a queue.CompletionError, `drop` the status.Drop they are counted as.
+COMPLETION_ERROR = np.dtype(
+    [("index", "<u4"), ("count", "<u2"), ("syndrome", "u1"), ("drop", "u1")]
+)
+
 assert DESCRIPTOR.itemsize == 16
+assert COMPLETION_ERROR.itemsize == 8
 assert SA_COUNTERS.itemsize == 48

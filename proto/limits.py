@@ -7,6 +7,7 @@ PROTOCOL_VERSION = 1
 RING_SIZE = 1024
 BURST = 256
 BUFFER_BYTES = 10_240
+SLOT_BYTES = BUFFER_BYTES - 4  # of a buffer; behind the packet stands its mark (proto.link.dma)
 RX_OFFSET = RING_SIZE * BUFFER_BYTES
 DMA_BYTES = 2 * RING_SIZE * BUFFER_BYTES
 WIRE_CREDITS = 4096
@@ -30,6 +31,11 @@ RESET_TIMEOUT_MS = 10_000  # of commands that empty the whole card
 EVENT_QUEUE = 1024
 RECONCILE_INTERVAL_MS = 1_000
 RECONCILE_BATCH = 256
+
+# Recovery of a queue.
+FLUSH_TIMEOUT_MS = 2_000
+TX_TIMEOUT_MS = 15_000
+QUEUE_GRACE_MS = 500
 
 # Waits of the launcher. Compiling the kernels on a slow machine is the longest of them.
 HELLO_TIMEOUT_MS = 300_000

@@ -140,6 +140,7 @@ class Syndrome(IntEnum):
     FIELD = 0x120F  # a field outside what it can hold
     CRYPTO_UNSUPPORTED = 0x1210
     PORT_SETTING = 0x1301
+    QUEUE_STATE = 0x1302  # no edge of queue.EDGES leads there
 
 
 @unique
@@ -171,3 +172,5 @@ class Drop(IntEnum):
     MAC_FILTER = 18  # frame for another MAC while the filter is on
     MODE = 19  # opened by a tunnel SA, and no IP packet of its next header is in it
     CRYPTO = 20  # for crypto offload, and not the next ESP packet of its SA
+    FLUSHED = 21  # stood in a queue behind an error
+    ENGINE = 22  # the card failed on it

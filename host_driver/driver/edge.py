@@ -73,6 +73,10 @@ class Edge:
         """An answer or HELLO to the lab; no fault site."""
         self._output.append((Channel.CONTROL, message))
 
+    def doorbell(self, message: bytes) -> None:
+        """The arming doorbell of the event queue; no fault site."""
+        self._output.append((Channel.EVENTS, message))
+
     def _to_mailbox(self, message: Any) -> None:
         self._output.append((Channel.MAILBOX, message))
 
@@ -91,10 +95,11 @@ class Edge:
         """A ring message from the card; False when a fault lost it for good."""
         return self._reread(RING_SITES[message.kind], raw, message, {}, then)
 
-    def events(self, message: Message, then: Take[list[Event]]) -> None:
-        """The events of a message; faults hit them one by one, malformed ones are counted."""
+    def events(self, message: Message, known: int, then: Take[list[Event]]) -> None:
+        """The events of a message behind `known` old ones; faults hit them one by one, malformed
+        ones are counted."""
         try:
-            events = decode(message.body, list[Event])
+            events = decode(message.body, list[Event])[known:]
         except FrameError:
             self._counters["events_malformed"] += message.count
             return

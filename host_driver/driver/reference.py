@@ -7,8 +7,8 @@
     free     waits until the card has nothing left of it (OPS-17)
 
 The SA is bound before its rule exists, so no packet or event can name an SA that nobody knows. An
-outbound crypto SA needs no rule: the descriptor of each packet names it (`driver.queues`). A larval
-SA is a placeholder without anything on the card (ACQ-03).
+outbound crypto SA needs no rule: the descriptor of each packet names it (`driver.tx_queue`). A
+larval SA is a placeholder without anything on the card (ACQ-03).
 """
 
 import errno

@@ -3,6 +3,9 @@
 
 Host and card map the same file, or, where the link is inline, each has memory of its own and the
 packets of a message travel behind its descriptors. All else is the same on both.
+
+The last four bytes of a buffer are its mark, written when the packet is: running index + 1, big
+endian. A buffer with another mark holds an older packet, whatever a descriptor says.
 """
 
 import errno
@@ -17,7 +20,7 @@ import numpy.typing as npt
 
 from proto.frame import FrameError
 from proto.layouts import DESCRIPTOR
-from proto.limits import BUFFER_BYTES, DMA_BYTES, RING_SIZE, RX_OFFSET
+from proto.limits import BUFFER_BYTES, DMA_BYTES, RING_SIZE, RX_OFFSET, SLOT_BYTES
 from proto.status import OffloadError
 
 
@@ -29,6 +32,12 @@ def tx_offset(index: int) -> int:
 def rx_offset(index: int) -> int:
     """Where the packet of receive ring position `index` lies."""
     return RX_OFFSET + (index % RING_SIZE) * BUFFER_BYTES
+
+
+def slots_of(index: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    """Ring positions of `count` running indices, and the marks that belong there."""
+    indices = index + np.arange(count)
+    return indices % RING_SIZE, (indices + 1).astype(np.uint32)
 
 
 def _check(path: Path, found: os.stat_result) -> None:
@@ -43,11 +52,17 @@ def _check(path: Path, found: os.stat_result) -> None:
 
 
 class Dma:
-    """The region as `memory`, a uint8 array of shape (DMA_BYTES,). `shared` False: inline link."""
+    """The region as `memory`, a uint8 array of shape (DMA_BYTES,). `shared` False: inline link.
+
+    `tx_marks`, `rx_marks`: shape (RING_SIZE,), views of the marks.
+    """
 
     def __init__(self, memory: npt.NDArray[np.uint8], *, shared: bool) -> None:
         self.memory = memory
         self.shared = shared
+        buffers = memory.reshape(2 * RING_SIZE, BUFFER_BYTES)
+        marks = buffers[:, SLOT_BYTES:].view(">u4")[:, 0]
+        self.tx_marks, self.rx_marks = marks[:RING_SIZE], marks[RING_SIZE:]
 
     @classmethod
     def private(cls) -> Self:

@@ -45,10 +45,11 @@ class Bench:
         self.answers: dict[int, Answer] = {}
         self.hello = None
         self.rings: list = []
+        self.armed: list[int] = []
         self.commands: list = []
         self.card_silent = False
         self.fence = {"rx": 0, "events": 0, "wire": 0, "tx": 0, "queued": 0}
-        self.asked = 0
+        self.asked = self.tx_first = 0
         self.host = Host("host0", MAC, PEER, self.dma, 1, **arguments)
 
     def step(self, *inputs) -> None:
@@ -67,6 +68,8 @@ class Bench:
             self.answers[answer.id] = answer
         elif channel is Channel.RINGS:
             self.rings.append(message)
+        elif channel is Channel.EVENTS:
+            self.armed.append(message.index)
         elif not self.card_silent:
             yield Channel.MAILBOX, self._card(message)
 
@@ -93,11 +96,13 @@ class Bench:
         frame = MAC + PEER + b"\x08\x00" + packet
         start = rx_offset(index)
         self.dma.memory[start : start + len(frame)] = np.frombuffer(frame, np.uint8)
+        self.dma.rx_marks[index] = index + 1
         body = np.array([(start, len(frame), 0, 0, 0, 0)], DESCRIPTOR).tobytes()
         return Channel.RINGS, pack(Kind.RX, body, index, 1)
 
     def tx_done(self, count: int) -> tuple[Channel, bytes]:
-        return Channel.RINGS, pack(Kind.TX_DONE, count=count)
+        first, self.tx_first = self.tx_first, self.tx_first + count
+        return Channel.RINGS, pack(Kind.TX_DONE, index=first, count=count)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from nic_model.steering import Steering
 from proto.caps import parse_card
 from proto.commands import ALLOW, OUT, CreatePolicyRule, CreateSa, Selector
 from proto.layouts import DESCRIPTOR, RxFlag
-from proto.limits import BUFFER_BYTES, DMA_BYTES, RX_OFFSET
+from proto.limits import BUFFER_BYTES, RX_OFFSET
+from proto.link.dma import Dma, slots_of
 from proto.status import Drop
 
 ETHERNET4 = bytes.fromhex("0200000000020200000000010800")
@@ -73,7 +74,8 @@ class Bench:
         self.caps = parse_card(card)
         self.t = tables.make_tables(self.caps)
         self.steering = Steering(self.t)
-        self.memory = np.zeros(DMA_BYTES, np.uint8)
+        self.dma = Dma.anonymous()
+        self.memory = self.dma.memory
         self.tx_index = self.rx_index = 0
         self.rows = 0
 
@@ -123,10 +125,14 @@ class Bench:
             for i, why in enumerate(verdict)
         ]
 
-    def tx_raw(self, descriptors: Any, mtu: int = 1500) -> Any:
-        """tx_burst itself; also checks that each descriptor is sent or has one drop."""
+    def tx_raw(self, descriptors: Any, mtu: int = 1500, *, written: bool = True) -> Any:
+        """tx_burst itself; also checks that each descriptor is sent or has one drop. Not `written`
+        leaves the marks of the slots as they are."""
         n = len(descriptors)
         out, out_length = np.zeros(n * 9600, np.uint8), np.zeros(n, np.int64)
+        if written:
+            slots, marks = slots_of(self.tx_index, n)
+            self.dma.tx_marks[slots] = marks
         verdict = np.zeros(n, np.uint8)
         before = self.t.drops[tables.TX].sum()
         sent = tx_burst(

@@ -298,13 +298,35 @@ def test_mtu_counts_what_leaves(bench: Any, mtu: int) -> None:
     assert bench.tx(clear, mtu=mtu) == [clear[0], Drop.TOO_LONG]
 
 
-def test_descriptors_stay_in_their_slots(bench: Any) -> None:
-    descriptors = np.zeros(6, DESCRIPTOR)
-    descriptors["offset"] = (5, 10_240 - 5, 3 * 10_240, 3 * 10_240, (1 << 32) - 1, 5 * 10_240)
-    descriptors["length"] = (10_240, 60, 60, 60, 60, 0xFFFF)
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [
+        (5, 10_240),
+        (10_240 - 5, 60),
+        (10_240, 60),
+        ((1 << 32) - 10_241, 60),
+        (0, 0xFFFF),
+        (0, 10_240 - 3),  # into the mark
+    ],
+)
+def test_a_descriptor_outside_its_slot_ends_the_burst(bench: Any, offset: int, length: int) -> None:
+    descriptors = np.zeros(3, DESCRIPTOR)
+    descriptors["offset"] = (0, (offset + 10_240) % (1 << 32), 2 * 10_240)
+    descriptors["length"] = (60, length, 60)
     _, _, verdict = bench.tx_raw(descriptors)
-    assert [Drop(why) for why in verdict[[0, 1, 2, 4, 5]]] == [Drop.DESCRIPTOR] * 5
-    assert verdict[3] == 0  # in its slot, and no IP
+    assert list(verdict) == [0, Drop.DESCRIPTOR, Drop.FLUSHED]
+
+
+def test_a_slot_that_is_not_written_yet_is_not_read(bench: Any) -> None:
+    """F-RNG-02: its mark is that of the packet before, a whole ring ago."""
+    descriptors = np.zeros(1, DESCRIPTOR)
+    descriptors["length"] = 60
+    assert list(bench.tx_raw(descriptors)[2]) == [0]
+    bench.tx_index = 1024
+    assert list(bench.tx_raw(descriptors, written=False)[2]) == [Drop.DESCRIPTOR]
+    bench.tx_index = (1 << 32) - 1  # the last number: its mark is 0
+    descriptors["offset"] = 1023 * 10_240
+    assert list(bench.tx_raw(descriptors)[2]) == [0]
 
 
 def test_totals(bench: Any) -> None:

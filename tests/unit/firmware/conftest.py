@@ -15,7 +15,7 @@ from proto.caps import parse_card
 from proto.events import Event
 from proto.frame import Channel, Kind, Message, pack, unpack
 from proto.layouts import DESCRIPTOR, SA_COUNTERS
-from proto.link.dma import Dma, rx_offset, tx_offset
+from proto.link.dma import Dma, rx_offset, slots_of, tx_offset
 from proto.wire import pack_frames, unpack_frames
 from proto.xfrm import AF_INET, AF_INET6
 
@@ -31,10 +31,12 @@ A6, B6 = (
 class Card:
     """One firmware, and the host's and the wire's side of its channels.
 
-    Credits are given back only by `rx_done` and `wire_done`, so that tests can hold them.
+    Credits are given back only by `rx_done` and `wire_done`, so that tests can hold them. Events
+    are handled at once unless `handles_events` is taken back.
     """
 
     KEY, SALT = KEY, SALT
+    handles_events = True
 
     def __init__(
         self, card: str = "full", *, seed: int = 1, shared: bool = True, mac: bytes = bytes(6)
@@ -42,9 +44,14 @@ class Card:
         self.dma = Dma.anonymous() if shared else Dma.private()
         self.host_dma = self.dma if shared else Dma.private()
         self.firmware = Firmware("card0", parse_card(card), self.dma, random.Random(seed), mac)
-        self.tx_index = self.wire_index = 0
+        self.tx_index = self.rx_index = self.wire_index = 0
         self._tokens = itertools.count(1_000)
         self.log: list[Message] = []  # everything that the card ever sent
+        self.arm(0)
+
+    def arm(self, index: int) -> list[Message]:
+        """All events before `index` are handled."""
+        return self.step((Channel.EVENTS, pack(Kind.ARM, index=index)))
 
     def step(self, *inputs: tuple[Channel, bytes | bytearray]) -> list[Message]:
         """One step; the messages come with channel and header checked."""
@@ -59,6 +66,8 @@ class Card:
             assert channels[message.kind] is channel
             messages.append(message)
         self.log += messages
+        for message in of(Kind.EVENTS, messages) if self.handles_events else []:
+            messages += self.arm(message.index + message.count)
         return messages
 
     def command(self, command: c.Command, token: int | None = None) -> c.Reply:
@@ -124,6 +133,8 @@ class Card:
             descriptors[number]["offset"] = offset
             descriptors[number]["length"] = len(frame)
             descriptors[number]["flags"] = flags
+        slots, marks = slots_of(self.tx_index, len(frames))
+        self.host_dma.tx_marks[slots] = marks
         body = self.host_dma.gather(descriptors)
         message = pack(Kind.TX, body, self.tx_index, len(frames))
         self.tx_index += len(frames)
@@ -141,7 +152,8 @@ class Card:
         return self.step(self.wire_message(frames))
 
     def rx_done(self, count: int) -> list[Message]:
-        return self.step((Channel.RINGS, pack(Kind.RX_DONE, count=count)))
+        first, self.rx_index = self.rx_index, self.rx_index + count
+        return self.step((Channel.RINGS, pack(Kind.RX_DONE, index=first, count=count)))
 
     def wire_done(self, count: int) -> list[Message]:
         return self.step((Channel.WIRE, pack(Kind.WIRE_DONE, count=count)))

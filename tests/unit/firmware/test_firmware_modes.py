@@ -129,6 +129,7 @@ def test_an_esp_packet_goes_out_sealed_and_comes_in_opened(card, crypto_sa):
     ethernet = bytes(12) + b"\x08\x00"
     frame = ethernet + bytes(IP(src="10.1.0.1", dst="10.1.0.2", proto=50) / Raw(esp))
     card.host_dma.memory[tx_offset(0) :][: len(frame)] = np.frombuffer(frame, np.uint8)
+    card.host_dma.tx_marks[0] = 1
     row = np.array([(tx_offset(0), len(frame), TxFlag.CRYPTO, 0, out, generation)], DESCRIPTOR)
     message = pack(Kind.TX, card.host_dma.gather(row), 0, 1)
     outputs = card.step((Channel.RINGS, message))
@@ -151,6 +152,7 @@ def test_a_destroyed_sa_seals_nothing(card, crypto_sa):
     card.make(c.DestroySa(out))
     frame = bytes(12) + b"\x08\x00" + bytes(IP() / UDP() / bytes(60))
     card.host_dma.memory[tx_offset(0) :][: len(frame)] = np.frombuffer(frame, np.uint8)
+    card.host_dma.tx_marks[0] = 1
     row = np.array([(tx_offset(0), len(frame), TxFlag.CRYPTO, 0, out, generation)], DESCRIPTOR)
     outputs = card.step((Channel.RINGS, pack(Kind.TX, card.host_dma.gather(row), 0, 1)))
     assert not [m for m in outputs if m.kind is Kind.WIRE]

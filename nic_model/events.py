@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The event queue: entries wait in a bounded ring until the host has handled them.
+
+    post   an entry is written; an equal one that no interrupt has told of yet stands for both
+    flush  armed and something is there: the interrupt, one message with all entries; disarmed
+    arm    the host handled all before `index` and wants to hear of the next
+
+An interrupt that got lost leaves the entries where they are: arming again, which is what every poll
+of the host does, tells of them once more (F-RNG-13). Where the ring is full an event is lost, and
+one OVERRUN entry behind the others says so (F-RNG-12).
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from proto.events import Event, EventType
+from proto.frame import INDEX_MASK, Channel, Kind, Message, pack
+from proto.link.ring import RingError, distance
+
+OVERRUN = Event(EventType.OVERRUN, 0, 0)
+
+Output = list[tuple[Channel, bytes]]
+
+
+class EventQueue:
+    """`size` entries, and room for OVERRUN. `overran` is called whenever the ring was full."""
+
+    def __init__(self, size: int, overran: Callable[[], None] = lambda: None) -> None:
+        self.counters = dict.fromkeys(
+            ("events_raised", "events_coalesced", "events_overrun", "events_index_unexpected"), 0
+        )
+        self._size = size
+        self._overran = overran
+        self.restart()
+
+    def restart(self, index: int = 0) -> None:
+        """Empty, disarmed, the next entry being number `index`."""
+        self._entries: deque[Event] = deque()  # written, and not handled by the host
+        self._told = 0  # so many of them an interrupt told of
+        self._first = index & INDEX_MASK
+        self._armed = False
+        self._lost = False  # since the last OVERRUN entry
+
+    @property
+    def index(self) -> int:
+        """Number of the next entry."""
+        return (self._first + len(self._entries)) & INDEX_MASK
+
+    def post(self, event: Event) -> None:
+        """Write an entry, unless it would say nothing new or finds no room."""
+        if any(self._entries[at] == event for at in range(self._told, len(self._entries))):
+            self.counters["events_coalesced"] += 1
+        elif len(self._entries) >= self._size:
+            self.counters["events_overrun"] += 1
+            self._lost = True
+            self._overran()
+        else:
+            self.counters["events_raised"] += 1
+            self._entries.append(event)
+
+    def arm(self, message: Message) -> None:
+        """The host's doorbell. One from the past arms as well. Raises RingError beyond the ring."""
+        done = distance(message.index, self._first)
+        if done > len(self._entries):
+            self.counters["events_index_unexpected"] += 1
+            raise RingError(f"event {message.index} was never written")
+        for _ in range(done):
+            self._entries.popleft()
+        if done >= 0:
+            self._first = message.index
+            self._told = 0
+        self._armed = True
+
+    def flush(self) -> Output:
+        """The interrupt, where one is due."""
+        if self._lost and OVERRUN not in self._entries:
+            self._entries.append(OVERRUN)
+            self._lost = False
+        if not self._armed or not self._entries:
+            return []
+        self._armed = False
+        self._told = len(self._entries)
+        body = msgspec.msgpack.encode(list(self._entries))
+        return [(Channel.EVENTS, pack(Kind.EVENTS, body, self._first, self._told))]

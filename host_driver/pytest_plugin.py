@@ -6,6 +6,11 @@
         xnic.settle()
         assert len(xnic.wire.frames()) == 1
 
+    def test_nothing_is_left_of_an_add_that_fails(xnic):
+        with xnic.faults.inject(site="card.table", kind="full", match={"table": "rules"}):
+            assert xnic.hosts[0].ip("xfrm state add ...").rc == 2
+        assert sum(xnic.hosts[0].nic.census().values()) == 0
+
 Nothing heavy is imported before a test asks for a lab.
 """
 

@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Two hosts, two cards, one wire: the whole story, checked."),
     "doctor": ("doctor", "Check Python, packages, CPU, kernel cache and run directory."),
     "down": ("labs", "End a background lab."),
+    "fault": ("fault", "Break a background lab, and mend it."),
     "ip": ("ip", "Speak `ip xfrm` to a host of a lab."),
     "send": ("traffic", "Let a host of a lab send packets."),
     "status": ("labs", "Show the processes, devices and counters of a lab."),

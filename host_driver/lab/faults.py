@@ -2,14 +2,16 @@
 """The faults of a lab: each goes to the parties that own its site. The names are a promise."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from host_driver.faults.catalogue import find
+from host_driver.faults.plan import PlannedFault, check_planned, load_plan, specs_of
 from host_driver.lab.asking import World
+from host_driver.lab.fault_plan import PlanRunner
 from proto import faults
 from proto.faults import FaultSpec
 from proto.faults.sites import VALUE_MAX
@@ -45,6 +47,7 @@ class FaultsHandle:
         self._seed = seed
         self._added = 0
         self._armed: dict[str, list[tuple[str, str]]] = {}  # name -> party, name there
+        self._plan = PlanRunner(self.add, self.remove)
 
     def add(self, fault: str | None = None, *, host: int | None = None, **fields: Any) -> str:
         """Arm a fault and return its name.
@@ -54,10 +57,9 @@ class FaultsHandle:
         frames that its card sent. Without `seed` the lab's seed decides. Raises
         OffloadError(EINVAL, ENOENT, ENOSPC) and then arms nothing.
         """
-        if host is not None and host not in self._hosts:
-            raise OffloadError(errno.EINVAL, f"no host {host} in a lab of {len(self._hosts)}")
+        self._check_host(host)
         self._added += 1
-        specs = self._specs(fault, fields)
+        specs = specs_of(fault, fields, f"-{self._added}")
         name = specs[0].name
         if name in self._armed:
             raise OffloadError(errno.EINVAL, f"a fault named {name!r} is armed already")
@@ -74,13 +76,15 @@ class FaultsHandle:
         """Disarm one fault; what it held back goes on. Raises OffloadError(ENOENT)."""
         if name not in self._armed:
             raise OffloadError(errno.ENOENT, f"no fault named {name!r} is armed")
+        self._plan.removed(name)
         for party, there in self._armed.pop(name):
             with _missing_is_fine():  # the party began anew meanwhile, and its table is empty
                 self._ask(party, RemoveFault(there))
 
     def reset(self) -> None:
-        """Disarm everything; what was held back goes on."""
+        """Disarm everything and forget all plans; what was held back goes on."""
         self._armed.clear()
+        self._plan.clear()
         for party in self._parties:
             self._ask(party, ResetFaults())
 
@@ -95,6 +99,31 @@ class FaultsHandle:
         finally:
             if name in self._armed:
                 self.remove(name)
+
+    def follow(self, plan: Path | str | Sequence[PlannedFault]) -> None:
+        """Arm and disarm faults as a plan says (`host_driver.faults.plan`): a file, or its entries.
+
+        Time counts from now, as the lab lives through it (`advance`, `settle`). Raises
+        OffloadError(EINVAL, ENOENT), and then nothing of the plan happens; OSError for the file.
+        """
+        planned = load_plan(Path(plan)) if isinstance(plan, Path | str) else [*plan]
+        for one in planned:
+            check_planned(one)
+            self._check_host(one.host)
+        self._plan.begin(planned, self._world.now_ns())
+
+    def planned(self) -> Entries:
+        """What the plans have in store, and what became of the rest: state ("waiting", "armed",
+        "over", "failed"), name, host, in_s (seconds until something happens to it), error."""
+        return self._plan.entries(self._world.now_ns())
+
+    def next_ns(self) -> int | None:
+        """The next moment of a plan."""
+        return self._plan.next_ns()
+
+    def catch_up(self) -> None:
+        """Do what the plans say for the time that has come."""
+        self._plan.follow(self._world.now_ns())
 
     def list(self) -> Entries:
         """What is armed, party by party: party, fired (how often), and the fields of FaultSpec that
@@ -123,17 +152,9 @@ class FaultsHandle:
                 after = firing.id
                 yield firing
 
-    def _specs(self, fault: str | None, fields: dict[str, Any]) -> tuple[FaultSpec, ...]:
-        """Every check that a party would make, before the first is asked."""
-        injected = [{}] if fault is None else find(fault).inject
-        name = fields.get("name") or fault
-        specs: tuple[FaultSpec, ...] = ()
-        for number, row in enumerate(injected):
-            merged = {**row, **fields}
-            first = name or f"{merged.get('site')}-{merged.get('kind')}-{self._added}"
-            merged["name"] = first if number == 0 else f"{first}/{number + 1}"
-            specs += (make_spec(merged),)
-        return specs
+    def _check_host(self, host: int | None) -> None:
+        if host is not None and host not in self._hosts:
+            raise OffloadError(errno.EINVAL, f"no host {host} in a lab of {len(self._hosts)}")
 
     def _arm(self, name: str, spec: FaultSpec, host: int | None, *, seeded: bool) -> None:
         kinds = {faults.SITES[site].party for site in faults.concerned(spec.site, spec.kind)}
@@ -161,23 +182,6 @@ class FaultsHandle:
         if party.startswith("card"):
             return self._world.ask_card(number, request)
         return self._world.ask(number, request).value
-
-
-def make_spec(fields: dict[str, Any]) -> FaultSpec:
-    """The fault of these fields, checked. Raises OffloadError(EINVAL) saying which one is wrong."""
-    try:
-        spec = msgspec.convert(fields, FaultSpec)
-    except msgspec.ValidationError as error:
-        raise OffloadError(errno.EINVAL, f"fault: {error}") from None
-    unknown = fields.keys() - set(spec.__struct_fields__)
-    if unknown:
-        raise OffloadError(
-            errno.EINVAL,
-            f"fault fields {sorted(unknown)} are unknown, "
-            f"known are {', '.join(spec.__struct_fields__)} and host",
-        )
-    faults.check(spec)
-    return spec
 
 
 def _fields(spec: FaultSpec) -> dict[str, Any]:

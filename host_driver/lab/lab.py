@@ -12,6 +12,7 @@ from host_driver.lab.capture import Capture
 from host_driver.lab.faults import FaultsHandle
 from host_driver.lab.handles import HostHandle, WireHandle
 from host_driver.lab.settings import Settings
+from proto.clock import NS
 from proto.limits import SETTLE_TIMEOUT_MS
 from proto.status import OffloadError
 
@@ -100,8 +101,16 @@ class Lab:
         return self._running.now_ns()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: at once in the simulator, by waiting with processes."""
-        self._running.advance(seconds)
+        """Let time pass: at once in the simulator, by waiting with processes.
+
+        Plans of faults are followed on the way.
+        """
+        world = self._running
+        until_ns = world.now_ns() + round(seconds * NS)
+        while (moment_ns := self.faults.next_ns()) is not None and moment_ns <= until_ns:
+            world.advance(max(0, moment_ns - world.now_ns()) / NS)
+            self.faults.catch_up()
+        world.advance(max(0, until_ns - world.now_ns()) / NS)
 
     def settle(self) -> None:
         """Return when nothing moves any more: two equal rounds of questions to everybody.
@@ -114,7 +123,7 @@ class Lab:
         before: object = None
         for rounds in itertools.count():
             if rounds > SETTLE_ROUNDS:
-                world.advance(SETTLE_PAUSE_S)  # what moves now waits for something
+                self.advance(SETTLE_PAUSE_S)  # what moves now waits for something
             moved: list[dict[str, int]] = [
                 world.ask(host.number, control.Quiesce()).values for host in self.hosts
             ]

@@ -42,13 +42,19 @@ class Server:
             service.SendPackets: self.send,
             service.Settle: self.settle,
             service.WriteCapture: self.capture,
+            service.AddFault: self.add_fault,
+            service.FollowPlan: lambda request: self.lab.faults.follow(request.plan),
+            service.RemoveFault: lambda request: self.lab.faults.remove(request.name),
+            service.ResetFaults: lambda request: self.lab.faults.reset(),
+            service.ListFaults: self.list_faults,
+            service.FaultLog: lambda request: self.lab.faults.log()[-request.limit :],
             service.Down: self.down,
         }
 
     def serve(self) -> None:
         """Until `Down`."""
         while not self.ending:
-            self.socket.wait(LOOK_INTERVAL_MS)
+            self.socket.wait(self._wait_ms())
             for client, raw in self.socket.receive():
                 try:
                     asked = service.decode_request(raw)
@@ -57,8 +63,16 @@ class Server:
                 self.socket.send(client, service.encode(self.answer(asked)))
             self.look()
 
+    def _wait_ms(self) -> int:
+        """Until the next look, or until a plan of faults has something to do."""
+        moment_ns = self.lab.faults.next_ns()
+        if moment_ns is None or self.death is not None:
+            return LOOK_INTERVAL_MS
+        left_ns = moment_ns - self.lab.now_ns()
+        return max(0, min(LOOK_INTERVAL_MS, -(-left_ns // 1_000_000)))
+
     def look(self) -> None:
-        """Notice the death of a process."""
+        """Notice the death of a process, and what a plan of faults wants now."""
         if self.death is None:
             try:
                 self.lab.advance(0)
@@ -145,6 +159,14 @@ class Server:
             written["keys"] = len(keys)
         return written
 
+    def add_fault(self, request: service.AddFault) -> str:
+        """Arm a fault."""
+        return self.lab.faults.add(request.fault, host=request.host, **_fields(request.fields))
+
+    def list_faults(self, request: service.ListFaults) -> dict[str, Any]:
+        """What is armed and what is planned."""
+        return {"armed": self.lab.faults.list(), "planned": self.lab.faults.planned()}
+
     def down(self, request: service.Down) -> None:
         """Answer, then leave the loop."""
         self.ending = True
@@ -154,3 +176,10 @@ class Server:
             hosts = len(self.lab.hosts)
             raise OffloadError(errno.EINVAL, f"no host {number} in lab {self.name!r} of {hosts}")
         return self.lab.hosts[number]
+
+
+def _fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields that do not stand for arguments of `lab.faults.add` itself. OffloadError(EINVAL)."""
+    if fields.keys() & {"fault", "host", "self"}:
+        raise OffloadError(errno.EINVAL, f"fault fields {sorted(fields)} are not all fields")
+    return fields

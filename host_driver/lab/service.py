@@ -10,6 +10,7 @@ from typing import Any, Union
 
 import msgspec
 
+from host_driver.faults.plan import PlannedFault
 from proto.codec import decode
 from proto.frame import Kind, pack, unpack
 from proto.xfrm import Msg
@@ -82,11 +83,51 @@ class WriteCapture(Request):
     keys_path: str | None = None
 
 
+class AddFault(Request):
+    """Arm a fault: a name of the catalogue or fields, as `lab.faults.add` takes them -> its name.
+
+    `host` None: everywhere.
+    """
+
+    fault: str | None = None
+    host: int | None = None
+    fields: dict[str, Any] = {}
+
+
+class FollowPlan(Request):
+    """Arm and disarm faults as a plan says, from now on -> None."""
+
+    plan: list[PlannedFault]
+
+
+class RemoveFault(Request):
+    """Disarm one fault -> None."""
+
+    name: str
+
+
+class ResetFaults(Request):
+    """Disarm everything, forget all plans -> None."""
+
+
+class ListFaults(Request):
+    """-> dict: armed, planned (lists of dicts, as `lab.faults` gives them)."""
+
+
+class FaultLog(Request):
+    """-> list of dict: the newest `limit` firings in order of time."""
+
+    limit: int
+
+
 class Down(Request):
     """End the lab -> None; the answer comes before the end."""
 
 
-AnyRequest = Union[Status, Ip, Monitor, SendPackets, Settle, WriteCapture, Down]
+AnyRequest = Union[
+    Status, Ip, Monitor, SendPackets, Settle, WriteCapture, AddFault, FollowPlan, RemoveFault,
+    ResetFaults, ListFaults, FaultLog, Down,
+]  # fmt: skip
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):

@@ -8,7 +8,7 @@ table.py   FaultTable: what a party asks
 
 from proto.faults.held import Released
 from proto.faults.sites import MESSAGE_KINDS, SITES, Kind, Site, concerned
-from proto.faults.spec import FaultSpec, check
+from proto.faults.spec import FaultSpec, check, from_fields
 from proto.faults.table import FaultTable, Fired, Firing
 from proto.faults.values import BEFORE, parse_status
 
@@ -25,5 +25,6 @@ __all__ = [
     "Site",
     "check",
     "concerned",
+    "from_fields",
     "parse_status",
 ]

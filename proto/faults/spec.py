@@ -2,12 +2,15 @@
 """FaultSpec: one fault as users write it, and what is refused."""
 
 import errno
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from proto.faults.sites import SITES, VALUE_MAX, Kind, concerned
 from proto.status import OffloadError
 
+U64 = (1 << 64) - 1
 TEXT_MAX = 80  # characters of names and matched facts
 
 # Fields that count, and the least of each.
@@ -39,6 +42,19 @@ class FaultSpec(msgspec.Struct, kw_only=True, frozen=True):
     seed: int = 0
 
 
+def from_fields(fields: Mapping[str, Any]) -> FaultSpec:
+    """The fault of these fields, checked. Raises OffloadError(EINVAL) naming the wrong one."""
+    known = FaultSpec.__struct_fields__
+    if unknown := sorted(str(name) for name in fields if name not in known):
+        raise _bad(f"fault fields {unknown} are unknown, known are {', '.join(known)}")
+    try:
+        spec = msgspec.convert(dict(fields), FaultSpec)
+    except msgspec.ValidationError as error:
+        raise _bad(f"fault: {error}") from None
+    check(spec)
+    return spec
+
+
 def check(spec: FaultSpec) -> None:
     """Refuse a fault that could never fire, or that its kind cannot do. OffloadError(EINVAL)."""
     sites = concerned(spec.site, spec.kind)
@@ -56,6 +72,9 @@ def check(spec: FaultSpec) -> None:
     if strange := sorted(spec.match.keys() - offered):
         known = ", ".join(sorted(offered)) or "none"
         raise _bad(f"fault site {spec.site!r} has no facts {strange} to match, known are {known}")
+    for want in spec.match.values():
+        if isinstance(want, int) and not 0 <= want <= U64:
+            raise _bad(f"fault match of a number outside 0..{U64:#x}, facts are 64 bits at most")
     for text in (spec.name, *(str(want) for want in spec.match.values())):
         if len(text) > TEXT_MAX or not text.isprintable():
             raise _bad(f"fault text {text[:TEXT_MAX]!r} is not printable or over {TEXT_MAX} long")

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from host_driver.cli.app import VERBS, cli
 from host_driver.lab import rundir
+from proto.faults import SITES
 
 
 def xfrmnic(*words: str) -> Result:
@@ -57,6 +58,17 @@ def test_every_verb_has_json_and_an_example(verb: str) -> None:
         ["send", "a.pcap", "--hex", "00"],
         ["capture"],
         ["bench", "nothing-of-that-name"],
+        ["fault"],
+        ["fault", "dance"],
+        ["fault", "add"],
+        ["fault", "add", "--site", "wire"],
+        ["fault", "add", "--plan", "p.toml", "--site", "wire"],
+        ["fault", "add", "--site", "wire", "--kind", "drop", "--match", "esp"],
+        ["fault", "add", "--site", "wire", "--kind", "drop", "--probability", "2"],
+        ["fault", "add", "--site", "wire", "--kind", "drop", "--times", "-1"],
+        ["fault", "kinds", "--site", "moon"],
+        ["fault", "rm"],
+        ["fault", "log", "--last", "0"],
     ],
     ids=" ".join,
 )
@@ -148,3 +160,51 @@ def test_doctor_names_and_removes_what_a_killed_lab_left(empty: Path) -> None:
     assert not lab.path.exists()
     assert alive.path.exists()
     alive.remove()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fault", "add", "--site", "wire", "--kind", "drop"],
+        ["fault", "list"],
+        ["fault", "rm", "x"],
+        ["fault", "reset"],
+        ["fault", "log"],
+    ],
+    ids=" ".join,
+)
+def test_faults_without_a_lab(words: list[str], empty: Path) -> None:
+    for more in ([], ["--json"]):
+        result = xfrmnic(*words, *more)
+        assert result.exit_code == 3
+        assert "no lab is running" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["kinds", "add", "list", "rm", "reset", "log"])
+def test_every_verb_of_faults_has_json_and_an_example(verb: str) -> None:
+    result = xfrmnic("fault", verb, "--help")
+    assert "--json" in result.output
+    assert f"xfrmnic fault {verb}" in result.output.partition("Example:")[2]
+
+
+def test_what_can_fail_is_listed_without_a_lab(empty: Path) -> None:
+    text = xfrmnic("fault", "kinds").output
+    data = json.loads(xfrmnic("fault", "kinds", "--json").output)
+    assert set(data["sites"]) == set(SITES)
+    for name, site in SITES.items():
+        assert f"\n{name}: {site.what}" in f"\n{text}"
+        assert set(data["sites"][name]["kinds"]) == set(site.kinds)
+    rings = json.loads(xfrmnic("fault", "kinds", "--site", "ring", "--json").output)
+    assert rings["sites"]
+    assert all(name.startswith("ring.") for name in rings["sites"])
+
+
+def test_a_plan_that_is_none(empty: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    missing = xfrmnic("fault", "add", "--plan", str(plan))
+    assert missing.exit_code == 3
+    assert "No such file" in missing.stderr
+    plan.write_text("[[fault]]\nsite = 'wire'\nkind = 'melt'\n")
+    bad = xfrmnic("fault", "add", "--plan", str(plan))
+    assert bad.exit_code == 2
+    assert "line 1: fault kind 'melt'" in bad.stderr

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from scapy.layers.inet import IP, UDP
 
+from host_driver.faults.plan import PlannedFault
 from host_driver.lab import Lab, PeerDied, service
 from host_driver.lab.server import Server
 from proto.frame import Kind, pack
@@ -58,6 +59,50 @@ def ask(server: Server, request: service.AnyRequest) -> service.Answered:
 def test_every_request_has_a_handler(server) -> None:
     known = {request.__name__ for request in service.AnyRequest.__args__}
     assert {kind.__name__ for kind in server._handlers} == known
+
+
+def test_faults_are_armed_listed_logged_and_mended(server) -> None:
+    fields = {"site": "card.command", "kind": "silent", "times": 1, "name": "mute"}
+    assert ask(server, service.AddFault(host=1, fields=fields)).value == "mute"
+    server.lab.hosts[1].nic.census()
+    (armed,) = ask(server, service.ListFaults()).value["armed"]
+    assert (armed["party"], armed["name"], armed["fired"]) == ("card1", "mute", 1)
+    (entry,) = ask(server, service.FaultLog(1)).value
+    assert (entry["name"], entry["facts"]) == ("mute", {"opcode": "QueryCensus"})
+    msgspec.json.encode(ask(server, service.ListFaults()).value)
+    assert ask(server, service.RemoveFault("mute")).errno == 0
+    assert ask(server, service.RemoveFault("mute")).errno == errno.ENOENT
+    planned = PlannedFault(at_s=3600, fields={"site": "wire", "kind": "drop"})
+    assert ask(server, service.FollowPlan([planned])).errno == 0
+    assert ask(server, service.ListFaults()).value["planned"][0]["state"] == "waiting"
+    assert ask(server, service.ResetFaults()).errno == 0
+    assert ask(server, service.ListFaults()).value == {"armed": [], "planned": []}
+
+
+@pytest.mark.parametrize(
+    ("fault", "fields"),
+    [
+        (None, {"site": "moon", "kind": "drop"}),
+        (None, {"site": "wire", "kind": "drop", "host": 1}),
+        (None, {"site": "wire", "kind": "drop", "self": 1}),
+        ("no-such-fault", {}),
+    ],
+)
+def test_a_fault_that_is_none_is_refused(server, fault, fields) -> None:
+    answer = ask(server, service.AddFault(fault, None, fields))
+    assert answer.errno in (errno.EINVAL, errno.ENOENT)
+    assert ask(server, service.ListFaults()).value["armed"] == []
+
+
+def test_a_plan_is_followed_while_nobody_asks(server, lab) -> None:
+    assert server._wait_ms() == 500
+    lab.faults.follow([PlannedFault(at_s=0.02, fields={"site": "wire", "kind": "drop"})])
+    assert server._wait_ms() == 20
+    lab._world.advance(0.02)
+    assert server._wait_ms() == 0
+    server.look()
+    assert [entry["party"] for entry in lab.faults.list()] == ["wire"]
+    lab.faults.reset()
 
 
 def test_status_says_what_runs(server) -> None:

@@ -189,12 +189,12 @@ class Queries:
 
     def _counters(self, query: control.Counters) -> Sleep[Answer]:
         """The card's counters, and the driver's as `driver_*`."""
-        reply = yield from wait(self._host.mailbox.post(QueryCounters()))
+        reply = yield from self._host.mailbox.execute(QueryCounters())
         ours = {f"driver_{name}": count for name, count in sorted(self._host.counters.items())}
         return Answer(0, values=reply.values | ours)
 
     def _census(self, query: control.Census) -> Sleep[Answer]:
-        reply = yield from wait(self._host.mailbox.post(QueryCensus()))
+        reply = yield from self._host.mailbox.execute(QueryCensus())
         return Answer(0, values=reply.values)
 
     def _trace(self, query: control.Trace) -> Answer:

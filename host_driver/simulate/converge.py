@@ -52,6 +52,7 @@ def revive(player: Player) -> Answer:
     """Disarm every fault, bring back cards and hosts, set links as they were."""
     player.lab.faults.reset()
     player.faults.clear()
+    player.calm()
     play_life.healed(player)
     play_life.revive(player)
     for host in range(len(player.hosts)):

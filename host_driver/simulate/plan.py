@@ -3,6 +3,7 @@
 
 import errno
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 
@@ -46,6 +47,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     + ("" if action.host is None else f" host {action.host}")
                 )
         return lines
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file. Raises OffloadError(EINVAL)."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(PLAN_MAX_BYTES + 1)
+    except OSError as error:
+        raise OffloadError(errno.EINVAL, f"{path}: {error.strerror}") from None
+    return decode_plan(data, str(path))
 
 
 def encode_plan(plan: Plan) -> bytes:

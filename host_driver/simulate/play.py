@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from host_driver.conformance.messages import reply
 from host_driver.ip import run
 from host_driver.lab import Lab
-from host_driver.lab.asking import NoAnswer
+from host_driver.lab.asking import NoAnswer, PeerDied
 from host_driver.lab.handles import HostHandle
 from host_driver.simulate.ledger import Ledger, Life, Step, Submitted
 from host_driver.simulate.plan import Plan
@@ -21,6 +21,7 @@ from proto.status import OffloadError
 
 DEVICE = "nic0"
 DISTURBED_S = 0.05  # what a step lasts while a card or host is down, and nothing settles
+RESTLESS_STEPS = 10
 
 
 class Answer(NamedTuple):
@@ -42,6 +43,7 @@ class Player:
         self.step = Step(0, "run", "", lab.now_ns())
         self.running = set(range(len(lab.hosts)))
         self.cards = set(self.running)
+        self._patience = 0  # steps until it is worth to wait again
         self.featured = set(self.running)
         self.stopped: set[tuple[str, int]] = set()
         self.faults: dict[str, str] = {}  # armed, by the plan's name: the lab's name
@@ -68,6 +70,8 @@ class Player:
             return Answer(errno.EHOSTDOWN, f"host{host} is down"), None
         try:
             return Answer(), question()
+        except PeerDied:
+            raise
         except NoAnswer as error:
             self.step.unanswered.append(error.text)
             return Answer(error.errno, error.text), None
@@ -110,16 +114,25 @@ class Player:
         return Answer(0, f"{sum(not error for error in errnos)} of {len(packets)} accepted")
 
     def settle(self) -> bool:
-        """Until nothing moves any more; False if something still does, or cannot be asked."""
-        if not all(map(self.healthy, range(len(self.hosts)))):
+        """Until nothing moves any more; False if something still does, or cannot be asked.
+
+        Where waiting was in vain, the next steps do not wait so long for the same.
+        """
+        if self._patience or not all(map(self.healthy, range(len(self.hosts)))):
+            self._patience = max(0, self._patience - 1)
             self.lab.advance(DISTURBED_S)
             return False
         try:
             self.lab.settle()
         except OffloadError as error:
             self.step.restless = error.text
+            self._patience = RESTLESS_STEPS
             return False
         return True
+
+    def calm(self) -> None:
+        """What kept things moving is gone: wait again."""
+        self._patience = 0
 
     def live(self, host: int, party: Any, what: str, answer: Answer) -> Answer:
         """Write down what was done to a party."""

@@ -6,8 +6,10 @@ heal -> converge                       at the end (`converge`)
 """
 
 import hashlib
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +22,7 @@ from host_driver.simulate.ledger import Ledger, Phase, Step, Violation
 from host_driver.simulate.plan import Plan
 from host_driver.simulate.play import Answer, Player
 from host_driver.simulate.recorder import Recorder
+from proto.status import OffloadError
 
 HANDLERS: dict[type, Callable[[Player, Any], Answer]] = {
     actions.AddSa: play_sa.add_sa,
@@ -84,15 +87,20 @@ class Run:
         self._player = Player(self.lab, self.ledger, self.plan)
         self._recorder = Recorder(self.lab, self.ledger, self._player)
         outcome = Outcome(self.plan)
-        for action in self.plan.actions:
-            outcome.violations = self.step("run", action.words(), _handler(action), action.settle)
-            if outcome.violations:
-                break
-        else:
-            outcome.violations = converge(self._player, self.step)
+        try:
+            outcome.violations = self._play()
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
+            outcome.violations = [Violation(53, len(self.ledger.steps), _where(error))]
         outcome.steps = len(self.ledger.steps)
         outcome.hash = self._hash.hexdigest()
         return outcome
+
+    def _play(self) -> list[Violation]:
+        for action in self.plan.actions:
+            found = self.step("run", action.words(), _handler(action), action.settle)
+            if found:
+                return found
+        return converge(self._player, self.step)
 
     def close(self) -> None:
         """End the lab."""
@@ -115,6 +123,15 @@ class Run:
 def _handler(action: AnyAction) -> Callable[[Player], Answer]:
     handler = HANDLERS[type(action)]
     return lambda player: handler(player, action)
+
+
+def _where(error: Exception) -> str:
+    """What ended the run, and where. Not its text, where that may quote what it was given."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = f": {error}" if isinstance(error, AssertionError | OffloadError) else ""
+    return (
+        f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno} {frame.name}{text}"
+    )
 
 
 def encode_step(step: Step) -> bytes:

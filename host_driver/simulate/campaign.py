@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seeds: one after the other, over processes, or over a cluster; failures are shrunk and kept."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from host_driver.simulate.actions import AnyAction
+from host_driver.simulate.draw import draw
+from host_driver.simulate.folder import write_folder
+from host_driver.simulate.judge import make_judge
+from host_driver.simulate.ledger import Violation
+from host_driver.simulate.plan import Plan
+from host_driver.simulate.runner import Outcome, Run, run_plan
+from host_driver.simulate.shrink import Budget, ddmin, simplify
+
+SHRINK_TRIES = 300
+
+Clock = Callable[[float], Callable[[], bool]]  # seconds -> whether some are left
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One seed, and where its failure goes. `plan` is played instead of a drawn one."""
+
+    seed: int
+    steps: int
+    out: str
+    target: str = "sim"
+    shrink: bool = True
+    plan: Plan | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """How a seed ended. `replay` is the one line that plays a failure again."""
+
+    seed: int
+    steps: int
+    hash: str
+    violations: list[Violation] = []
+    left: int = 0  # steps after shrinking
+    replay: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether an invariant broke."""
+        return bool(self.violations)
+
+
+def plan_of(task: Task) -> Plan:
+    """The plan that a task plays."""
+    return task.plan or draw(task.seed, task.steps, task.target)
+
+
+def run_task(task: Task, may_go_on: Callable[[], bool] = lambda: True) -> Result:
+    """Draw, run, and where an invariant broke, shrink and leave a folder.
+
+    `may_go_on` bounds the time that shrinking takes.
+    """
+    plan = plan_of(task)
+    outcome = run_plan(plan, make_judge())
+    if not outcome.failed:
+        return Result(seed=task.seed, steps=outcome.steps, hash=outcome.hash)
+    smallest = plan
+    if task.shrink and task.target == "sim":
+        smallest = shrunk(plan, outcome, Budget(SHRINK_TRIES, may_go_on))
+    folder = Path(task.out) / f"seed-{task.seed}"
+    final = leave(folder, plan, smallest)
+    return Result(
+        seed=task.seed,
+        steps=outcome.steps,
+        hash=outcome.hash,
+        violations=final.violations,
+        left=len(smallest.actions),
+        replay=f"xfrmnic replay {folder}",
+    )
+
+
+def shrunk(plan: Plan, outcome: Outcome, budget: Budget) -> Plan:
+    """The shortest plan found that breaks one of the same invariants."""
+    broken = {one.invariant for one in outcome.violations}
+
+    def fails(actions: Sequence[AnyAction]) -> bool:
+        candidate = msgspec.structs.replace(plan, actions=tuple(actions))
+        found = run_plan(candidate, make_judge()).violations
+        return not broken.isdisjoint(one.invariant for one in found)
+
+    actions = list(plan.actions[: outcome.steps])
+    if len(actions) < len(plan.actions) and not (budget.spend() and fails(actions)):
+        actions = list(plan.actions)
+    actions = simplify(ddmin(actions, fails, budget), fails, budget)
+    return msgspec.structs.replace(plan, actions=tuple(actions))
+
+
+def leave(folder: Path, drawn: Plan, smallest: Plan) -> Outcome:
+    """Run the shrunk plan once more and write its folder."""
+    run = Run(smallest, make_judge())
+    try:
+        outcome = run.run()
+        write_folder(folder, drawn, run, outcome)
+        return outcome
+    finally:
+        run.close()
+
+
+def run_many(tasks: Iterable[Task], jobs: int, shrink_s: float, budget: Clock) -> Iterator[Result]:
+    """Results as they come, from `jobs` processes. `budget` makes a clock that runs out."""
+    if jobs <= 1:
+        for task in tasks:
+            yield run_task(task, budget(shrink_s))
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs) as pool:
+        yield from pool.imap_unordered(_Worker(shrink_s, budget), tasks)
+
+
+class _Worker:
+    """`run_task` for other processes: every task has a clock of its own."""
+
+    def __init__(self, shrink_s: float, budget: Clock) -> None:
+        self._shrink_s = shrink_s
+        self._budget = budget
+
+    def __call__(self, task: Task) -> Result:
+        return run_task(task, self._budget(self._shrink_s))
+
+
+def run_on_cluster(
+    client: Any, tasks: Iterable[Task], shrink_s: float, budget: Clock
+) -> Iterator[Result]:
+    """Results as they come, from a `distributed.Client`; the workers need this package."""
+    from distributed import as_completed
+
+    futures = client.map(_Worker(shrink_s, budget), list(tasks), pure=False)
+    in_order_of_end: Callable[[Any], Iterable[Any]] = as_completed
+    for future in in_order_of_end(futures):
+        yield future.result()

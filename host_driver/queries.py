@@ -15,6 +15,7 @@ import msgspec
 
 from host_driver import control
 from host_driver.control import Answer, AnyQuery
+from host_driver.driver.command import CommandTimeout
 from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice, Skb
 from host_driver.quiet import Quiet
 from host_driver.sleep import Completion, Sleep, may_sleep, wait
@@ -22,7 +23,7 @@ from host_driver.xfrm.answers import Answers
 from proto import VERSION
 from proto.clock import NS
 from proto.codec import decode
-from proto.commands import QueryCensus, QueryCounters, SetPort
+from proto.commands import AnyCommand, QueryCensus, QueryCounters, Reply, SetPort
 from proto.frame import FrameError, Kind, Message, pack
 from proto.limits import MESSAGE_MAX_BYTES, NOTIFICATION_QUEUE, OPEN_DUMPS, PROTOCOL_VERSION
 from proto.management import FaultRequest, about_faults
@@ -32,6 +33,8 @@ from proto.xfrm import Group
 if TYPE_CHECKING:
     from host_driver.host import Host
 
+
+QUERY_TRIES = 3
 
 # net.core.xfrm_*, by what the core calls them.
 SYSCTLS = ("acq_expires", "larval_drop", "aevent_etime", "aevent_rseqth")
@@ -189,13 +192,22 @@ class Queries:
 
     def _counters(self, query: control.Counters) -> Sleep[Answer]:
         """The card's counters, and the driver's as `driver_*`."""
-        reply = yield from self._host.mailbox.execute(QueryCounters())
+        reply = yield from self._ask_card(QueryCounters())
         ours = {f"driver_{name}": count for name, count in sorted(self._host.counters.items())}
         return Answer(0, values=reply.values | ours)
 
     def _census(self, query: control.Census) -> Sleep[Answer]:
-        reply = yield from self._host.mailbox.execute(QueryCensus())
+        reply = yield from self._ask_card(QueryCensus())
         return Answer(0, values=reply.values)
+
+    def _ask_card(self, command: AnyCommand) -> Sleep[Reply]:
+        """A tool's question is asked again where its reply gets lost, but not for ever (INV-46)."""
+        for _ in range(QUERY_TRIES - 1):
+            try:
+                return (yield from self._host.mailbox.execute(command))
+            except CommandTimeout:
+                continue
+        return (yield from self._host.mailbox.execute(command))
 
     def _trace(self, query: control.Trace) -> Answer:
         return Answer(0, value=self._host.trace.entries(query.start))

@@ -83,6 +83,8 @@ class Bench:
             reply = c.Reply(request.token, values=self.fence)
         elif isinstance(request.command, c.QueryCounters):
             reply = c.Reply(request.token, values={"tx_packets": 4})
+        elif isinstance(request.command, c.QueryCensus):
+            reply = c.Reply(request.token, values={"sas": 0})
         return pack(Kind.REPLY, msgspec.msgpack.encode(reply))
 
     def ask(self, query) -> Answer | None:

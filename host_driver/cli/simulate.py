@@ -49,7 +49,7 @@ class Seeds(click.ParamType[range]):
 @click.option("--steps", type=click.IntRange(1, 100_000), default=300, show_default=True)
 @click.option(
     "--plan", "plan_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A plan to play (plan.json of a folder) instead of a drawn one.",
+    help="Faults with times (TOML) in place of drawn ones, or a whole plan.json of a failure.",
 )  # fmt: skip
 @click.option(
     "--target", type=click.Choice(("sim", "process")), default="sim", show_default=True,
@@ -76,17 +76,22 @@ def simulate(
     Prints the seed and what was drawn first. A failure is shrunk, leaves one
     folder and one line that replays it; the exit status is 1 then.
     """
+    from host_driver.faults.plan import load_plan
     from host_driver.simulate.campaign import Task
     from host_driver.simulate.plan import read_plan
 
-    given = None if plan_file is None else read_plan(plan_file)
+    given, follow = None, None
+    if plan_file is not None and plan_file.suffix == ".json":
+        given = read_plan(plan_file)
+    elif plan_file is not None:
+        follow = tuple(load_plan(plan_file))
     if given is not None and (seeds is not None or seconds is not None):
         raise click.UsageError("--plan has its own seed, --seeds and --seconds draw others")
 
     def task(number: int) -> Task:
         return Task(
             seed=given.seed if given else number, steps=steps, out=str(out), target=target,
-            shrink=shrink, plan=given,
+            shrink=shrink, plan=given, follow=follow,
         )  # fmt: skip
 
     if target == "process":

@@ -2,9 +2,10 @@
 """The faults of a lab: each goes to the parties that own its site. The names are a promise."""
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -134,19 +135,18 @@ class FaultsHandle:
             for spec, fired in msgspec.to_builtins(self._ask(party, ListFaults()))
         ]
 
-    def log(self) -> Entries:
+    def log(self, after: Mapping[str, int] = MappingProxyType({})) -> Entries:
         """Every firing of all parties in order of time: id ("card0:3"), party, time_ns, name, site,
-        kind, facts. What was disarmed since is in it, too."""
+        kind, facts. What was disarmed since is in it, too. `after` skips a party's first ones."""
         entries = []
         for party in self._parties:
-            for firing in self._log_of(party):
+            for firing in self._log_of(party, after.get(party, 0)):
                 entry = {"party": party, **msgspec.structs.asdict(firing)}
                 entries.append(entry | {"id": f"{party}:{firing.id}"})
         return sorted(entries, key=lambda entry: entry["time_ns"])
 
-    def _log_of(self, party: str) -> Iterator[faults.Firing]:
+    def _log_of(self, party: str, after: int) -> Iterator[faults.Firing]:
         """All pages of one party."""
-        after = 0
         while page := msgspec.to_builtins(self._ask(party, FaultLog(after))):
             for firing in msgspec.convert(page, Log):
                 after = firing.id

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from host_driver.faults.plan import PlannedFault
 from host_driver.simulate.actions import AnyAction
 from host_driver.simulate.draw import draw
 from host_driver.simulate.folder import write_folder
@@ -23,7 +24,8 @@ Clock = Callable[[float], Callable[[], bool]]  # seconds -> whether some are lef
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """One seed, and where its failure goes. `plan` is played instead of a drawn one."""
+    """One seed, and where its failure goes. `plan` is played instead of a drawn one, the faults of
+    `follow` come instead of drawn ones."""
 
     seed: int
     steps: int
@@ -31,6 +33,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     target: str = "sim"
     shrink: bool = True
     plan: Plan | None = None
+    follow: tuple[PlannedFault, ...] | None = None
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +54,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def plan_of(task: Task) -> Plan:
     """The plan that a task plays."""
-    return task.plan or draw(task.seed, task.steps, task.target)
+    return task.plan or draw(task.seed, task.steps, task.target, task.follow)
 
 
 def run_task(task: Task, may_go_on: Callable[[], bool] = lambda: True) -> Result:

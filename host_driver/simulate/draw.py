@@ -8,6 +8,7 @@ traffic, are rekeyed and taken down; attackers, flapping links, time and faults 
 import random
 from collections.abc import Callable, Sequence
 
+from host_driver.faults.plan import PlannedFault
 from host_driver.simulate import traffic
 from host_driver.simulate.actions import (
     AddPolicy,
@@ -244,13 +245,21 @@ class Drawer:
         return [Flush(host=self.rng.randrange(2), what=self.rng.choice(TABLES))]
 
 
-def draw(seed: int, steps: int, target: str = "sim") -> Plan:
-    """The plan of a seed: the same on every machine, at every time."""
+def draw(
+    seed: int, steps: int, target: str = "sim", follow: Sequence[PlannedFault] | None = None
+) -> Plan:
+    """The plan of a seed: the same on every machine, at every time.
+
+    With faults to `follow`, none are drawn.
+    """
     drawer = Drawer(seed)
     card = drawer.card()
     profile = drawer.rng.choice(("latest", "latest", "latest", "v6.2"))
     link = drawer.rng.choice(("ipc", "ipc", "ipc", "tcp"))
-    actions = draw_faults(random.Random(f"{seed} faults"), drawer.actions(steps))
+    actions = drawer.actions(steps)
+    if follow is None:
+        actions = draw_faults(random.Random(f"{seed} faults"), actions)
     return Plan(
-        seed=seed, card=card, profile=profile, link=link, target=target, actions=tuple(actions)
-    )
+        seed=seed, card=card, profile=profile, link=link, target=target, actions=tuple(actions),
+        follow=tuple(follow or ()),
+    )  # fmt: skip

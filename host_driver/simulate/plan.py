@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from host_driver.faults.plan import PlannedFault
 from host_driver.simulate.actions import AnyAction, Arm, Heal
 from proto.status import OffloadError
 
@@ -22,6 +23,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     link: str = "ipc"
     target: str = "sim"
     actions: tuple[AnyAction, ...] = ()
+    follow: tuple[PlannedFault, ...] = ()  # faults with times of their own
 
     @property
     def faults(self) -> list[Arm]:
@@ -46,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     + f": {action.fields}"
                     + ("" if action.host is None else f" host {action.host}")
                 )
-        return lines
+        return lines + [f"  planned {msgspec.to_builtins(one)}" for one in self.follow]
 
 
 def read_plan(path: Path) -> Plan:

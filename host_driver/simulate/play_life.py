@@ -3,9 +3,10 @@
 
 import errno
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from host_driver.faults.plan import PlannedFault
 from host_driver.lab.handles import HostHandle
 from host_driver.simulate.actions import (
     Advance,
@@ -126,6 +127,15 @@ def arm(player: Player, action: Arm) -> Answer:
     armed = Armed(player.step.number, name, action.host, action.fields, None)
     player.ledger.armed.append(armed)
     return Answer(0, f"fault {number}")
+
+
+def follow(player: Player, planned: Sequence[PlannedFault]) -> None:
+    """Faults that come and go at times of their own, until all are healed."""
+    if planned:
+        player.lab.faults.follow(planned)
+    for one in planned:
+        fields = {"fault": one.fault, "at_s": one.at_s, "until_s": one.until_s, **one.fields}
+        player.ledger.armed.append(Armed(0, one.fault or "planned", one.host, fields, None))
 
 
 def heal(player: Player, action: Heal) -> Answer:

@@ -9,6 +9,7 @@ from host_driver.lab import Lab
 from host_driver.simulate.ledger import Delivered, Ledger, Notice, SaAsked, Snapshot, Step
 from host_driver.simulate.play import Player
 from proto import netlink
+from proto.status import OffloadError
 from proto.xfrm import Msg
 from proto.xfrm_structs import UserExpire
 
@@ -21,12 +22,8 @@ class Recorder:
         self._ledger = ledger
         self._player = player
         self._frames = 0
-        self._firings = 0
+        self._firings: dict[str, int] = {}  # by party
         self._calls = [0] * len(lab.hosts)
-
-    def restarted(self, host: int) -> None:
-        """A new process counts its calls from the beginning."""
-        self._calls[host] = 0
 
     def collect(self, step: Step) -> None:
         """Everything since the last step. A host that is down, or silent, tells nothing."""
@@ -37,12 +34,28 @@ class Recorder:
         step.frames = self._lab.wire.frames(self._frames)
         self._frames += len(step.frames)
         step.wire = self._lab.wire.counters()
-        step.firings = self._log()[self._firings :]
-        self._firings += len(step.firings)
+        step.firings = self._log()
+        self._follow_restarts(step)
 
     def _log(self) -> list[dict[str, Any]]:
-        log = getattr(self._lab.faults, "log", None)
-        return [] if log is None else list(log())
+        """What fired since, as long as everybody can be asked."""
+        if not self._ledger.armed or not all(map(self._player.healthy, range(self._ledger.hosts))):
+            return []
+        try:
+            fired = self._lab.faults.log(self._firings)
+        except OffloadError:
+            return []
+        for firing in fired:
+            self._firings[firing["party"]] = int(firing["id"].partition(":")[2])
+        return fired
+
+    def _follow_restarts(self, step: Step) -> None:
+        """A new process counts from the beginning."""
+        for life in step.lives:
+            if life.what == "restart" and not life.errno:
+                self._firings[f"{life.party}{life.host}"] = 0
+                if life.party == "host":
+                    self._calls[life.host] = 0
 
     def _take(self, step: Step, host: int) -> None:
         handle, now_ns = self._lab.hosts[host], self._lab.now_ns()

@@ -86,6 +86,7 @@ class Run:
         self.lab.start_capture()
         self._player = Player(self.lab, self.ledger, self.plan)
         self._recorder = Recorder(self.lab, self.ledger, self._player)
+        play_life.follow(self._player, self.plan.follow)
         outcome = Outcome(self.plan)
         try:
             outcome.violations = self._play()

@@ -3,44 +3,40 @@
 
 step:  messages -> their rooms;  timers;  then tasks and transmit queue in turn until nothing moves
 
-The host composes core (`xfrm`), devices, driver and rings; it decides nothing itself. Probe:
-QUERY_CAPS, TEARDOWN, SET_PORT, driver, nic0 up, HELLO to the lab.
+The host composes core (`xfrm`), devices, driver and rings; it decides nothing itself. How it takes
+its card is in `driver.probe`.
 """
 
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from host_driver.driver.context import DriverContext
 from host_driver.driver.edge import Edge, Output
 from host_driver.driver.event_queue import EventQueue
 from host_driver.driver.load import load_driver
 from host_driver.driver.mailbox import Mailbox
+from host_driver.driver.probe import probe
 from host_driver.driver.queue_health import QueueHealth
 from host_driver.driver.rx_queue import RxQueue
 from host_driver.driver.sa import SaTable
 from host_driver.driver.tx_queue import TxQueue
 from host_driver.inbox import ClearSide, Notifications, PacketSocket
-from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
+from host_driver.netdev import Devices, NetDevice, Skb
 from host_driver.queries import Queries
 from host_driver.running import Running
-from host_driver.sleep import Completion, Scheduler, Sleep, completions_of, wait
-from host_driver.trace import Trace, TracedOps
+from host_driver.sleep import Completion, Scheduler, Sleep, completions_of
+from host_driver.trace import Trace
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.profile import LATEST, profile_by_name
 from proto.caps import Caps
-from proto.commands import QueryCaps, SetPort, Teardown
 from proto.events import Event, EventType
 from proto.faults import FaultTable
-from proto.frame import Channel, FrameError, Kind, Message, pack, unpack
-from proto.hello import Hello
+from proto.frame import CHECKED, Channel, FrameError, Kind, Message, unpack
 from proto.layouts import SA_COUNTERS
-from proto.limits import MTU_DEFAULT, RECONCILE_INTERVAL_MS
+from proto.limits import RECONCILE_INTERVAL_MS
 from proto.link.dma import Dma
 from proto.link.ring import Consumer, RingError
 from proto.status import OffloadError
@@ -52,7 +48,7 @@ class Host:
     """One host with one card behind it: devices lo and nic0.
 
     `mac` and `peer_mac` are 6 bytes; `driver` is "package.module:Class" or None. `iv_rng` draws
-    what makes IVs; without it `seed` does, which is for simulated hosts only. Raises
+    what makes IVs, and epochs; without it `seed` does, which is for simulated hosts only. Raises
     OffloadError(EINVAL) for a driver or kernel profile that is not there.
     """
 
@@ -70,9 +66,11 @@ class Host:
         self.name = name
         self.driver_name = driver or "reference"
         self.driver_error = ""
-        self._driver_class = load_driver(driver)
-        self._driver: Any = None
+        self.driver_class = load_driver(driver)
+        self.driver: Any = None
         self.caps: Caps | None = None
+        self.epoch = 0
+        self._epochs = iv_rng or random.Random(f"epochs {seed}")
         self._now_ns = 0
         self.clock_ahead_ns = 0  # of the core, whose timers run in seconds and minutes
         self._tick_ns = 0
@@ -100,7 +98,7 @@ class Host:
         self.tx = TxQueue(dma, mac, peer_mac, self.sas, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
-        self.rx = RxQueue(dma, self.nic, self.sas, self.edge.ring, self._netif_rx, self.counters)
+        self.rx = RxQueue(dma, self.nic, self.sas, self.edge.ring, self.netif_rx, self.counters)
         self.queue_health = QueueHealth(
             self.tx, self.rx, self.events, self.mailbox, self.spawn, self.counters
         )
@@ -110,7 +108,7 @@ class Host:
         self._pulse = Completion()
         self.queries = Queries(self)
         self._handlers = self._make_handlers()
-        self.spawn(self._probe())
+        self.spawn(probe(self))
 
     def step(self, now_ns: int, inputs: Sequence[tuple[Channel, bytes]]) -> Output:
         """Take messages, give messages. Never raises for bad input: that is counted."""
@@ -153,6 +151,16 @@ class Host:
         """Start a task that must not end the host, whatever it raises."""
         self.sched.spawn(self._guarded(task))
 
+    def new_epoch(self) -> int:
+        """Open an epoch: queues begin anew, and what still comes of the last one is stale."""
+        last = self.epoch
+        while self.epoch in (0, last):
+            self.epoch = self._epochs.getrandbits(32)
+        self.mailbox.begin(self.epoch)
+        self.queue_health.restart(self.epoch)
+        self._records.restart(0)
+        return self.epoch
+
     def space(self) -> Completion:
         """Completes when the transmit queue has moved."""
         return self._space
@@ -182,6 +190,8 @@ class Host:
         handler = self._handlers.get((channel, message.kind))
         if handler is None:
             self.counters["messages_unexpected"] += 1
+        elif message.kind in CHECKED and message.epoch != self.epoch:
+            self.counters["messages_stale"] += 1  # of a card or a probe that is gone
         else:
             handler(message, raw)
 
@@ -226,7 +236,7 @@ class Host:
 
     def _add_loopback(self) -> None:
         def loop(skb: Skb) -> int:
-            self._netif_rx(Skb(skb.data, in_dev=lo))
+            self.netif_rx(Skb(skb.data, in_dev=lo))
             return 0
 
         lo = self.devices.register(NetDevice("lo", mtu=65_536, start_xmit=loop))
@@ -238,7 +248,8 @@ class Host:
             self.clear_side.record(self._now_ns, "out", skb.data)
         return error
 
-    def _netif_rx(self, skb: Skb) -> None:
+    def netif_rx(self, skb: Skb) -> None:
+        """A packet for the stack."""
         self.clear_side.record(self._now_ns, "in", skb.data)
         packet = self.net.input(skb)
         if packet is not None:
@@ -268,7 +279,7 @@ class Host:
     def _driver_hook(self, name: str, *arguments: Any) -> bool:
         """Call an optional method of the driver: whether it said yes. What it raises is counted."""
         try:
-            hook = getattr(self._driver, name, None)
+            hook = getattr(self.driver, name, None)
             return hook is not None and bool(hook(*arguments))
         except KeyboardInterrupt:
             raise
@@ -285,42 +296,3 @@ class Host:
             raise
         except BaseException:  # noqa: BLE001  # a foreign driver must not end the host
             self.counters["exceptions"] += 1
-
-    def _probe(self) -> Sleep[None]:
-        """Bring the card up, however long it takes to answer."""
-        reply = yield from wait(self.mailbox.post(QueryCaps()))
-        for command in (Teardown(), SetPort(mtu=MTU_DEFAULT)):
-            yield from wait(self.mailbox.post(command))
-        self.events.arm()
-        self.caps = reply.caps or Caps(name="unknown", packet=False)
-        self.devices.register(self.nic)
-        try:
-            self._driver = self._driver_class(self._context(self.caps))
-            self.nic.xfrmdev_ops = TracedOps(self._driver, self.trace, self.counters, self.running)
-            self.devices.set_features(self.nic, {HW_ESP})
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001  # a device without offload remains
-            self.counters["exceptions"] += 1
-            self.driver_error = f"driver {self.driver_name}: {type(error).__name__}: {error}"
-            self._driver = self.nic.xfrmdev_ops = None
-        self.devices.set_up(self.nic, True)
-        hello = Hello(party="host", name=self.name, pid=os.getpid(), caps=self.caps)
-        self.edge.control(pack(Kind.HELLO, msgspec.msgpack.encode(hello)))
-        self.ready.complete()
-
-    def _context(self, caps: Caps) -> DriverContext:
-        return DriverContext(
-            dev=self.nic,
-            mailbox=self.mailbox,
-            sas=self.sas,
-            caps=caps,
-            now_ns=self.now_ns,
-            spawn=self.spawn,
-            xfrm_state_check_expire=self.net.xfrm_state_check_expire,
-            xfrm_state_expire=self.net.xfrm_state_expire,
-            netif_rx=self._netif_rx,
-            tx_drained=self.tx.drained,
-            xfrm_add_stats=self.net.add_stats,
-            counters=self.counters,
-        )

@@ -22,8 +22,7 @@ import msgspec
 from nic_model.cache import compiles, mark_warm
 from proto.caps import Caps, parse_card
 from proto.clock import RealClock
-from proto.frame import Channel, FrameError, Kind, pack
-from proto.hello import Hello
+from proto.frame import Channel, FrameError
 from proto.link.curve import Curve
 from proto.link.dma import Dma
 from proto.link.loop import die_with_parent, lifeline, run
@@ -125,10 +124,7 @@ def _serve(flags: argparse.Namespace) -> int:
         endpoints[Channel.WIRE] = hub.connect(flags.wire)
         if flags.control is not None:
             endpoints[Channel.CONTROL] = hub.connect(flags.control)
-        hello = Hello(
-            party="card", name=flags.name, pid=os.getpid(), caps=flags.card, endpoints=addresses
-        )
-        endpoints[Channel.WIRE].send(pack(Kind.HELLO, msgspec.msgpack.encode(hello)))
+        card.greeting = msgspec.structs.replace(card.greeting, pid=os.getpid(), endpoints=addresses)
         _say(f"{flags.name}: ready")
         return run(card, endpoints, RealClock(), lifeline())
 

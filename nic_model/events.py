@@ -33,10 +33,11 @@ class EventQueue:
         )
         self._size = size
         self._overran = overran
-        self.restart()
+        self.restart(0)
 
-    def restart(self, index: int = 0) -> None:
-        """Empty, disarmed, the next entry being number `index`."""
+    def restart(self, epoch: int, index: int = 0) -> None:
+        """Empty, disarmed, the next entry being number `index`, for the host of `epoch`."""
+        self._epoch = epoch
         self._entries: deque[Event] = deque()  # written, and not handled by the host
         self._told = 0  # so many of them an interrupt told of
         self._first = index & INDEX_MASK
@@ -83,4 +84,4 @@ class EventQueue:
         self._armed = False
         self._told = len(self._entries)
         body = msgspec.msgpack.encode(list(self._entries))
-        return [(Channel.EVENTS, pack(Kind.EVENTS, body, self._first, self._told))]
+        return [(Channel.EVENTS, pack(Kind.EVENTS, body, self._first, self._told, self._epoch))]

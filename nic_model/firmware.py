@@ -7,9 +7,13 @@
 A command is one method, found by its type. Every refusal takes one way out (`_refuse`): it is
 counted and becomes a reply with status, syndrome and text. A message that is none is counted and
 changes nothing; `step` never raises for bad input.
+
+A card belongs to the host that last said InitFunction. Messages of another epoch, or on the wire of
+another boot, are left over from somebody who is gone: counted, wiped, dropped.
 """
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,13 +33,21 @@ from proto.caps import Caps
 from proto.faults import FaultTable, Released
 from proto.faults.held import Data
 from proto.frame import Channel, FrameError, Kind, Message, pack, unpack
-from proto.limits import MAILBOX_SLOTS
+from proto.hello import Hello
+from proto.limits import MAILBOX_SLOTS, MTU_DEFAULT
 from proto.link.dma import Dma
 from proto.link.ring import RingError
+from proto.status import Status, Syndrome
+
+EPOCHS_KEPT = 1024  # of hosts that are gone, so that none of them comes back
 
 
 class Firmware:
-    """One card. `rng` draws the IV masks; `mac` (6 bytes) is what the MAC filter lets pass."""
+    """One card. `rng` draws boot id and IV masks; `mac` (6 bytes) is what the MAC filter lets pass.
+
+    `epoch` is that of the host whose card this is, 0 before the first; `greeting` is what the card
+    says on the wire once it is up.
+    """
 
     def __init__(
         self, name: str, caps: Caps, dma: Dma, rng: random.Random, mac: bytes = bytes(6)
@@ -43,16 +55,21 @@ class Firmware:
         self.name = name
         self.caps = caps
         self.objects = Objects(caps)
-        self.port = Port(mac)
+        self.boot = rng.getrandbits(32) or 1
+        self.epoch = 0
+        self.greeting = Hello(party="card", name=name, pid=0, caps=caps, boot=self.boot)
+        self.port = Port(mac, self.boot)
         self.events = EventQueue(caps.event_queue)
         self.queues = Queues(self.objects.tables, dma, self.port, self.events.post)
-        self.counters = dict.fromkeys(("cmd_refused", "msg_malformed"), 0)
+        self.counters = dict.fromkeys(("cmd_refused", "msg_malformed", "msg_stale"), 0)
         self.faults = FaultTable()
         self.command_faults = CommandFaults(self.faults, self.objects)
         self.management = Management(
             name, caps, self.faults, self.objects.census, self.all_counters
         )
         self._now_ns = 0
+        self._greeted = False
+        self._epochs: deque[int] = deque(maxlen=EPOCHS_KEPT)
         self._rng = rng
         self._answered: dict[int, c.Reply] = {}
         self._output: Output = []
@@ -66,6 +83,7 @@ class Firmware:
             (Channel.CONTROL, Kind.CONTROL): self._manage,
         }
         self._commands: dict[type, Callable[[int, Any], c.Reply]] = {
+            c.InitFunction: self._init_function,
             c.QueryCaps: self._query_caps,
             LoadKey: self._create_key,
             c.DestroyKey: self._destroy_key,
@@ -94,6 +112,10 @@ class Firmware:
         No limit of the card depends on time.
         """
         self._now_ns = now_ns
+        if not self._greeted:
+            self._greeted = True
+            hello = msgspec.msgpack.encode(self.greeting)
+            self._output.append((Channel.WIRE, pack(Kind.HELLO, hello)))
         for late in self.faults.due(now_ns):
             late.context(late.data)
         for channel, raw in inputs:
@@ -106,8 +128,9 @@ class Firmware:
         return output
 
     def deadline_ns(self) -> int | None:
-        """When a fault lets go what it held; else the card acts on messages only."""
-        return self.faults.deadline_ns()
+        """At once while it has not said HELLO; when a fault lets go what it held; else the card
+        acts on messages only."""
+        return self.faults.deadline_ns() if self._greeted else 0
 
     def all_counters(self) -> dict[str, int]:
         """Of port, queues and firmware, by name."""
@@ -120,10 +143,18 @@ class Firmware:
             handler = self._messages.get((channel, message.kind))
             if handler is None:
                 raise FrameError(f"{message.kind.name} does not belong on {channel.name}")
-            handler(message)
+            if self._is_current(channel, message):
+                handler(message)
         finally:
             if channel is Channel.MAILBOX:
                 mailbox.wipe(raw)
+
+    def _is_current(self, channel: Channel, message: Message) -> bool:
+        """Whether a message counts, or is left over; the lab stands outside of all epochs."""
+        epoch = {Channel.WIRE: self.boot, Channel.CONTROL: 0}.get(channel, self.epoch)
+        current = message.epoch == epoch or mailbox.takes_card(message)
+        self.counters["msg_stale"] += not current
+        return current
 
     def _mailbox(self, message: Message) -> None:
         verdict = Verdict()
@@ -140,7 +171,9 @@ class Firmware:
         kept = memoryview(bytearray(message.body))
 
         def execute(body: memoryview) -> None:
-            self._command(message._replace(body=body), verdict)
+            late = message._replace(body=body)
+            if self._is_current(Channel.MAILBOX, late):
+                self._command(late, verdict)
             mailbox.wipe(body)
 
         self._hold(verdict, kept, execute, verdict.hold_ms)
@@ -155,7 +188,7 @@ class Firmware:
         try:
             token, raw = mailbox.open_envelope(message.body)
             reply = self._answered.get(token % MAILBOX_SLOTS)
-            if reply is None or reply.token != token:
+            if message.epoch != self.epoch or reply is None or reply.token != token:
                 reply = altered(self._execute(token, raw, verdict), verdict)
         except Refused as refused:
             reply = self._refuse(token, refused)
@@ -163,7 +196,7 @@ class Firmware:
             self._answered[token % MAILBOX_SLOTS] = reply
         body = msgspec.msgpack.encode(reply)
         if verdict.answer:
-            answer = pack(Kind.REPLY, body)
+            answer = pack(Kind.REPLY, body, epoch=message.epoch)
             if verdict.late_ms:
                 self._hold(verdict, answer, self._reply, verdict.late_ms)
             else:
@@ -196,6 +229,23 @@ class Firmware:
     @staticmethod
     def _created(token: int, new: Handle) -> c.Reply:
         return c.Reply(token, handle=new.handle, generation=new.generation)
+
+    def _init_function(self, token: int, command: c.InitFunction) -> c.Reply:
+        if not command.epoch or command.epoch in self._epochs:
+            raise Refused(
+                Status.BAD_PARAMETER,
+                Syndrome.EPOCH,
+                f"epoch {command.epoch:#x} cannot be taken, it is 0 or was used in this boot",
+            )
+        self._flush()
+        self.epoch = command.epoch
+        self._epochs.append(command.epoch)
+        self._answered.clear()
+        self.objects.teardown()
+        self.queues.restart(command.epoch)
+        self.events.restart(command.epoch)
+        self.port.mtu, self.port.mac_filter = MTU_DEFAULT, False
+        return c.Reply(token, values={"boot": self.boot})
 
     def _query_caps(self, token: int, _: c.QueryCaps) -> c.Reply:
         return c.Reply(token, caps=self.caps)

@@ -10,7 +10,8 @@ from typing import Any, Union, get_args
 import msgspec
 
 from nic_model.checks import Refused
-from proto.commands import AnyCommand, Command, CreateKey
+from proto.commands import AnyCommand, Command, CreateKey, InitFunction
+from proto.frame import Kind, Message
 from proto.status import Status, Syndrome
 
 _NAME_CHARS = 40  # of an unknown opcode, in the text of the refusal
@@ -79,6 +80,17 @@ def decode(raw: msgspec.Raw) -> Any:
         Syndrome.UNKNOWN_OPCODE,
         f"opcode {name[:_NAME_CHARS]!r} is unknown to this card",
     )
+
+
+def takes_card(message: Message) -> bool:
+    """Whether this is the InitFunction of the epoch in its header: it may open a new epoch."""
+    if message.kind is not Kind.COMMAND:
+        return False
+    try:
+        command = decode(open_envelope(message.body)[1])
+    except Refused:
+        return False
+    return isinstance(command, InitFunction) and command.epoch == message.epoch
 
 
 def wipe(body: bytes | memoryview) -> None:

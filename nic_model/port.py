@@ -29,9 +29,13 @@ class Arrival(NamedTuple):
 
 
 class Port:
-    """Settings and credits of one port. `mac` is 6 bytes, all zero = the card has none."""
+    """Settings and credits of one port. `mac` is 6 bytes, all zero = the card has none.
 
-    def __init__(self, mac: bytes) -> None:
+    `boot` is the epoch of what goes out; what came for another boot of this card is not taken.
+    """
+
+    def __init__(self, mac: bytes, boot: int = 0) -> None:
+        self.boot = boot
         self.mac = mac
         self.mtu = MTU_DEFAULT
         self.mac_filter = False
@@ -61,7 +65,9 @@ class Port:
             for slot, length in enumerate(lengths.tolist())
             if length
         ]
-        return pack(Kind.WIRE, pack_frames(chosen), self._out.take(len(chosen)), len(chosen))
+        return pack(
+            Kind.WIRE, pack_frames(chosen), self._out.take(len(chosen)), len(chosen), self.boot
+        )
 
     def arrived(self, message: Message) -> Arrival:
         """Read a WIRE message. Raises FrameError or RingError, and then nothing has changed."""

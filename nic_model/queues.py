@@ -32,6 +32,7 @@ class Queues:
         self._t = t
         self._post = post
         self._records = 0  # counter records sent so far, so that a gap shows
+        self.epoch = 0
 
     @property
     def counters(self) -> dict[str, int]:
@@ -51,8 +52,12 @@ class Queues:
             "queued": self.tx.queued,
         }
 
-    def restart(self) -> None:
-        """Both queues and the counter records begin at 0, empty and ready."""
+    def restart(self, epoch: int) -> None:
+        """Both queues and the counter records begin at 0, empty and ready, for the host of `epoch`.
+        What still waits for an earlier one is flushed, never sent."""
+        if self.tx.state is QueueState.RDY:
+            self.tx.fail(CompletionError.FLUSHED)
+        self.epoch = self.tx.epoch = self.rx.epoch = epoch
         self.tx.restart(0)
         self.rx.restart(0)
         self._records = 0
@@ -121,7 +126,9 @@ class Queues:
         messages = []
         for start in range(0, len(records), RECORDS_PER_MESSAGE):
             part = records[start : start + RECORDS_PER_MESSAGE]
-            messages.append(pack(Kind.COUNTERS, part.tobytes(), self._records, len(part)))
+            messages.append(
+                pack(Kind.COUNTERS, part.tobytes(), self._records, len(part), self.epoch)
+            )
             self._records = (self._records + len(part)) & INDEX_MASK
         return messages
 

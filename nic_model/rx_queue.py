@@ -29,6 +29,7 @@ class RxQueue:
         self, t: Tables, dma: Dma, port: Port, failed: Callable[[CompletionError], None]
     ) -> None:
         self.state = QueueState.RDY
+        self.epoch = 0  # of the host
         self.counters = dict.fromkeys(("rx_delivered", "rx_lost", "rx_stale", "rx_errors"), 0)
         self._t = t
         self._dma = dma
@@ -91,7 +92,7 @@ class RxQueue:
             self.counters["rx_delivered"] += delivered
             index = self._ring.take(delivered)
             body = self._dma.gather(self._descriptors[:delivered])
-            self._received.append(pack(Kind.RX, body, index, delivered))
+            self._received.append(pack(Kind.RX, body, index, delivered, self.epoch))
 
     def done(self, message: Message) -> None:
         """The host gives slots back. Raises RingError for slots that it does not have, and then the
@@ -120,7 +121,7 @@ class RxQueue:
     def wire_credits(self) -> list[bytes]:
         """The WIRE_DONE message for frames whose slots are free again, if there are any."""
         credit, self._credit = self._credit, 0
-        return [pack(Kind.WIRE_DONE, count=credit)] if credit else []
+        return [pack(Kind.WIRE_DONE, count=credit, epoch=self._port.boot)] if credit else []
 
     def packets(self) -> list[bytes]:
         """RX messages since the last call."""

@@ -39,6 +39,7 @@ class TxQueue:
 
     def __init__(self, t: Tables, dma: Dma, port: Port) -> None:
         self.state = QueueState.RDY
+        self.epoch = 0  # of the host
         self.counters = dict.fromkeys(("tx_descriptors", "tx_lost", "tx_stale", "tx_errors"), 0)
         self._t = t
         self._dma = dma
@@ -183,7 +184,7 @@ class TxQueue:
             return []
         first = (self._ring.index - self.held) & INDEX_MASK
         body = np.array(self._errors, COMPLETION_ERROR).tobytes()
-        message = pack(Kind.TX_DONE, body, first, self._done)
+        message = pack(Kind.TX_DONE, body, first, self._done, self.epoch)
         self._done = 0
         self._errors = []
         return [message]

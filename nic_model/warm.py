@@ -42,6 +42,7 @@ class _Card:
     def __init__(self) -> None:
         self._dma = Dma.private()
         self._card = Firmware("warm", PROFILES["tiny"], self._dma, random.Random(0))
+        self._card.step(0, [])  # HELLO
         self._frames = pack_frames([_FRAME])
 
     def _command(self, command: c.Command) -> c.Reply:
@@ -81,7 +82,7 @@ class _Card:
 
     def receive(self) -> None:
         """The same frame in."""
-        self._card.step(0, [(Channel.WIRE, pack(Kind.WIRE, self._frames, 0, 1))])
+        self._card.step(0, [(Channel.WIRE, pack(Kind.WIRE, self._frames, 0, 1, self._card.boot))])
 
 
 def steps() -> Iterator[Step]:

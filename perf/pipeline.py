@@ -48,6 +48,7 @@ class Bench:
         self.frame = frame(size)
         self.dma = Dma.anonymous()
         self.card = Firmware("bench", PROFILES["full"], self.dma, random.Random(1))
+        self.card.step(0, [])  # HELLO
         key = self._command(c.CreateKey(bytes(range(16))))
         for direction in (c.OUT, c.IN):
             self._protect(key, direction)
@@ -81,7 +82,7 @@ class Bench:
     def _seal_one_burst(self) -> bytes:
         outputs = self.card.step(0, [self.tx_message()])
         body = next(unpack(raw).body for channel, raw in outputs if channel is Channel.WIRE)
-        self.card.step(0, [(Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST))])
+        self.card.step(0, [(Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST, epoch=self.card.boot))])
         return bytes(body)
 
     def _descriptors(self, first: int) -> np.ndarray:
@@ -100,7 +101,7 @@ class Bench:
 
     def wire_message(self) -> tuple[Channel, bytes]:
         """One burst of ESP frames, with the next numbers."""
-        message = pack(Kind.WIRE, self.sealed, self.wire_index, BURST)
+        message = pack(Kind.WIRE, self.sealed, self.wire_index, BURST, self.card.boot)
         self.wire_index += BURST
         return Channel.WIRE, message
 

@@ -32,6 +32,17 @@ class Command(msgspec.Struct, array_like=True, tag=lambda name: name):
     """Base of all commands; the tag is the class name."""
 
 
+class InitFunction(Command):
+    """The host takes the card: everything of an earlier host is destroyed, rings and event queue
+    begin anew, and from here on only messages of `epoch` count, which this one carries already.
+
+    -> Reply.values: `boot`, the boot id of the card. Refused for 0 and for an epoch that this boot
+    has seen before, so a late copy cannot bring back a host that is gone.
+    """
+
+    epoch: int
+
+
 class QueryCaps(Command):
     """-> Reply.caps"""
 
@@ -201,7 +212,7 @@ class Fence(Command):
 
 
 class Teardown(Command):
-    """Destroys every object: what a driver does at probe, so that a card starts empty."""
+    """Destroys every object; the host keeps the card."""
 
 
 class SetQueue(Command):
@@ -217,7 +228,7 @@ class SetQueue(Command):
 AnyCommand = (
     QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | SetLimits | AdvanceEsn | StopSa
     | QuerySa | CreateSaRule | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus
-    | SetPort | Fence | Teardown | SetQueue
+    | SetPort | Fence | Teardown | SetQueue | InitFunction
 )  # fmt: skip
 
 

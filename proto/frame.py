@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 16-byte header of every message between host, card and wire.
+"""The 20-byte header of every message between host, card and wire.
 
-    magic u16 | version u8 | kind u8 | index u32 | count u16 | check u16 | length u32
+    magic u16 | version u8 | kind u8 | index u32 | count u16 | check u16 | length u32 | epoch u32
 
 All little-endian. `index` is the producer's running number of the first of `count` items
 (descriptors, frames, events, counter records), so a gap is a lost message; `length` is that of the
 body.
+
+`epoch` keeps lives apart. Between host and card it is the number that the host chose when it took
+the card (commands.InitFunction), on the wire the card's boot id (proto.hello): whatever a dead
+host, card or function left in a queue has another one, and is counted and dropped (F-LIF-11).
+
 `check` is a CRC over header and body between host and card, else 0: a flipped bit must not turn a
 refusal into a success or one ring position into another. A message that fails it counts as lost.
 """
@@ -18,8 +23,8 @@ from typing import NamedTuple
 from proto.limits import MESSAGE_MAX_BYTES, PROTOCOL_VERSION
 
 MAGIC = 0x584E
-HEADER = struct.Struct("<HBBIHHI")
-assert HEADER.size == 16
+HEADER = struct.Struct("<HBBIHHII")
+assert HEADER.size == 20
 
 INDEX_MASK = 0xFFFF_FFFF
 CHECK_FIELD = 5
@@ -63,6 +68,7 @@ class Message(NamedTuple):
     index: int  # type: ignore[assignment]
     count: int  # type: ignore[assignment]
     body: bytes | memoryview
+    epoch: int = 0
 
 
 # Between host and card, as a PCIe link has it; the wire carries what it is given.
@@ -73,25 +79,27 @@ class FrameError(ValueError):
     """The bytes are no message of this protocol version."""
 
 
-def pack(kind: Kind, body: bytes | memoryview = b"", index: int = 0, count: int = 0) -> bytes:
+def pack(
+    kind: Kind, body: bytes | memoryview = b"", index: int = 0, count: int = 0, epoch: int = 0
+) -> bytes:
     """Header and body as one byte string."""
     header = bytearray(HEADER.size)
-    _write_header(header, body, kind, index, count)
+    _write_header(header, body, kind, index, count, epoch)
     return b"".join((header, body))
 
 
-def pack_into(buffer: bytearray, kind: Kind) -> None:
-    """Write the header into the first 16 bytes of a message whose body stands behind them already.
+def pack_into(buffer: bytearray, kind: Kind, epoch: int = 0) -> None:
+    """Write the header into the first 20 bytes of a message whose body stands behind them already.
 
     So that a message with a key is never copied and can be wiped once it is sent.
     """
-    _write_header(buffer, memoryview(buffer)[HEADER.size :], kind, 0, 0)
+    _write_header(buffer, memoryview(buffer)[HEADER.size :], kind, 0, 0, epoch)
 
 
 def _write_header(
-    buffer: bytearray, body: bytes | memoryview, kind: Kind, index: int, count: int
+    buffer: bytearray, body: bytes | memoryview, kind: Kind, index: int, count: int, epoch: int
 ) -> None:
-    fields = [MAGIC, PROTOCOL_VERSION, kind, index & INDEX_MASK, count, 0, len(body)]
+    fields = [MAGIC, PROTOCOL_VERSION, kind, index & INDEX_MASK, count, 0, len(body), epoch]
     fields[CHECK_FIELD] = _check(HEADER.pack(*fields), body, kind)
     HEADER.pack_into(buffer, 0, *fields)
 
@@ -107,7 +115,7 @@ def unpack(raw: bytes | memoryview) -> Message:
         raise FrameError(
             f"message of {len(raw)} bytes is shorter than its {HEADER.size}-byte header"
         )
-    magic, version, kind, index, count, check, length = HEADER.unpack_from(raw)
+    magic, version, kind, index, count, check, length, epoch = HEADER.unpack_from(raw)
     if magic != MAGIC:
         raise FrameError(f"magic is {magic:#06x}, not {MAGIC:#06x}")
     if version != PROTOCOL_VERSION:
@@ -119,7 +127,8 @@ def unpack(raw: bytes | memoryview) -> Message:
     except ValueError:
         raise FrameError(f"message kind {kind} is unknown") from None
     body = memoryview(raw)[HEADER.size :]
-    expected = _check(HEADER.pack(magic, version, kind, index, count, 0, length), body, kind)
+    header = HEADER.pack(magic, version, kind, index, count, 0, length, epoch)
+    expected = _check(header, body, kind)
     if check != expected:
         raise FrameError(f"check of a {kind.name} message is {check:#06x}, not {expected:#06x}")
-    return Message(kind, index, count, body)
+    return Message(kind, index, count, body, epoch)

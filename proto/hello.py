@@ -10,7 +10,10 @@ from proto.limits import PROTOCOL_VERSION
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """`endpoints` names the addresses a card is bound to, by channel name in lower case."""
+    """`endpoints` names the addresses a card is bound to, by channel name in lower case.
+
+    `boot` is new with every start of a card, and the epoch of its messages on the wire.
+    """
 
     party: str
     name: str
@@ -18,6 +21,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     version: str = VERSION
     caps: Caps | None = None
+    boot: int = 0
     endpoints: dict[str, str] = {}
 
 

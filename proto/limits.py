@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bounds that host, card and lab share, named once. Units stand last in the name."""
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 # Rings and DMA memory. A slot of the region belongs to one ring position: slot = index % RING_SIZE.
 RING_SIZE = 1024

@@ -141,6 +141,7 @@ class Syndrome(IntEnum):
     CRYPTO_UNSUPPORTED = 0x1210
     PORT_SETTING = 0x1301
     QUEUE_STATE = 0x1302  # no edge of queue.EDGES leads there
+    EPOCH = 0x1401  # InitFunction with an epoch that cannot be taken
 
 
 @unique

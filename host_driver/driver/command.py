@@ -27,6 +27,7 @@ from proto.commands import (
     DestroyRule,
     DestroySa,
     Fence,
+    InitFunction,
     QueryCaps,
     QueryCensus,
     QueryCounters,
@@ -70,7 +71,7 @@ CONTENTS: dict[type[Any], frozenset[str]] = {
     **dict.fromkeys((CreateKey, CreateSa, CreateSaRule, CreatePolicyRule), CREATED),
     **dict.fromkeys((DestroyKey, DestroySa, DestroyRule, Teardown), NOTHING),
     **dict.fromkeys((SetLimits, AdvanceEsn, StopSa), NOTHING),
-    **dict.fromkeys((QueryCounters, QueryCensus, Fence), frozenset({"values"})),
+    **dict.fromkeys((InitFunction, QueryCounters, QueryCensus, Fence), frozenset({"values"})),
     QueryCaps: frozenset({"caps"}),
     QuerySa: frozenset({"sa"}),
 }

@@ -24,6 +24,7 @@ class EventQueue:
         self._send = send
         self._counters = counters
         self._consumer = Consumer(EVENT_QUEUE)
+        self._epoch = 0
 
     @property
     def index(self) -> int:
@@ -62,13 +63,14 @@ class EventQueue:
 
     def arm(self) -> None:
         """All entries so far are handled; interrupt for the next."""
-        self._send(pack(Kind.ARM, index=self.index))
+        self._send(pack(Kind.ARM, index=self.index, epoch=self._epoch))
 
     def poll(self) -> None:
         """Look whether something waits that no interrupt told of."""
         self._counters["events_polled"] += 1
         self.arm()
 
-    def restart(self) -> None:
-        """A card that begins at 0; it has to be armed."""
+    def restart(self, epoch: int) -> None:
+        """A card that begins at 0 in a new epoch; it has to be armed."""
+        self._epoch = epoch
         self._consumer.restart(0)

@@ -73,6 +73,7 @@ class Mailbox:
         self._submitted = 0
         self._unannounced: deque[bytes] = deque(maxlen=MAILBOX_SLOTS)
         self._down: OffloadError | None = None
+        self._epoch = 0
 
     def execute(self, command: AnyCommand) -> Sleep[Reply]:
         """Send a command and sleep until its reply, which has status OK.
@@ -145,9 +146,10 @@ class Mailbox:
         self._down = error
         self._abort_all(error)
 
-    def begin(self) -> None:
-        """Begin anew with a card that was emptied: whatever was under way has ended."""
-        self._down = None
+    def begin(self, epoch: int) -> None:
+        """Begin anew with a card that was emptied: whatever was under way has ended, and what is
+        sent from now on belongs to `epoch`."""
+        self._epoch, self._down = epoch, None
         self._abort_all(OffloadError(errno.ENXIO, "the card was reset"))
 
     @property
@@ -180,7 +182,7 @@ class Mailbox:
         pending.deadline_ns = self.now_ns + timeout_ms(pending.command) * 1_000_000
         message = bytearray(HEADER.size)
         self._encoder.encode_into(Request(pending.token, pending.command), message, HEADER.size)
-        pack_into(message, Kind.COMMAND)
+        pack_into(message, Kind.COMMAND, self._epoch)
         self._counters["mailbox_commands"] += 1
         self._transmit(message, pending.command)
 

@@ -119,11 +119,11 @@ class QueueHealth:
             if fence.get(name) == QueueState.ERR:
                 self._queues[number].fail("the card has stopped it")
 
-    def restart(self) -> None:
-        """A card that begins at 0: nothing of the old one comes any more."""
-        self._tx.restart()
-        self._rx.restart()
-        self._events.restart()
+    def restart(self, epoch: int) -> None:
+        """A card that begins at 0 in a new epoch: nothing of the old one comes any more."""
+        self._tx.restart(epoch)
+        self._rx.restart(epoch)
+        self._events.restart(epoch)
 
     def reporters(self) -> list[dict[str, Any]]:
         """Both reporters, as `devlink health show` would say it."""

@@ -49,6 +49,7 @@ class RxQueue:
         counters: Counter[str],
     ) -> None:
         self.state = QueueState.RDY
+        self.epoch = 0
         self.error = ""
         self._dma = dma
         self._memory = dma.memory.data
@@ -119,7 +120,7 @@ class RxQueue:
 
     def _give_back(self, index: int, count: int) -> None:
         """All slots before `index + count` are free again; saying it twice changes nothing."""
-        self._send(pack(Kind.RX_DONE, index=index, count=count))
+        self._send(pack(Kind.RX_DONE, index=index, count=count, epoch=self.epoch))
 
     def fail(self, error: str) -> None:
         """Stop: until `recovered` nothing is read. The first error counts."""
@@ -133,8 +134,10 @@ class RxQueue:
         self._missing = None
         self.state, self.error = QueueState.RDY, ""
 
-    def restart(self) -> None:
-        """A card that begins at 0."""
+    def restart(self, epoch: int) -> None:
+        """A card that begins at 0 in a new epoch."""
+        self.epoch = epoch
+        self._dma.rx_marks[:] = 0
         self._consumer.restart(0)
         self.recovered(0)
 

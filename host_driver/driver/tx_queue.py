@@ -58,6 +58,7 @@ class TxQueue:
         counters: Counter[str],
     ) -> None:
         self.state = QueueState.RDY
+        self.epoch = 0
         self.error = ""
         self.progress = Completion()  # done when the next completion has come
         self._dma = dma
@@ -193,9 +194,10 @@ class TxQueue:
         self._confirmed = None
         self.state, self.error = QueueState.RDY, ""
 
-    def restart(self) -> None:
-        """A card that begins at 0 and knows nothing of what was out."""
+    def restart(self, epoch: int) -> None:
+        """A card that begins at 0 in a new epoch, and knows nothing of what was out."""
         self.recovered(self._producer.first)
+        self.epoch = epoch
         self._producer.restart(0)
         self._dma.tx_marks[:] = 0
 
@@ -255,4 +257,4 @@ class TxQueue:
     def _ring(self, first: int, count: int) -> None:
         slots, _ = slots_of(first, count)
         body = self._dma.gather(self._descriptors[slots])
-        self._send(pack(Kind.TX, body, first, count))
+        self._send(pack(Kind.TX, body, first, count, self.epoch))

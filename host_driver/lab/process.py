@@ -139,7 +139,10 @@ class ProcessWorld:
             self._spawn(f"host{number}", "host_driver", arguments)
         for number in hosts:
             self._hello(self._controls[number], f"host{number}")
-        self._thread = WireThread(Wire(settings.hosts), wires, self._clock)
+        wire = Wire(settings.hosts)
+        for number in hosts:
+            wire.attach(number, hellos[number].boot)
+        self._thread = WireThread(wire, wires, self._clock)
 
     def _spawn(self, name: str, module: str, arguments: list[str]) -> None:
         self._children.append(Child(name, module, arguments, self.run_dir / f"{name}.log"))

@@ -6,6 +6,9 @@
 
 With one card the wire ends in the open: frames are recorded and gone. Nothing is ever lost without
 a fault, because a card gets its credits back only when its frames were handed on.
+
+A card that starts says HELLO with its boot id, and its port begins anew: frames and credits of an
+earlier boot are stale.
 """
 
 import errno
@@ -14,8 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
 from proto.faults import FaultTable
 from proto.frame import FrameError, Kind, Message, pack, unpack
+from proto.hello import decode_hello
 from proto.limits import (
     BURST,
     ETHERNET_BYTES,
@@ -24,7 +30,7 @@ from proto.limits import (
     WIRE_CREDITS,
     WIRE_RECORD_FRAMES,
 )
-from proto.link.ring import Consumer, Producer, RingError
+from proto.link.ring import Consumer, Producer
 from proto.status import OffloadError
 from proto.wire import pack_frames, unpack_frames
 
@@ -48,7 +54,7 @@ class _Queued(NamedTuple):
     """A frame on its way. `owner`: the port that gets a credit when it leaves, None for nobody."""
 
     data: bytes
-    owner: int | None
+    owner: "_Port | None"
 
 
 @dataclass(slots=True)
@@ -56,14 +62,15 @@ class _Route:
     """Where a frame goes, and to whom its credit with the last of the `left` it has become."""
 
     dst: int | None
-    owner: int | None
+    owner: "_Port | None"
     left: int = 1
 
 
 class _Port:
-    """The wire's end at one card."""
+    """The wire's end at one boot of one card."""
 
-    def __init__(self) -> None:
+    def __init__(self, boot: int = 0) -> None:
+        self.boot = boot
         self.arriving = Consumer(WIRE_CREDITS)
         self.leaving = Producer(RING_SIZE)  # the card's receive ring: then no frame finds it full
         self.queue: deque[_Queued] = deque()
@@ -74,7 +81,8 @@ class Wire:
     """The party. Ports are numbered like the hosts; they take the place of channels in `step`.
 
     `counters` by name: `from_N`, `to_N`, `injected_N` (frames), `open_end`, `fault_dropped`, `lost`
-    (gaps in a card's index), `malformed` (messages), `record_dropped` (oldest records, when full).
+    (gaps in a card's index), `malformed` and `stale` (messages), `record_dropped` (oldest
+    records, when full).
     """
 
     def __init__(self, ports: int, record_frames: int = WIRE_RECORD_FRAMES) -> None:
@@ -87,11 +95,11 @@ class Wire:
     # --- the party ---
 
     def step(self, now_ns: int, inputs: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        """Take WIRE and WIRE_DONE of the cards, give the same. Bad messages are counted."""
+        """Take HELLO, WIRE and WIRE_DONE of the cards, give the last two. Bad ones are counted."""
         for port, raw in inputs:
             try:
                 self._take(now_ns, port, unpack(raw))
-            except (FrameError, RingError):
+            except (ValueError, msgspec.MsgspecError):
                 self.counters["malformed"] += 1
         for port, data in self._injected:
             self.counters[f"injected_{port}"] += 1
@@ -127,6 +135,12 @@ class Wire:
                 )
         self._injected.extend((port, bytes(data)) for data in frames)
 
+    def attach(self, port: int, boot: int) -> None:
+        """A card has started at this port. Frames that wait for it wait for the new one."""
+        queue = self._ports[port].queue
+        self._ports[port] = _Port(boot)
+        self._ports[port].queue = queue
+
     def index(self, port: int) -> int:
         """Number of the next frame from that card, as the card counts them."""
         return self._ports[port].arriving.index
@@ -142,7 +156,11 @@ class Wire:
 
     def _take(self, now_ns: int, port: int, message: Message) -> None:
         end = self._ports[port]
-        if message.kind is Kind.WIRE_DONE:
+        if message.kind is Kind.HELLO:
+            self.attach(port, decode_hello(message.body).boot)
+        elif message.epoch != end.boot:
+            self.counters["stale"] += 1
+        elif message.kind is Kind.WIRE_DONE:
             end.leaving.refill(message.count)
         elif message.kind is Kind.WIRE:
             frames = unpack_frames(message.body, message.count)
@@ -152,11 +170,11 @@ class Wire:
             dst = 1 - port if len(self._ports) == 2 else None
             for data in frames:
                 self.counters[f"from_{port}"] += 1
-                self._enter(Frame(data, now_ns, port, dst), port)
+                self._enter(Frame(data, now_ns, port, dst), end)
         else:
             raise FrameError(f"{message.kind.name} has no business on the wire")
 
-    def _enter(self, frame: Frame, owner: int | None) -> None:
+    def _enter(self, frame: Frame, owner: _Port | None) -> None:
         """Record, break, queue. `owner` gets its credit with the last of what the frame became."""
         if len(self._record) == self._record.maxlen:
             self.counters["record_dropped"] += 1
@@ -190,9 +208,10 @@ class Wire:
         else:
             self._ports[route.dst].queue.append(_Queued(data, owner))
 
-    def _credit(self, owner: int | None) -> None:
+    @staticmethod
+    def _credit(owner: _Port | None) -> None:
         if owner is not None:
-            self._ports[owner].done += 1
+            owner.done += 1
 
     def _send(self) -> list[tuple[int, bytes]]:
         outputs = []
@@ -202,13 +221,13 @@ class Wire:
                 batch = [port.queue.popleft() for _ in range(count)]
                 body = pack_frames([queued.data for queued in batch])
                 index = port.leaving.take(count)
-                outputs.append((number, pack(Kind.WIRE, body, index, count)))
+                outputs.append((number, pack(Kind.WIRE, body, index, count, port.boot)))
                 self.counters[f"to_{number}"] += count
                 for queued in batch:
                     self._credit(queued.owner)
         for number, port in enumerate(self._ports):
             if port.done:
-                outputs.append((number, pack(Kind.WIRE_DONE, count=port.done)))
+                outputs.append((number, pack(Kind.WIRE_DONE, count=port.done, epoch=port.boot)))
                 port.done = 0
         return outputs
 

@@ -79,13 +79,15 @@ class Bench:
         reply = c.Reply(request.token)
         if isinstance(request.command, c.QueryCaps):
             reply = c.Reply(request.token, caps=PROFILES["cx6dx"])
+        elif isinstance(request.command, c.InitFunction):
+            reply = c.Reply(request.token, values={"boot": 7})
         elif isinstance(request.command, c.Fence):
             reply = c.Reply(request.token, values=self.fence)
         elif isinstance(request.command, c.QueryCounters):
             reply = c.Reply(request.token, values={"tx_packets": 4})
         elif isinstance(request.command, c.QueryCensus):
             reply = c.Reply(request.token, values={"sas": 0})
-        return pack(Kind.REPLY, msgspec.msgpack.encode(reply))
+        return pack(Kind.REPLY, msgspec.msgpack.encode(reply), epoch=message.epoch)
 
     def ask(self, query) -> Answer | None:
         self.asked += 1
@@ -100,11 +102,11 @@ class Bench:
         self.dma.memory[start : start + len(frame)] = np.frombuffer(frame, np.uint8)
         self.dma.rx_marks[index] = index + 1
         body = np.array([(start, len(frame), 0, 0, 0, 0)], DESCRIPTOR).tobytes()
-        return Channel.RINGS, pack(Kind.RX, body, index, 1)
+        return Channel.RINGS, pack(Kind.RX, body, index, 1, self.host.epoch)
 
     def tx_done(self, count: int) -> tuple[Channel, bytes]:
         first, self.tx_first = self.tx_first, self.tx_first + count
-        return Channel.RINGS, pack(Kind.TX_DONE, index=first, count=count)
+        return Channel.RINGS, pack(Kind.TX_DONE, index=first, count=count, epoch=self.host.epoch)
 
 
 @pytest.fixture
@@ -115,7 +117,10 @@ def bench() -> Bench:
 
 
 def test_probe_brings_the_device_up_and_says_hello(bench) -> None:
-    assert bench.commands == [c.QueryCaps(), c.Teardown(), c.SetPort(mtu=1500)]
+    assert bench.commands == [
+        c.InitFunction(bench.host.epoch), c.QueryCaps(), c.SetPort(mtu=1500),
+    ]  # fmt: skip
+    assert bench.host.epoch
     assert (bench.hello.party, bench.hello.name, bench.hello.caps.name) == (
         "host", "host0", "cx6dx",
     )  # fmt: skip
@@ -126,6 +131,29 @@ def test_probe_brings_the_device_up_and_says_hello(bench) -> None:
         "nic0", 2, MAC, 1500, True,
     )  # fmt: skip
     assert nic["features"] == ["esp-hw-offload"]
+
+
+def test_messages_of_another_epoch_are_stale(bench) -> None:
+    """What a dead card left in a queue is not taken for the answer of the next (F-LIF-11)."""
+    other = bench.host.epoch ^ 1
+    bench.step(
+        (Channel.MAILBOX, pack(Kind.REPLY, msgspec.msgpack.encode(c.Reply(33)), epoch=other)),
+        (Channel.EVENTS, pack(Kind.EVENTS, msgspec.msgpack.encode([]), 0, 0, other)),
+        (Channel.RINGS, pack(Kind.TX_DONE, count=1, epoch=other)),
+        (Channel.RINGS, pack(Kind.RX, b"", 0, 0, other)),
+        (Channel.RINGS, pack(Kind.COUNTERS, b"", 0, 0, other)),
+    )
+    counters = bench.ask(control.Counters()).values
+    assert counters["driver_messages_stale"] == 5
+    assert "driver_mailbox_unexpected" not in counters
+    assert "driver_tx_done_unexpected" not in counters
+
+
+def test_every_probe_has_an_epoch_of_its_own() -> None:
+    hosts = [Host("host0", MAC, PEER, Dma.anonymous(), seed) for seed in (1, 1, 2)]
+    first, again, other = [host.new_epoch() for host in hosts]
+    assert first == again != other
+    assert hosts[0].new_epoch() not in (0, first)
 
 
 def test_queries_wait_for_a_card_that_boots_slowly() -> None:
@@ -203,7 +231,7 @@ def test_quiesce_waits_for_packets_and_for_what_the_card_has_sent(bench) -> None
     assert number not in bench.answers, "the card has sent a packet and two events"
     bench.step(bench.receive(0, PACKET))
     body = msgspec.msgpack.encode([Event(EventType.SOFT_LIMIT, 1, 1)] * 2)
-    bench.step((Channel.EVENTS, pack(Kind.EVENTS, body, 0, 2)))
+    bench.step((Channel.EVENTS, pack(Kind.EVENTS, body, 0, 2, bench.host.epoch)))
     values = bench.answers[number].values
     assert (values["tx_index"], values["rx_index"], values["events"], values["wire"]) == (
         1,
@@ -217,7 +245,7 @@ def test_quiesce_does_not_wait_for_lost_events(bench) -> None:
     bench.fence["events"] = 1
     bench.ask(AddFault(FaultSpec(site="events", kind="drop")))
     body = msgspec.msgpack.encode([Event(EventType.SOFT_LIMIT, 1, 1)])
-    bench.step((Channel.EVENTS, pack(Kind.EVENTS, body, 0, 1)))
+    bench.step((Channel.EVENTS, pack(Kind.EVENTS, body, 0, 1, bench.host.epoch)))
     assert bench.ask(control.Quiesce()).values["events"] == 1
 
 

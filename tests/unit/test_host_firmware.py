@@ -75,8 +75,11 @@ class Pair:
                 if channel is not Channel.WIRE:
                     to_host.append((channel, raw))
                 elif message.kind is Kind.WIRE:
+                    epoch = message.epoch
                     self.frames += unpack_frames(message.body, message.count)
-                    to_card.append((Channel.WIRE, pack(Kind.WIRE_DONE, count=message.count)))
+                    to_card.append(
+                        (Channel.WIRE, pack(Kind.WIRE_DONE, count=message.count, epoch=epoch))
+                    )
 
     def _answer(self, message) -> None:
         if message.kind is Kind.CONTROL:

@@ -238,7 +238,7 @@ class Hostile:
 
 def test_hooks_of_a_driver_do_not_end_the_host() -> None:
     host = Host("host0", bytes(6), bytes(6), Dma.anonymous(), 1)
-    host._driver = Hostile()
+    host.driver = Hostile()
     for calls, hook in enumerate(("handle_events", "handle_counters", "needs_reconcile"), 1):
         assert host._driver_hook(hook) is False
         assert host.counters["exceptions"] == calls

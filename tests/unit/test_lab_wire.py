@@ -3,6 +3,7 @@
 
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from host_driver.lab.wire import Wire, esp_spi
 from proto.faults import FaultSpec
 from proto.frame import Kind, pack, unpack
+from proto.hello import Hello
 from proto.limits import BURST, FRAME_MAX_BYTES, RING_SIZE, WIRE_CREDITS
 from proto.status import OffloadError
 
@@ -38,6 +40,10 @@ def credited(outputs: list[tuple[int, bytes]], port: int) -> int:
     """The credits among outputs to a port."""
     got = [unpack(raw) for number, raw in outputs if number == port]
     return sum(one.count for one in got if one.kind is Kind.WIRE_DONE)
+
+
+def hello(boot: int) -> bytes:
+    return pack(Kind.HELLO, msgspec.msgpack.encode(Hello(party="card", name="c", pid=1, boot=boot)))
 
 
 def frame(number: int, size: int = 60) -> bytes:
@@ -194,3 +200,47 @@ def test_the_record_is_bounded_and_says_what_it_dropped() -> None:
     assert wire.counters["record_dropped"] == 2
     assert wire.recorded == 5
     assert [one.data for one in wire.frames(start=4)] == [frame(4)]
+
+
+def test_a_card_that_starts_again_begins_at_zero_and_gets_no_credits_of_the_dead() -> None:
+    wire = Wire(2)
+    wire.step(0, [(0, hello(11)), (1, hello(21))])
+    old = unpack(message([frame(1)] * 3))
+    first = pack(Kind.WIRE, old.body, 0, 3, 11)
+    wire._ports[1].leaving.credits = 0  # card 1 takes nothing for now
+    assert wire.step(1, [(0, first)]) == []
+
+    wire.step(2, [(0, hello(12))])
+    stale = [(0, first), (0, pack(Kind.WIRE_DONE, count=1, epoch=11))]
+    assert wire.step(3, stale) == []
+    assert wire.counters["stale"] == 2
+    assert len(wire.frames()) == 3
+
+    wire.step(4, [(0, pack(Kind.WIRE, old.body, 0, 3, 12))])
+    assert wire.index(0) == 3
+    assert (wire.counters["lost"], wire.counters["malformed"]) == (0, 0)
+    wire._ports[1].leaving.credits = RING_SIZE
+    outputs = wire.step(5, [])
+    assert len(delivered(outputs, 1)) == 6
+    assert credited(outputs, 0) == 3
+    assert {unpack(raw).epoch for port, raw in outputs if port == 1} == {21}
+    assert {unpack(raw).epoch for port, raw in outputs if port == 0} == {12}
+
+
+def test_frames_for_a_card_that_starts_again_wait_for_it() -> None:
+    wire = Wire(2)
+    wire.step(0, [(0, hello(11)), (1, hello(21))])
+    wire._ports[1].leaving.credits = 0
+    body = unpack(message([frame(1)])).body
+    wire.step(1, [(0, pack(Kind.WIRE, body, 0, 1, 11))])
+    outputs = wire.step(2, [(1, hello(22))])
+    assert delivered(outputs, 1) == [frame(1)]
+    assert {unpack(raw).epoch for port, raw in outputs if port == 1} == {22}
+
+
+def test_a_hello_of_another_protocol_is_malformed() -> None:
+    wire = Wire(1)
+    bad = msgspec.structs.replace(Hello(party="card", name="c", pid=1, boot=5), protocol=99)
+    wire.step(0, [(0, pack(Kind.HELLO, msgspec.msgpack.encode(bad))), (0, pack(Kind.HELLO))])
+    assert wire.counters["malformed"] == 2
+    assert wire._ports[0].boot == 0

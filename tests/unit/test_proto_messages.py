@@ -19,10 +19,12 @@ from proto.wire import pack_frames, unpack_frames, unpack_lengths
 
 
 def test_frame_header_bytes():
-    raw = frame.pack(Kind.WIRE, b"abc", index=0x01020304, count=5)
-    assert raw == bytes.fromhex("4e58 01 30 04030201 0500 0000 03000000") + b"abc"
+    raw = frame.pack(Kind.WIRE, b"abc", index=0x01020304, count=5, epoch=0x0A0B0C0D)
+    header = "4e58 02 30 04030201 0500 0000 03000000 0d0c0b0a"
+    assert raw == bytes.fromhex(header) + b"abc"
     message = frame.unpack(raw)
-    assert (message.kind, message.index, message.count) == (Kind.WIRE, 0x01020304, 5)
+    assert message[:3] == (Kind.WIRE, 0x01020304, 5)
+    assert message.epoch == 0x0A0B0C0D
     assert bytes(message.body) == b"abc"
 
 

@@ -319,7 +319,7 @@ def test_fail_all_ends_everything_and_lets_destroys_count_as_done(bench) -> None
     assert execute(bench, c.QueryCensus(), "down").errno == errno.ENXIO
     assert bench.mailbox.post(c.DestroyKey(3)).value.status == Status.OK
 
-    bench.mailbox.begin()
+    bench.mailbox.begin(7)
     bench.card.silent = False
     bench.card.inbox.clear()
     assert execute(bench, c.QueryCensus(), "again").status == Status.OK
@@ -329,7 +329,7 @@ def test_a_reply_from_before_a_reset_is_nobodys(bench) -> None:
     bench.card.silent = True
     execute(bench, c.CreateKey(bytes(16)), "before")
     old = bench.card.inbox_last
-    bench.mailbox.begin()
+    bench.mailbox.begin(7)
     bench.run()
     assert bench.results["before"].errno == errno.ENXIO
     assert execute(bench, c.QueryCensus(), "after") is None

@@ -44,6 +44,7 @@ class Card:
         self.dma = Dma.anonymous() if shared else Dma.private()
         self.host_dma = self.dma if shared else Dma.private()
         self.firmware = Firmware("card0", parse_card(card), self.dma, random.Random(seed), mac)
+        self.firmware.step(0, [])  # HELLO
         self.tx_index = self.rx_index = self.wire_index = 0
         self._tokens = itertools.count(1_000)
         self.log: list[Message] = []  # everything that the card ever sent
@@ -144,7 +145,9 @@ class Card:
         return self.step(self.tx_message(frames, flags))
 
     def wire_message(self, frames: Sequence[bytes]) -> tuple[Channel, bytes]:
-        message = pack(Kind.WIRE, pack_frames(frames), self.wire_index, len(frames))
+        message = pack(
+            Kind.WIRE, pack_frames(frames), self.wire_index, len(frames), self.firmware.boot
+        )
         self.wire_index += len(frames)
         return Channel.WIRE, message
 
@@ -156,7 +159,9 @@ class Card:
         return self.step((Channel.RINGS, pack(Kind.RX_DONE, index=first, count=count)))
 
     def wire_done(self, count: int) -> list[Message]:
-        return self.step((Channel.WIRE, pack(Kind.WIRE_DONE, count=count)))
+        return self.step(
+            (Channel.WIRE, pack(Kind.WIRE_DONE, count=count, epoch=self.firmware.boot))
+        )
 
     def received(self, messages: list[Message]) -> list[tuple[np.void, bytes]]:
         """Descriptor and frame of every received packet; slots are checked."""

@@ -138,7 +138,7 @@ def test_a_doorbell_from_the_past_only_arms(queue):
 def test_the_index_wraps():
     """F-RNG-15"""
     queue = EventQueue(4)
-    queue.restart((1 << 32) - 2)
+    queue.restart(0, (1 << 32) - 2)
     for handle in range(4):
         queue.post(event(handle))
     arm(queue, (1 << 32) - 1)

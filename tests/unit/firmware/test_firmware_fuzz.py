@@ -94,7 +94,8 @@ def test_random_bodies_of_every_kind(busy_card, channel):
     for kind in [*Kind] * 50:
         body = rng.randbytes(rng.randrange(64))
         index, count = rng.choice((0, rng.randrange(1 << 32))), rng.randrange(5)
-        for raw in (pack(kind, body, index, count), pack(kind, b"", index, count)):
+        epoch = busy_card.firmware.boot if channel is Channel.WIRE else 0
+        for raw in (pack(kind, body, index, count, epoch), pack(kind, b"", index, count, epoch)):
             busy_card.firmware.step(0, [(channel, raw)])
     assert busy_card.census == census
 
@@ -103,7 +104,9 @@ def test_random_bodies_of_every_kind(busy_card, channel):
 def test_truncated_ring_and_wire_messages_leave_the_index(card, cut):
     for channel, message in (card.tx_message([bytes(60)] * 2), card.wire_message([bytes(60)] * 2)):
         header = HEADER.unpack_from(message)
-        short = HEADER.pack(*header[:-1], header[-1] - cut) + message[16:-cut]
+        short = (
+            HEADER.pack(*header[:-2], header[-2] - cut, header[-1]) + message[HEADER.size : -cut]
+        )
         assert card.firmware.step(0, [(channel, short)]) == []
         assert card.firmware.step(0, [(channel, message)]) != []
     counters = card.counters

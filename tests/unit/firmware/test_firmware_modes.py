@@ -136,7 +136,7 @@ def test_an_esp_packet_goes_out_sealed_and_comes_in_opened(card, crypto_sa):
     (sent,) = [m.body for m in outputs if m.kind is Kind.WIRE]
     assert b"in clear" not in bytes(sent) and esp[:16] in bytes(sent)
 
-    outputs = card.step((Channel.WIRE, pack(Kind.WIRE, bytes(sent), 0, 1)))
+    outputs = card.step((Channel.WIRE, pack(Kind.WIRE, bytes(sent), 0, 1, card.firmware.boot)))
     (received,) = [m for m in outputs if m.kind is Kind.RX]
     (got,) = np.frombuffer(received.body, DESCRIPTOR)
     assert (got["flags"], got["syndrome"]) == (RxFlag.CRYPTO, 0)

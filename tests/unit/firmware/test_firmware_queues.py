@@ -190,7 +190,7 @@ def test_slots_given_back_twice_are_free_once(card, read):
 def test_a_reset_of_both_queues_begins_at_0_with_nothing(card, read):
     card.tx([FRAME] * 3)
     card.rx([FRAME] * 3)
-    card.firmware.queues.restart()
+    card.firmware.queues.restart(0)
     card.tx_index = card.rx_index = 0
     assert len(read.frames(card.tx([FRAME]))) == 1
     assert len(card.received(card.rx([FRAME]))) == 1

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from host_driver.control import Answer, Quiesce
 from host_driver.sleep import Sleep, wait
-from proto.commands import Fence
+from proto.commands import Fence, Reply
 from proto.limits import RECONCILE_INTERVAL_MS
 from proto.link.ring import distance
 
@@ -33,7 +33,7 @@ class Quiet:
                 while self._busy():
                     yield from wait(host.pulse())
                 before = self._moved()
-                fence = (yield from wait(host.mailbox.post(Fence()))).values
+                fence = yield from self._fence()
                 host.queue_health.confirm(fence)
                 arrived = yield from self._caught_up(fence)
                 patience -= not arrived
@@ -41,6 +41,15 @@ class Quiet:
                     return Answer(0, values=before | {"wire": fence["wire"]})
         finally:
             self._quiescing -= 1
+
+    def _fence(self) -> Sleep[dict[str, int]]:
+        """How far the card is. A question that broke on its way is asked again."""
+        host = self._host
+        while True:
+            answer = yield from wait(host.mailbox.post(Fence()))
+            if isinstance(answer, Reply) and answer.values:
+                return answer.values
+            yield from wait(host.pulse())
 
     def _caught_up(self, fence: dict[str, int]) -> Sleep[bool]:
         """Wait until what the card has sent is here; False where it takes too long."""

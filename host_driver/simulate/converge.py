@@ -16,7 +16,7 @@ from host_driver.simulate.ledger import Expected, Phase, Violation
 from host_driver.simulate.play import Answer, Player
 
 StepDone = Callable[[Phase, str, Callable[[Player], Answer]], list[Violation]]
-RECOVERY_S = 60
+RECOVERY_S = {"sim": 60, "process": 8}
 FIRST_NUMBER = 60_000  # of the SAs made here
 
 
@@ -24,14 +24,14 @@ def converge(player: Player, step: StepDone) -> list[Violation]:
     """Play the end; -> the first violations that were found."""
     todo: list[tuple[Phase, str, Callable[[Player], Answer]]] = [
         ("run", "faults healed, everybody back", revive),
-        ("healed", f"{RECOVERY_S} s pass", wait),
+        ("healed", "time passes", wait),
     ]
     todo += [("healed", f"flush state of host{host}", flush("state", host)) for host in (0, 1)]
     todo.append(("healed", "the card is empty of SAs", wait))
     for phase, words, do in todo:
         if violations := step(phase, words, do):
             return violations
-    for number, (flow, way) in enumerate(surviving.ways(player.ledger)):
+    for number, (flow, way) in enumerate(surviving.ways(player.ledger, player.plan.profile)):
         words = f"flow {flow} way {way} gets new SAs and is used"
         if violations := step("healed", words, reconnect(flow, way, FIRST_NUMBER + number)):
             return violations
@@ -64,7 +64,7 @@ def revive(player: Player) -> Answer:
 
 def wait(player: Player) -> Answer:
     """Long enough for every timeout, watchdog and reconcile loop."""
-    player.lab.advance(RECOVERY_S)
+    player.lab.advance(RECOVERY_S[player.plan.target])
     return Answer()
 
 
@@ -77,13 +77,10 @@ def reconnect(flow: int, way: int, number: int) -> Callable[[Player], Answer]:
     """A step in which one way of a flow gets an SA at both ends and carries a packet."""
 
     def do(player: Player) -> Answer:
-        answer = play_sa.add_sa(player, surviving.fresh_sa(flow, way, number))
-        if answer.errno:
-            return answer
         packet = traffic.udp(FLOWS[flow], way, f"healed{number};", 64)
-        answer = player.send(way, [packet])
-        why = f"flow {flow} way {way} has policies and fresh SAs at both ends"
+        why = f"flow {flow} way {way} has policies at both ends, and fresh SAs are asked for"
         player.step.expected.append(Expected(player.step.number, 1 - way, packet, why))
-        return answer
+        answer = play_sa.add_sa(player, surviving.fresh_sa(flow, way, number))
+        return answer if answer.errno else player.send(way, [packet])
 
     return do

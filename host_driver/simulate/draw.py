@@ -96,7 +96,7 @@ class Drawer:
         overrides = {
             "sa_max": sas,
             "key_max": sas + rng.choice((0, 0, 2, -1)),
-            "rule_max": rng.choice((8, 16, 32, 64)),
+            "rule_max": rng.choice((8, 24, 48, 96)),
             "counter_bits": rng.choice((4, 4, 5, 6, 8, 16, 32)),
             "event_queue": rng.choice((2, 4, 16, 1023)),
         }

@@ -203,7 +203,7 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the queries of one host answered after a step; None where nobody answered."""
+    """What the queries of one host answered after a step that settled; None where nobody did."""
 
     host: int
     counters: dict[str, int] | None
@@ -216,7 +216,7 @@ class Snapshot:
 class Step:
     """One step and all that came of it. `action` as text, `errno` and `text` as it answered.
 
-    `settled`: nothing moved any more when the snapshots were taken. `trace` are the xdo_* calls of
+    `settled`: nothing moved any more when the snapshots were taken; else there are none. `trace` are the xdo_* calls of
     each host since the step before (those that still sleep come later), `firings` the faults that
     fired since then. `restless` says what still moved when waiting for it
     ended. `unanswered`: questions that a living host did not answer within their bound.

@@ -87,11 +87,11 @@ def _sensible(player: Player, action: Live, alive: bool) -> bool:
 
 
 def advance(player: Player, action: Advance) -> Answer:
-    """Time for everybody, and a leap for the timers of the cores."""
+    """Time for everybody, and a leap for the timers of the cores. Real time is dear."""
     for number in sorted(player.running) if action.leap_s else ():
         leap = functools.partial(player.hosts[number].set_clock_forward, action.leap_s)
         player.call(number, leap)
-    player.lab.advance(action.ms / MS)
+    player.lab.advance(min(action.ms, MS if player.plan.target == "process" else action.ms) / MS)
     return Answer()
 
 

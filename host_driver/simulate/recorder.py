@@ -30,7 +30,8 @@ class Recorder:
         step.ended_ns = self._lab.now_ns()
         for host in range(self._ledger.hosts):
             self._take(step, host)
-        step.snapshots = [self._snapshot(host) for host in range(self._ledger.hosts)]
+        if step.settled:
+            step.snapshots = [self._snapshot(host) for host in range(self._ledger.hosts)]
         step.frames = self._lab.wire.frames(self._frames)
         self._frames += len(step.frames)
         step.wire = self._lab.wire.counters()
@@ -81,9 +82,8 @@ class Recorder:
                         sa.expired_step = step.number
 
     def _snapshot(self, host: int) -> Snapshot:
+        """Counters as they stand when nothing moves: those of different parties fit together."""
         nic, handle = self._lab.hosts[host].nic, self._lab.hosts[host]
-        if not self._player.healthy(host):
-            return Snapshot(host, None, None, self._ask(host, handle.mib), None)
         return Snapshot(
             host,
             self._ask(host, nic.counters),

@@ -6,10 +6,11 @@ import ipaddress
 from host_driver.simulate.actions import AddSa
 from host_driver.simulate.flows import DPORT, FLOWS, UDP, Flow
 from host_driver.simulate.ledger import Direction, Ledger, PolicyAsked
+from host_driver.xfrm.profile import profile_by_name
 from proto.caps import parse_card
 
 
-def ways(ledger: Ledger) -> list[tuple[int, int]]:
+def ways(ledger: Ledger, profile: str) -> list[tuple[int, int]]:
     """(flow, way) of all that must carry packets once they have SAs, as far as the card has room.
 
     Only where every policy that a packet meets is a protect policy of that flow, at either end:
@@ -22,7 +23,7 @@ def ways(ledger: Ledger) -> list[tuple[int, int]]:
         for way in (0, 1)
         if _protected(ledger, flow, way, way, "out")
         and _protected(ledger, flow, way, 1 - way, "in")
-        if caps.espinudp or not flow.encap
+        if not flow.encap or (caps.espinudp and profile_by_name(profile).encap_offloadable)
     ]
     return found[: min(caps.sa_max, caps.key_max)]
 

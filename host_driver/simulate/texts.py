@@ -8,7 +8,6 @@ _LIMIT_WORDS = {
     "soft_bytes": "byte-soft", "hard_bytes": "byte-hard",
     "soft_seconds": "time-soft", "hard_seconds": "time-hard",
 }  # fmt: skip
-_LEGACY_WINDOW_MAX = 32
 
 
 def limits(wanted: Limits) -> str:
@@ -56,9 +55,7 @@ def state(sa: SaAsked, verb: str, device: str) -> str:
 
 def _replay(sa: SaAsked) -> str:
     """The window of an SA in, and where numbers go on; RFC 4303 3.3.3 counts from the next."""
-    words = []
-    if sa.direction == "in" or sa.window > _LEGACY_WINDOW_MAX:
-        words.append(f"replay-window {sa.window}" if sa.window else "")
+    words = [f"replay-window {sa.window}" if sa.window else ""]
     name = "replay-seq" if sa.direction == "in" else "replay-oseq"
     if sa.sequence:
         words.append(f"{name} {sa.sequence & 0xFFFF_FFFF}")

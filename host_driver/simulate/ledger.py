@@ -216,11 +216,11 @@ class Snapshot:
 class Step:
     """One step and all that came of it. `action` as text, `errno` and `text` as it answered.
 
-    `settled`: nothing moved any more when the snapshots were taken; else there are none. `trace` are the xdo_* calls of
-    each host since the step before (those that still sleep come later), `firings` the faults that
-    fired since then. `restless` says what still moved when waiting for it
-    ended. `unanswered`: questions that a living host did not answer within their bound.
-    `expected` are packets of the healed phase.
+    `settled`: nothing moved any more when the snapshots were taken; else there are none, and
+    `restless` says what still moved. `trace` are the xdo_* calls of each host since the step before
+    (those that still sleep come later), `firings` the faults that fired since then. `unanswered`:
+    questions that a living host did not answer within their bound. `expected` are packets of the
+    healed phase.
     """
 
     number: int

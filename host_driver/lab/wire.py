@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from host_driver.lab.fragments import fragments
 from proto.faults import FaultTable
 from proto.frame import FrameError, Kind, Message, pack, unpack
 from proto.hello import decode_hello
@@ -33,6 +34,9 @@ from proto.limits import (
 from proto.link.ring import Consumer, Producer
 from proto.status import OffloadError
 from proto.wire import pack_frames, unpack_frames
+
+SITE = "wire"
+FRAGMENT_BYTES = 64
 
 _ESP = 50
 
@@ -185,7 +189,7 @@ class Wire:
             self._forward(frame.data, route)
             return
         held = self.faults.held
-        results = self.faults.apply("wire", frame.data, _facts(frame), frame.time, route)
+        results = self._broken(frame, route)
         route.left = len(results) + self.faults.held - held
         if not route.left:
             self.counters["fault_dropped"] += 1
@@ -193,6 +197,19 @@ class Wire:
         for data in results:
             self._forward(data, route)
         self._release(frame.time)
+
+    def _broken(self, frame: Frame, route: _Route) -> list[bytes]:
+        """What faults leave of a frame for now; the rest is held."""
+        facts = _facts(frame)
+        pieces = [frame.data]
+        for fired in self.faults.fire(SITE, facts, frame.time):  # fragment, its only other kind
+            size = fired.value if isinstance(fired.value, int) else FRAGMENT_BYTES
+            pieces = [part for one in pieces for part in fragments(one, size)]
+            fired.rng.shuffle(pieces)
+        results = []
+        for piece in pieces:
+            results += self.faults.apply(SITE, piece, facts, frame.time, route)
+        return results
 
     def _release(self, now_ns: int) -> None:
         for released in self.faults.due(now_ns):
@@ -206,7 +223,7 @@ class Wire:
             self.counters["open_end"] += 1
             self._credit(owner)
         else:
-            self._ports[route.dst].queue.append(_Queued(data, owner))
+            self._ports[route.dst].queue.append(_Queued(data[:FRAME_MAX_BYTES], owner))
 
     @staticmethod
     def _credit(owner: _Port | None) -> None:

@@ -111,30 +111,33 @@ class Waiting:
 
 
 def broken(data: Data, kind: str, value: int | None, rng: random.Random) -> list[Data]:
-    """What drop, burst, duplicate, corrupt and truncate make of a message.
+    """What drop, burst, duplicate, truncate, extend and corrupt make of a message.
 
     Every copy of a writable message (a command, which may hold a key) is a buffer of its own, and
     one that does not go on is zeroed.
     """
     if kind == "duplicate":
-        return [data, *(_copy(data) for _ in range(value or 1))]
+        return [data, *(_like(data, bytearray(data)) for _ in range(value or 1))]
     results: list[Data] = []
     if kind == "truncate":
-        results = [_copy(data[: value or 0])]
+        results = [_like(data, bytearray(data[: value or 0]))]
+    elif kind == "extend":
+        results = [_like(data, bytearray(data) + rng.randbytes(value or 1))]
     elif kind == "corrupt":
-        results = [_flipped(data, value, rng)] if len(data) else [data]
+        results = [_like(data, _flipped(data, value, rng)) if len(data) else data]
     if isinstance(data, bytearray) and not any(result is data for result in results):
         data[:] = bytes(len(data))
     return results
 
 
-def _copy(data: Data) -> Data:
-    return bytearray(data) if isinstance(data, bytearray) else bytes(data)
+def _like(data: Data, made: bytearray) -> Data:
+    """Writable where the message was."""
+    return made if isinstance(data, bytearray) else bytes(made)
 
 
-def _flipped(data: Data, value: int | None, rng: random.Random) -> Data:
+def _flipped(data: Data, value: int | None, rng: random.Random) -> bytearray:
     bits = len(data) * 8
     bit = rng.randrange(bits) if value is None else value % bits
     flipped = bytearray(data)
     flipped[bit // 8] ^= 1 << (bit % 8)
-    return flipped if isinstance(data, bytearray) else bytes(flipped)
+    return flipped

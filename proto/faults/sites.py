@@ -49,12 +49,14 @@ MESSAGE_KINDS: dict[str, Kind] = {
     "duplicate": Kind("it comes again, `value` times (1)", (int,), 1, 64),
     "corrupt": Kind("bit `value` flips (drawn)", (int,)),
     "truncate": Kind("`value` bytes of it are left (0)", (int,)),
+    "extend": Kind("`value` drawn bytes follow it (1)", (int,), 1, 512),
     "delay": Kind("held `delay_ms` and a drawn part of `value` ms (0)", (int,), 0, 86_400_000,
                   ("delay_ms",)),
     "reorder": Kind("held until `value` later ones have passed (1), at most `delay_ms` (1000)",
                     (int,), 1, 1024),
     "burst": Kind("it and the next ones are gone, `value` in all", (int,), 1, needs=("value",)),
 }  # fmt: skip
+FRAGMENT = Kind("it comes in IPv4 fragments of `value` bytes (64), in a drawn order", (int,), 8)
 RATE = Kind("the stream gets no more than `value` bytes a second", (int,), 1, needs=("value",))
 
 _STATUS = "STATUS[:SYNDROME[:text]], names or numbers"
@@ -92,7 +94,7 @@ SITES: dict[str, Site] = {
         {"full": Kind("there is none: NO_RESOURCES")}, ("table", "op"),
     ),
     "wire": Site(
-        "wire", "a frame between the cards", {**MESSAGE_KINDS, "rate": RATE},
+        "wire", "a frame between the cards", {**MESSAGE_KINDS, "rate": RATE, "fragment": FRAGMENT},
         ("src", "dst", "esp", "spi"), messages=True, lane="dst",
     ),
 }  # fmt: skip

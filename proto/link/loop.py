@@ -20,6 +20,7 @@ from proto.link.zmq import Endpoint, Poller, wipe
 
 _PR_SET_PDEATHSIG = 1
 _NS_PER_MS = 1_000_000
+POLL_MAX_MS = (1 << 31) - 1
 
 # Keys arrive here: the host's netlink requests and the card's commands.
 _KEY_CHANNELS = frozenset((Channel.MAILBOX, Channel.CONTROL))
@@ -88,10 +89,11 @@ def run(
 
 
 def timeout_ms(deadline_ns: int | None, now_ns: int) -> int | None:
-    """How long to poll, rounded up so that the deadline has passed afterwards."""
+    """How long to poll: rounded up, so that the deadline has passed afterwards (F-TIM-02), and at
+    most POLL_MAX_MS, because a limit of an SA may lie beyond what poll can count (F-TIM-05)."""
     if deadline_ns is None:
         return None
-    return max(0, -((now_ns - deadline_ns) // _NS_PER_MS))
+    return min(max(0, -((now_ns - deadline_ns) // _NS_PER_MS)), POLL_MAX_MS)
 
 
 def _is_terminate(message: bytes) -> bool:

@@ -125,6 +125,37 @@ def test_faults_break_what_is_delivered_not_what_is_recorded(kind, fields, expec
     assert [one.data for one in wire.frames()] == [b"abcd"]
 
 
+def test_a_held_frame_keeps_its_credit_until_the_last_of_it_has_left() -> None:
+    wire = Wire(2)
+    wire.faults.add(FaultSpec(site="wire", kind="duplicate"))
+    wire.faults.add(FaultSpec(site="wire", kind="delay", delay_ms=5, value=3))
+    outputs = wire.step(0, [(0, message([b"abcd"]))])
+    assert (delivered(outputs, 1), credited(outputs, 0)) == ([], 0)
+    assert not wire.quiet()
+    credits, frames = 0, []
+    while (deadline := wire.deadline_ns()) is not None:
+        outputs = wire.step(deadline, [])
+        assert credits == 0
+        credits, frames = credited(outputs, 0), frames + delivered(outputs, 1)
+    assert (credits, frames) == (1, [b"abcd"] * 2)
+
+
+def test_an_extended_frame_is_no_longer_than_frames_can_be() -> None:
+    wire = Wire(2)
+    wire.faults.add(FaultSpec(site="wire", kind="extend", value=512))
+    (longest,) = delivered(wire.step(0, [(0, message([bytes(FRAME_MAX_BYTES)]))]), 1)
+    assert longest == bytes(FRAME_MAX_BYTES)
+
+
+def test_fragments_cost_one_credit() -> None:
+    wire = Wire(2)
+    wire.faults.add(FaultSpec(site="wire", kind="fragment", value=8))
+    whole = ETHERNET_IPV4 + ESP_PACKET[:2] + (40).to_bytes(2) + ESP_PACKET[4:] + bytes(8)
+    outputs = wire.step(0, [(0, message([whole]))])
+    assert len(delivered(outputs, 1)) == 3
+    assert credited(outputs, 0) == 1
+
+
 ETHERNET_IPV4 = bytes(12) + b"\x08\x00"
 ESP_PACKET = (
     bytes.fromhex("45000028000040004032") + bytes(10) + bytes.fromhex("00001000") + bytes(8)

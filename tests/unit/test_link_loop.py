@@ -104,7 +104,15 @@ def test_signal_handlers_are_put_back(ends) -> None:
 
 @pytest.mark.parametrize(
     ("deadline_ns", "now_ns", "expected"),
-    [(None, 5, None), (0, 5, 0), (5, 5, 0), (6, 5, 1), (1_000_005, 5, 1), (1_000_006, 5, 2)],
+    [
+        (None, 5, None),
+        (0, 5, 0),
+        (5, 5, 0),
+        (6, 5, 1),
+        (1_000_005, 5, 1),
+        (1_000_006, 5, 2),
+        (1 << 90, 5, (1 << 31) - 1),
+    ],
 )
 def test_the_poll_never_ends_before_the_deadline(deadline_ns, now_ns, expected) -> None:
     assert timeout_ms(deadline_ns, now_ns) == expected

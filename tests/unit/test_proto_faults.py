@@ -88,12 +88,14 @@ def test_kinds_that_change_bytes():
     assert through(kind="truncate", value=1)[1][1] == [b"\1"]
     assert through(kind="truncate")[1][1] == [b""]
     assert through(kind="corrupt", value=9)[1][1] == [b"\1\3"]
+    longer = through(kind="extend", value=5)[1][1][0]
+    assert (longer[:2], len(longer)) == (b"\1\1", 7)
     flipped = through(kind="corrupt", seed=3)[1][0][0]
     assert sum(byte.bit_count() for byte in flipped) == 1
 
 
 def test_a_command_that_goes_nowhere_is_zeroed_and_copies_stay_writable():
-    for kind in ("drop", "corrupt", "truncate"):
+    for kind in ("drop", "corrupt", "truncate", "extend"):
         table = armed(site="mailbox.command", kind=kind)
         command = bytearray(b"secret")
         results = table.apply("mailbox.command", command, {"opcode": "CreateKey"}, 0)

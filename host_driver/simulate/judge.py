@@ -1,32 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who judges a run, made afresh for each."""
+"""The judge: lets the observer follow each step, then asks every invariant.
 
-from host_driver.simulate.ledger import Ledger, Step, Violation
-from host_driver.simulate.runner import Judge
+step -> observer (frames, deliveries) -> evidence (span since rest) -> invariants -> violations
+"""
+
+from host_driver.simulate.evidence import Evidence, Rest, Told, expiries
+from host_driver.simulate.invariants import INVARIANTS
+from host_driver.simulate.ledger import Delivered, Ledger, Step, Submitted, Violation
+from host_driver.simulate.observer import Observer
+from host_driver.simulate.rulings import Span
+from host_driver.simulate.tracks import Seen
+
+KEPT_STEPS = 400  # frames older than that are delivered no more
 
 
-class Jury:
-    """Asks every invariant after every step."""
+class Judge:
+    """Judges one run, step after step. Frames are bytes: it knows nothing of the inside."""
+
+    def __init__(self, hosts: int = 2) -> None:
+        self.observer = Observer(hosts)
+        self._first = 0  # of the span
+        self._rest: Rest | None = None
+        self._rested = -1
+        self._calm_since_ns = 0
+        self._frames: list[Seen] = []
+        self._deliveries: list[Delivered] = []
+        self._submitted: list[Submitted] = []
 
     def judge(self, ledger: Ledger, step: Step) -> list[Violation]:
-        """What did not hold."""
-        return [*_answers(step), *_arrivals(step)]
+        """What did not hold in this step, the smallest number first."""
+        evidence = self.look(ledger, step)
+        found = [
+            Violation(one.number, step.number, text)
+            for one in INVARIANTS.values()
+            for text in one.check(evidence)
+        ]
+        self._next(evidence)
+        return found
+
+    def look(self, ledger: Ledger, step: Step) -> Evidence:
+        """Follow a step, and gather what the invariants may see."""
+        observer = self.observer
+        observer.follow(ledger, step)
+        told = list(expiries(step, observer.tracks))
+        _note(told, step.number)
+        if disturbed(ledger, step):
+            self._disturbed(step)
+        self._frames += observer.seen
+        self._deliveries += step.delivered
+        self._submitted += [one for one in step.submitted if not one.errno]
+        return Evidence(
+            ledger, step, observer, Span(self._first, step.number), self._rest,
+            at_rest=self._at_rest(ledger, step), rested=self._rested,
+            calm_since_ns=self._calm_since_ns, told=told, frames=self._frames,
+            deliveries=self._deliveries, submitted=self._submitted,
+        )  # fmt: skip
+
+    def _at_rest(self, ledger: Ledger, step: Step) -> bool:
+        answered = all(one.counters is not None for one in step.snapshots)
+        return step.settled and bool(step.snapshots) and answered and not disturbed(ledger, step)
+
+    def _disturbed(self, step: Step) -> None:
+        """The books are open again, and what cards know of windows is not known here."""
+        self._rest, self._calm_since_ns = None, step.ended_ns
+        for track in self.observer.tracks:
+            track.exact = False
+
+    def _next(self, evidence: Evidence) -> None:
+        step = evidence.step
+        if evidence.at_rest:
+            self._rest, self._rested = Rest(step.number, step.snapshots, step.wire), step.number
+            for host in evidence.hosts:
+                self.observer.give_up(host)
+        if evidence.at_rest or self._rest is None:
+            self._first = step.number + 1
+            self._frames, self._deliveries, self._submitted = [], [], []
+        if step.number % KEPT_STEPS == 0:
+            self.observer.forget(step.number - KEPT_STEPS)
 
 
-def _answers(step: Step) -> list[Violation]:
-    """A living host answers within its bound."""
-    return [Violation(46, step.number, text) for text in step.unanswered]
+def _note(told: list[Told], step: int) -> None:
+    """Every expiry, on its SA."""
+    for one in told:
+        if one.track is not None:
+            (one.track.hard_told if one.hard else one.track.soft_told).append(step)
 
 
-def _arrivals(step: Step) -> list[Violation]:
-    """What must arrive once everything is healed has arrived."""
-    return [
-        Violation(50, step.number, f"a packet did not arrive at host{host}, although {why}")
-        for _, host, packet, why in step.expected
-        if not any(one.host == host and one.packet == packet for one in step.delivered)
-    ]
+def disturbed(ledger: Ledger, step: Step) -> bool:
+    """Whether something happened in a step that no reference follows: a fault is armed, a card or
+    host was killed, stopped or reset, or somebody did not answer."""
+    armed = any(
+        one.step <= step.number and (one.healed_step is None or one.healed_step >= step.number)
+        for one in ledger.armed
+    )
+    lives = any(life.party != "link" for life in step.lives)
+    return armed or lives or bool(step.unanswered) or bool(step.restless)
 
 
 def make_judge() -> Judge:
-    """A judge that knows nothing yet."""
-    return Jury()
+    """A judge that knows nothing yet: one for every run."""
+    return Judge()

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiving side of the observer: what RFC 4303 3.4 makes of each frame at its host.
+
+Frames are judged in the order in which they entered the wire. Where a fault may have changed what
+arrives, or when, the tracks concerned are not `exact`, and only what holds in any order counts.
+"""
+
+from collections import defaultdict
+
+from host_driver.simulate.esp import Inside
+from host_driver.simulate.headers import ESP, NO_NEXT, Parsed, checksum_good, parse
+from host_driver.simulate.ledger import SaAsked
+from host_driver.simulate.opening import Opener, Pieces, esp_at, inner_of, marked, udp_end
+from host_driver.simulate.tracks import Fate, Seen, Track, Tracks
+from host_driver.simulate.window import Fate as Numbered
+
+
+class Receiver:
+    """Host `host`'s end of the wire."""
+
+    def __init__(self, host: int, opener: Opener) -> None:
+        self._host = host
+        self._opener = opener
+        self._pieces = Pieces()
+        self._coming: defaultdict[bytes, list[Seen]] = defaultdict(list)
+
+    def arrived(self, seen: Seen, tracks: Tracks) -> None:
+        """Judge a frame: sets `into`, `fate`, `number_in` and `arrived`."""
+        packet, parsed = seen.packet, seen.parsed
+        if packet is None:
+            return
+        if parsed is None:
+            seen.fate = Fate.MALFORMED
+            return
+        if parsed.proto == ESP and parsed.fragment:
+            seen.fate = Fate.PIECE
+            whole = self._pieces.add(self._host, packet, parsed)
+            found = parse(whole) if whole is not None else None
+            if whole is None or found is None:
+                return
+            packet, parsed = whole, found
+        at = esp_at(packet, parsed)
+        track = None if at is None else self._find(packet, parsed, at, tracks)
+        if track is None or at is None:
+            seen.fate = Fate.NO_SA if parsed.proto == ESP else Fate.CLEAR
+            seen.arrived = packet if seen.fate is Fate.CLEAR else None
+        elif not checksum_good(packet):
+            seen.fate = Fate.MALFORMED  # its header would be written anew
+        else:
+            seen.into = track
+            self._judge(seen, track, packet, parsed, at)
+        if seen.arrived is not None:
+            self._coming[seen.arrived].append(seen)
+
+    def brought(self, packet: bytes) -> tuple[Seen | None, bool]:
+        """The frame that brought a packet to the stack, and whether it had brought it before."""
+        candidates = self._coming.get(packet)
+        if not candidates:
+            return None, False
+        fresh = [seen for seen in candidates if not seen.delivered]
+        taken = [seen for seen in fresh if seen.fate in (Fate.TAKEN, Fate.CLEAR)]
+        if fresh:
+            return (taken or fresh)[0], False
+        return candidates[-1], True
+
+    def forget(self, before_step: int) -> None:
+        """Let go of frames that nobody can deliver any more."""
+        for packet in list(self._coming):
+            kept = [seen for seen in self._coming[packet] if seen.step >= before_step]
+            if kept:
+                self._coming[packet] = kept
+            else:
+                del self._coming[packet]
+
+    def _find(self, packet: bytes, parsed: Parsed, at: int, tracks: Tracks) -> Track | None:
+        """The SA of (destination, SPI): the newest that was accepted, if any is there."""
+        spi = int.from_bytes(packet[at : at + 4])
+        named = tracks.named(self._host, "in", spi)
+        found = [
+            track
+            for track in named
+            if track.target == parsed.dst
+            and (track.sa.encap is not None) == (parsed.proto != ESP)
+            and not track.sa.errno
+        ]
+        if found:
+            return found[-1]
+        for track in reversed(tracks.named(self._host, "out", spi)):
+            # Before SAs had a direction, software opened with what was made for sending, too.
+            if track.target == parsed.dst and not track.sa.errno:
+                track.exact = False
+                return track
+        return None
+
+    def _judge(self, seen: Seen, track: Track, packet: bytes, parsed: Parsed, at: int) -> None:
+        """RFC 4303 3.4.2 to 3.4.4, after the limit that RFC 4301 4.4.2.1 sets."""
+        sa, end = track.sa, udp_end(packet, parsed)
+        body = packet[at:end]
+        if len(body) < 8 + 8 + 2 + sa.icv_bytes or end > parsed.end:
+            seen.fate = Fate.SHORT
+            return
+        low = int.from_bytes(body[4:8])
+        seen.number_in = track.window.number(low)
+        seen.behind = seen.number_in <= track.window.top
+        fresh = track.window.judge(low) is Numbered.FRESH
+        inside = self._opener.open(sa, body, seen.number_in >> 32 if sa.esn else None)
+        seen.arrived = self._packet(sa, packet, parsed, inside)
+        seen.size = 0 if isinstance(inside, str) else len(inside.payload)
+        track.came += not isinstance(inside, str) or inside == "trailer"
+        if track.limit_reached():
+            seen.fate = Fate.LIMIT
+        elif not fresh:
+            seen.fate = Fate.REPLAY
+        elif inside == "integrity":
+            seen.fate = Fate.INTEGRITY
+            track.forged |= seen.number_in > track.window.top
+        else:
+            self._take(seen, track)
+
+    def _take(self, seen: Seen, track: Track) -> None:
+        """Authentic and fresh: only now the window moves and the packet counts (INV-19)."""
+        track.window.take(seen.number_in)
+        track.taken += 1
+        track.taken_bytes += seen.size
+        seen.fate = Fate.TAKEN if seen.arrived is not None else Fate.TRAILER
+        if track.limit_reached() and track.limit_ns is None:
+            track.limit_ns = seen.frame.time
+
+    def _packet(
+        self, sa: SaAsked, packet: bytes, parsed: Parsed, inside: Inside | str
+    ) -> bytes | None:
+        """What the stack gets; None where nothing authentic is in it, or a dummy (RFC 4303 2.6)."""
+        if isinstance(inside, str) or inside.next_header == NO_NEXT:
+            return None
+        inner = inner_of(sa, packet, parsed, inside)
+        if inner is None or sa.mode == "transport":
+            return inner
+        return marked(inner, packet)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Object lifecycle: invariants 38 to 45. The census of a card is what users asked for, exactly."""
+
+import errno
+from collections.abc import Iterator
+
+from host_driver.simulate.evidence import Evidence, serves
+from host_driver.simulate.headers import parse
+from host_driver.simulate.invariants.registry import invariant
+from host_driver.simulate.ledger import PolicyAsked, SaAsked
+from host_driver.simulate.rulings import Standing, standing
+from proto import netlink
+from proto.caps import Caps, parse_card
+from proto.xfrm import Msg
+
+HEALED_S = 30  # what audits and retries may take once nothing disturbs them any more
+# Refused by the core without a word, as by the kernel; all others say why.
+SPEECHLESS = (errno.EEXIST, errno.ESRCH, errno.ENOENT, errno.EHOSTDOWN)
+
+
+def expected(ev: Evidence, host: int) -> dict[str, int]:
+    """The census of a card that has exactly what is asked of it."""
+    sas = [sa for sa in ev.ledger.live_sas(host) if sa.offload != "none" and not sa.errno]
+    steered = [sa for sa in sas if sa.offload == "packet" or sa.direction == "in"]
+    return {
+        "keys": len(sas),
+        "sas": len(sas),
+        "rules_sa": len(steered),
+        "rules_policy": sum(1 for policy in ev.ledger.live_policies(host) if policy.offload),
+    }
+
+
+def surplus(ev: Evidence, host: int) -> dict[str, int]:
+    """By kind, what a card has beyond that (below 0: lacks). Empty where nobody can tell yet."""
+    census = ev.step.snapshots[host].census if ev.step.snapshots else None
+    caps = parse_card(ev.ledger.card)
+    if not ev.at_rest or census is None or not caps.crypto or not ev.settled_s(HEALED_S):
+        return {}
+    want = expected(ev, host)
+    return {kind: census.get(kind, 0) - count for kind, count in want.items()}
+
+
+@invariant(38, "A failed add leaves nothing")
+def failed_add_leaves_nothing(ev: Evidence) -> Iterator[str]:
+    """After a refused request the census is that of what was accepted."""
+    refused = {sa.host: sa.text for sa in ev.ledger.sas if _refused(ev, sa.asked_step, sa.errno)}
+    refused |= {
+        policy.host: policy.text
+        for policy in ev.ledger.policies
+        if _refused(ev, policy.asked_step, policy.errno)
+    }
+    for host, text in refused.items():
+        if left := {kind: more for kind, more in surplus(ev, host).items() if more > 0}:
+            yield f"host{host} refused an object ({text}), card{host} has {left} too many"
+
+
+def _refused(ev: Evidence, asked_step: int, error: int) -> bool:
+    return bool(error) and ev.span.first <= asked_step <= ev.step.number
+
+
+@invariant(39, "Full delete")
+def full_delete(ev: Evidence) -> Iterator[str]:
+    """Keys, SAs, rules and policies on a card are those that are asked for and not taken back, one
+    for one; in the end none. Whatever was deleted twice was an error, never more."""
+    for host in ev.hosts:
+        if left := {kind: more for kind, more in surplus(ev, host).items() if more > 0}:
+            yield f"card{host} has {left} more than is asked of it"
+
+
+@invariant(40, "Delete is final")
+def delete_is_final(ev: Evidence) -> Iterator[str]:
+    """Once a moment of rest has followed the delete of an SA, nothing is sealed or delivered by it:
+    in-flight packets have until then."""
+    for seen in ev.sent():
+        if seen.out is not None and _deleted(ev, seen.out.sa):
+            yield f"{seen.out} was deleted in step {seen.out.sa.removed_step} and sent {seen}"
+    for delivered, seen in ev.observer.matched:
+        track = seen.into
+        if track is not None and _deleted(ev, track.sa) and ev.rested < seen.step:
+            gone = track.sa.removed_step
+            yield f"{track} is gone since step {gone}, host{delivered.host} got {seen}"
+
+
+def _deleted(ev: Evidence, sa: SaAsked) -> bool:
+    return sa.removed_step is not None and not sa.remove_errno and ev.surely_gone(sa)
+
+
+@invariant(41, "Handles are fresh")
+def handles_are_fresh(ev: Evidence) -> Iterator[str]:
+    """No two objects of a driver have had the same handle."""
+    for host, calls in enumerate(ev.step.trace):
+        for call in calls:
+            handle, number = call.get("handle", 0), call["object"]
+            kind = "policy" if "policy" in call["call"] else "state"
+            if handle and ev.observer.handles.setdefault((host, kind, handle), number) != number:
+                yield f"host{host}: handle {handle} of {kind} {number} was another's"
+
+
+@invariant(42, "Refusals say why and do nothing")
+def refusals_do_nothing(ev: Evidence) -> Iterator[str]:
+    """A refused request has a known errno and a text, and nobody is told of a new object."""
+    everything: list[SaAsked | PolicyAsked] = [*ev.ledger.sas, *ev.ledger.policies]
+    for asked in everything:
+        if asked.asked_step != ev.step.number or not asked.errno:
+            continue
+        if asked.errno not in errno.errorcode:
+            yield f"errno {asked.errno} of a refused request is none"
+        elif not asked.text and asked.errno not in SPEECHLESS:
+            yield f"a request was refused with {errno.errorcode[asked.errno]} without a text"
+    if ev.step.action.startswith("Refused") and not ev.step.errno and not ev.step.unanswered:
+        yield f"a request that cannot be met was accepted: {ev.step.action}"
+    refused = [
+        sa for sa in ev.ledger.sas if sa.asked_step == ev.step.number and sa.errno
+    ]  # fmt: skip
+    spis = {
+        (notice.host, message.payload[72:76])
+        for notice in ev.step.notices
+        for message in netlink.messages(notice.message)
+        if message.type == Msg.NEWSA
+    }
+    for sa in refused:
+        twin = any(o.errno == 0 and (o.host, o.spi) == (sa.host, sa.spi) for o in ev.ledger.sas)
+        if (sa.host, sa.spi.to_bytes(4)) in spis and not twin:
+            yield f"host{sa.host} refused SA {sa.number} and told of a new one"
+
+
+@invariant(43, "Capabilities are honest")
+def capabilities_honest(ev: Evidence) -> Iterator[str]:
+    """An SA within what the card's page promises is accepted while there is room, one beyond it is
+    refused."""
+    if ev.ledger.faulty or not ev.step.snapshots:
+        return
+    caps = parse_card(ev.ledger.card)
+    for sa in ev.ledger.sas:
+        if sa.asked_step != ev.step.number or sa.offload != "packet" or not sa.answered_ns:
+            continue
+        promised = _promised(caps, sa)
+        if sa.errno == 0 and not promised:
+            yield f"SA {sa.number} is beyond what card {caps.name} offers, and was accepted"
+        if sa.errno in (errno.EINVAL, errno.EOPNOTSUPP) and promised and _plain(ev, sa):
+            yield f"SA {sa.number} is what card {caps.name} offers, and was refused: {sa.text}"
+
+
+def _promised(caps: Caps, sa: SaAsked) -> bool:
+    window = sa.window if sa.direction == "in" else 0
+    listed = not caps.replay_windows or window in (0, *caps.replay_windows)
+    return (
+        caps.packet
+        and 8 * (len(sa.key) - 4) in caps.key_bits
+        and sa.icv_bytes in caps.icv_bytes
+        and (caps.esn or not sa.esn)
+        and (not sa.esn or sa.direction == "out" or window > 0)
+        and (caps.tunnel or sa.mode == "transport")
+        and (caps.espinudp or sa.encap is None)
+        and listed
+        and window <= caps.replay_window_max
+    )
+
+
+def _plain(ev: Evidence, sa: SaAsked) -> bool:
+    """Whether only the card could refuse it: early kernels want a window of ESN out, too."""
+    caps = parse_card(ev.ledger.card)
+    return not caps.strict and sa.encap is None and not (sa.esn and sa.direction == "out")
+
+
+@invariant(45, "Rekey continuity")
+def rekey_continuity(ev: Evidence) -> Iterator[str]:
+    """Make before break, without faults: every packet of the step arrives, and once both new SAs
+    are there the new one seals."""
+    if not ev.step.action.startswith("Rekey") or ev.step.errno or not ev.balanced:
+        return
+    if ev.rested != ev.step.number - 1:
+        return
+    for one in ev.step.submitted:
+        parsed = parse(one.packet)
+        if one.errno or parsed is None:
+            continue
+        if not _continues(ev, one.host):
+            continue
+        came = [d for d, seen in ev.observer.matched if seen.submitted is one]
+        if not came:
+            yield f"host{one.host} rekeyed in step {ev.step.number} and lost a packet"
+
+
+def _continues(ev: Evidence, host: int) -> bool:
+    """Whether old and new SAs of the rekey are free of limits, and policies ask for them."""
+    made = [sa for sa in ev.ledger.sas if sa.asked_step == ev.step.number and not sa.errno]
+    taken = [sa for sa in ev.ledger.sas if sa.removed_step == ev.step.number]
+    if len(made) != 2 or len(taken) != 2 or ev.touched(0) or ev.touched(1):
+        return False
+    exact = all(ev.observer.tracks.of(sa).exact for sa in (*made, *taken))
+    limited = any(
+        limit is not None
+        for sa in (*made, *taken)
+        for limit in (sa.limits.hard_packets, sa.limits.hard_bytes, sa.limits.hard_seconds)
+    )
+    policies = [p for p in ev.ledger.policies if standing(p, ev.span) is not Standing.NO]
+    asked = {sa.host: False for sa in made}
+    for sa in made:
+        same = [p for p in policies if (p.host, p.direction) == (sa.host, sa.direction)]
+        asked[sa.host] = bool(same) and all(
+            p.verdict == "protect" and serves(sa, p) and p.offload == (sa.offload == "packet")
+            for p in same
+            if p.reqid == sa.reqid or p.verdict != "protect"
+        )  # fmt: skip
+    return exact and not limited and all(asked.values()) and host in asked

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits: invariants 22 to 29. Counted by what the wire shows, told by EXPIRE messages."""
+
+from collections.abc import Iterator
+
+from host_driver.simulate.evidence import SECOND_NS, Evidence
+from host_driver.simulate.invariants.registry import invariant
+from host_driver.simulate.ledger import SaAsked
+from host_driver.simulate.rulings import Standing
+from host_driver.simulate.tracks import Fate, Track
+from host_driver.simulate.window import SPACE
+
+POLL_S = 10  # twice what events, counters and the reconcile tick need to tell of a limit
+HINTS = ("events", "ring.counters")  # sites whose faults only delay what the host learns
+
+
+@invariant(22, "The hard packet limit is exact")
+def hard_packets_exact(ev: Evidence) -> Iterator[str]:
+    """At most so many packets as the hard limit says are sealed by an SA, or opened and delivered,
+    whatever the card's counters are wide."""
+    for track, count in _moved(ev):
+        hard = track.limit("hard_packets")
+        if hard is not None and count > hard:
+            yield f"{track} processed {count} packets, its hard limit is {hard}"
+    for delivered, seen in ev.observer.matched:
+        if seen.fate is Fate.LIMIT and seen.into is not None and seen.into.exact:
+            yield f"host{delivered.host} got number {seen.number_in:#x} beyond {seen.into}'s limit"
+
+
+def _moved(ev: Evidence) -> Iterator[tuple[Track, int]]:
+    """SAs that moved packets in this step, and how many in all."""
+    out = {seen.out for seen in ev.sent() if seen.out is not None}
+    into = {seen.into for _, seen in ev.observer.matched if seen.into is not None}
+    for track in ev.tracks():
+        if track in out:
+            yield track, track.sent
+        elif track in into:
+            yield track, track.delivered.total()
+
+
+@invariant(23, "The hard byte limit is bounded")
+def hard_bytes_bounded(ev: Evidence) -> Iterator[str]:
+    """No packet is processed once the bytes before it have reached the hard limit: the overshoot is
+    one packet, for the card counts every one."""
+    for track, _ in _moved(ev):
+        hard = track.limit("hard_bytes")
+        moved = track.sent_bytes if track.sa.direction == "out" else track.delivered_bytes
+        if hard is not None and moved - track.last_bytes >= hard:
+            yield f"{track} processed {moved} bytes, its hard limit is {hard}"
+
+
+@invariant(24, "Expired stays expired")
+def expired_stays(ev: Evidence) -> Iterator[str]:
+    """After its hard expiry an SA seals and delivers nothing, whatever follows."""
+    for seen in ev.sent():
+        if seen.out is not None and seen.out.hard_told and ev.surely_gone(seen.out.sa):
+            yield f"{seen.out} expired in step {seen.out.hard_told[0]} and sent {seen.number:#x}"
+    for delivered, seen in ev.observer.matched:
+        track = seen.into
+        if track is not None and track.hard_told and _gone_before(ev, track.sa, seen.step):
+            yield f"{track} expired in step {track.hard_told[0]}: host{delivered.host} got {seen}"
+
+
+def _gone_before(ev: Evidence, sa: SaAsked, step: int) -> bool:
+    """Whether it was surely gone when a frame came."""
+    return ev.surely_gone(sa) and ev.rested < step
+
+
+@invariant(25, "Soft before hard, once")
+def soft_before_hard(ev: Evidence) -> Iterator[str]:
+    """A soft limit is told once (and once more after every update), and it is told by the time that
+    everything rests, while the hard one is still to come."""
+    for one in ev.told:
+        track = one.track
+        if track is None or one.hard:
+            continue
+        if len(track.soft_told) > 1 + len(track.sa.updates):
+            yield f"{track} told its soft limit in steps {track.soft_told}"
+    if not ev.balanced:
+        return
+    for track in ev.tracks():
+        soft, sa = track.limit("soft_packets"), track.sa
+        if soft is None or sa.updates or not track.exact or track.soft_told or track.hard_told:
+            continue
+        if ev.standing(sa) is Standing.SURE and _count(track) >= soft and not track.limit_reached():
+            yield f"{track} processed {_count(track)} packets, soft limit {soft} was not told"
+
+
+def _count(track: Track) -> int:
+    """Packets that the one who looks at limits has counted: the core looks before it counts, so
+    that without packet offload the last one is not looked at yet (LIFE-16)."""
+    count = track.sent if track.sa.direction == "out" else track.taken
+    return count if track.sa.offload == "packet" else count - 1
+
+
+@invariant(26, "Hard once")
+def hard_once(ev: Evidence) -> Iterator[str]:
+    """A hard limit is told once, and is told by the time that everything rests; the driver hears
+    of one deletion."""
+    for one in ev.told:
+        if one.track is not None and one.hard and len(one.track.hard_told) > 1:
+            yield f"{one.track} expired hard in steps {one.track.hard_told}"
+    if ev.balanced:
+        for track in ev.tracks():
+            if _overdue(ev, track):
+                yield f"{track} has reached its hard limit, and nobody was told"
+    for host, calls in enumerate(ev.step.trace):
+        deleted = [c["object"] for c in calls if c["call"] == "xdo_dev_state_delete"]
+        twice = {number for number in deleted if deleted.count(number) > 1}
+        for number in sorted(twice):
+            yield f"host{host} deleted object {number} of its driver twice"
+
+
+def _overdue(ev: Evidence, track: Track) -> bool:
+    """Whether a hard limit of a packet-offload SA was reached and it is still there."""
+    return (
+        track.exact
+        and track.sa.offload == "packet"
+        and not track.sa.updates
+        and track.limit_ns is not None
+        and not track.hard_told
+        and ev.standing(track.sa) is Standing.SURE
+    )
+
+
+@invariant(27, "Lost events change nothing")
+def event_loss_tolerated(ev: Evidence) -> Iterator[str]:
+    """With events and counters dropped, doubled, late or broken, a reached hard limit is told
+    within the poll bound."""
+    if not ev.only_broken(HINTS):
+        return
+    for track in ev.tracks():
+        late = track.limit_ns is not None and ev.step.ended_ns - track.limit_ns
+        if (
+            track.sa.direction == "out"
+            and track.sa.offload == "packet"
+            and not track.sa.updates
+            and not track.hard_told
+            and ev.standing(track.sa) is Standing.SURE
+            and late is not False
+            and late > POLL_S * SECOND_NS
+        ):
+            yield f"{track} reached its hard limit {late / SECOND_NS:.0f} s ago, nobody was told"
+
+
+@invariant(28, "Limits are told where they are")
+def told_where_they_are(ev: Evidence) -> Iterator[str]:
+    """An SA expires hard with exactly its hard limit of packets counted, soft not before the soft
+    one, where packets alone can expire it."""
+    for one in ev.told:
+        track = one.track
+        if track is None or not _packets_alone(track.sa) or ev.lived(track.sa):
+            continue
+        if track.exhausted:
+            continue  # its sequence numbers are used up: that expires it, too (RFC 4303 3.3.3)
+        packets, limits = one.expire.state.curlft.packets, track.sa.limits
+        if one.hard and packets != limits.hard_packets:
+            yield f"{track} expired hard at {packets} packets, not {limits.hard_packets}"
+        soft = limits.soft_packets
+        if not one.hard and (soft is None or packets < soft):
+            yield f"{track} told its soft limit at {packets} packets, not {soft}"
+
+
+def _packets_alone(sa: SaAsked) -> bool:
+    limits = sa.limits
+    others = (limits.soft_bytes, limits.hard_bytes, limits.soft_seconds, limits.hard_seconds)
+    return not sa.updates and others == (None,) * 4
+
+
+@invariant(29, "The high half is the reference's")
+def high_half_agrees(ev: Evidence) -> Iterator[str]:
+    """With ESN every packet sent carries in its ICV the high half that the reference expects, and
+    none is refused inward because the receiver took another."""
+    for seen in ev.sent():
+        if seen.expected_high is not None and seen.number // SPACE != seen.expected_high:
+            due = seen.expected_high
+            yield f"{seen.out} sealed number {seen.number:#x}, high half {due} was due"
+    for seen in ev.missing():
+        track = seen.into
+        if track is not None and track.sa.esn and seen.number_in >= SPACE:
+            yield f"refused with its high half: number {seen.number_in:#x} of {track}"

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control path and recovery: invariants 46 to 54."""
+
+from collections.abc import Iterator
+
+from host_driver.simulate.evidence import Evidence
+from host_driver.simulate.invariants.lifecycle import surplus
+from host_driver.simulate.invariants.registry import invariant
+from host_driver.simulate.rulings import gone_step
+from host_driver.simulate.tracks import Track
+
+FRESH = ("restart", "reset-firmware")
+
+
+@invariant(46, "Every command terminates")
+def commands_terminate(ev: Evidence) -> Iterator[str]:
+    """A living host answers every question within its bound, whatever its card does; without a
+    disturbance everything comes to rest."""
+    yield from ev.step.unanswered
+    if ev.step.restless and ev.calm_s > 0 and not ev.ledger.faulty:
+        yield ev.step.restless
+
+
+@invariant(47, "An error has no effect, or is found")
+def error_has_no_effect(ev: Evidence) -> Iterator[str]:
+    """After faults of the mailbox or the tables are healed, the audit leaves on a card what was
+    accepted, and nothing that a failed command may have made."""
+    if not ev.ledger.armed:
+        return
+    for host in ev.hosts:
+        if left := {kind: more for kind, more in surplus(ev, host).items() if more > 0}:
+            yield f"card{host} still has {left} that nobody was told of"
+
+
+@invariant(49, "A crash leaves all or nothing")
+def crash_leaves_all_or_nothing(ev: Evidence) -> Iterator[str]:
+    """After a new boot of a card no SA of before seals or opens a packet, and the host knows: each
+    is told as expired, or was taken back. What a host believes to be on its card is there."""
+    for seen in ev.sent():
+        if seen.out is not None and _of_an_earlier_boot(ev, seen.out, seen.frame.time):
+            yield f"{seen.out} is of an earlier boot of its card and sent {seen}"
+    for host in ev.hosts:
+        if short := {kind: -less for kind, less in surplus(ev, host).items() if less < 0}:
+            yield f"card{host} lacks {short} that its host believes to be there"
+
+
+def _of_an_earlier_boot(ev: Evidence, track: Track, time_ns: int) -> bool:
+    """Whether the card of an offloaded SA booted anew between the SA's request and a frame."""
+    sa = track.sa
+    return sa.offload != "none" and any(
+        life.host == sa.host and life.party == "card" and life.what in FRESH and not life.errno
+        and sa.asked_ns < life.time_ns < time_ns
+        for step in (*ev.ledger.steps[sa.asked_step :], ev.step)
+        for life in step.lives
+    )  # fmt: skip
+
+
+@invariant(50, "Recovery ends")
+def recovery_ends(ev: Evidence) -> Iterator[str]:
+    """Once everything is healed and everybody is back, what both ends still protect works again:
+    with fresh SAs its packets arrive."""
+    got = [(one.host, one.packet) for one in ev.step.delivered]
+    for one in ev.step.expected:
+        if (one.host, one.packet) not in got:
+            yield f"host{one.host} did not get a packet in step {one.step}: {one.why}"
+
+
+@invariant(51, "Handlers are idempotent")
+def handlers_idempotent(ev: Evidence) -> Iterator[str]:
+    """Doubled and late events tell nobody twice, and bring back no SA."""
+    if not ev.may_break("events"):
+        return
+    for one in ev.told:
+        track = one.track
+        if track is None:
+            continue
+        if len(track.hard_told) > 1 or len(track.soft_told) > 1 + len(track.sa.updates):
+            yield f"{track} was told hard in steps {track.hard_told}, soft in {track.soft_told}"
+        if track.sa.removed_step is not None and ev.surely_gone(track.sa):
+            yield f"{track} was taken back in step {gone_step(track.sa)}, and expired now"
+
+
+@invariant(52, "Rings keep their bounds")
+def rings_keep_bounds(ev: Evidence) -> Iterator[str]:
+    """What a card has done with descriptors is never more than it was given, and what a host took
+    never more than the card delivered."""
+    for snapshot in ev.step.snapshots:
+        one = snapshot.counters
+        if one is None:
+            continue
+        drops = sum(count for name, count in one.items() if name.startswith("tx_drop_"))
+        if one.get("tx_packets", 0) + drops > one.get("tx_descriptors", 0):
+            yield f"card{snapshot.host} is done with more descriptors than it was given"

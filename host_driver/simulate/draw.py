@@ -212,7 +212,7 @@ class Drawer:
 
     def _attack(self) -> list[AnyAction]:
         rng = self.rng
-        number = rng.choice((rng.randrange(400), rng.randrange(1 << 14), 1 << 31, (1 << 32) - 40))
+        number = rng.choice((rng.randrange(40), rng.randrange(1 << 14), 1 << 31, (1 << 32) - 40))
         return [
             Attack(
                 kind=rng.choice(ATTACKS), host=rng.randrange(2), frame=self._pick(), number=number,

@@ -61,7 +61,10 @@ class Esp:
     def body(self, inner: bytes, following: int, seq: int, iv: bytes | None = None) -> bytes:
         """ESP header, IV, ciphertext and ICV."""
         pad = -(len(inner) + TRAILER_BYTES) % 4
-        clear = inner + bytes(range(1, pad + 1)) + bytes((pad, following))
+        return self.sealed(inner + bytes(range(1, pad + 1)) + bytes((pad, following)), seq, iv)
+
+    def sealed(self, clear: bytes, seq: int, iv: bytes | None = None) -> bytes:
+        """The same for a payload that has its trailer already, a right one or a wrong one."""
         iv = iv or struct.pack(">II", self.high or 0, seq)
         sealer = self._cipher(modes.GCM(self._nonce(iv))).encryptor()
         sealer.authenticate_additional_data(self._aad(seq))

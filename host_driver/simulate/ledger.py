@@ -21,7 +21,8 @@ Verdict = Literal["protect", "block", "bypass"]
 Phase = Literal["run", "healed", "end"]
 
 # Why a frame was put on the wire by nobody's card.
-Origin = Literal["replay", "bitflip", "clear", "forged", "stray"]
+# An insider has the key: its frames are sealed as the peer would seal them.
+Origin = Literal["replay", "bitflip", "clear", "forged", "stray", "insider"]
 
 
 class Violation(msgspec.Struct, frozen=True):

@@ -43,6 +43,7 @@ class Player:
         self.step = Step(0, "run", "", lab.now_ns())
         self.running = set(range(len(lab.hosts)))
         self.cards = set(self.running)
+        self.insiders: dict[int, int] = {}  # by number of the SA: how far insiders have counted
         self._patience = 0  # steps until it is worth to wait again
         self.featured = set(self.running)
         self.stopped: set[tuple[str, int]] = set()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from host_driver.conformance.packets import frame as ethernet
 from host_driver.conformance.packets import ip
 from host_driver.lab.wire import Frame
-from host_driver.simulate import traffic
+from host_driver.simulate import play_insider, traffic
 from host_driver.simulate.actions import Attack, Send
 from host_driver.simulate.flows import FLOWS
 from host_driver.simulate.ledger import Injected, Origin
@@ -133,6 +133,10 @@ def _stray(player: Player, action: Attack) -> list[bytes]:
     return [_framed(player, action, ip(body, ESP, source, target))] * action.count
 
 
+def _insider(player: Player, action: Attack) -> list[bytes]:
+    return [_framed(player, action, packet) for packet in play_insider.sealed(player, action)]
+
+
 def _framed(player: Player, action: Attack, packet: bytes) -> bytes:
     return ethernet(packet, player.hosts[action.host].nic.mac)
 
@@ -146,5 +150,6 @@ ATTACKS: dict[str, tuple[Origin, Callable[[Player, Attack], list[bytes]]]] = {
     "reflected": ("stray", _reflected),
     "clear": ("clear", _clear),
     "stray": ("stray", _stray),
+    **dict.fromkeys(play_insider.INSIDE, ("insider", _insider)),
 }
 KINDS = tuple(ATTACKS)

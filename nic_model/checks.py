@@ -18,26 +18,32 @@ from proto.commands import (
     OUT,
     CreatePolicyRule,
     CreateSa,
+    ListObjects,
+    ObjectKind,
     Selector,
     SetLimits,
     SetPort,
 )  # fmt: skip
 from proto.limits import MTU_MAX, MTU_MIN, REPLAY_WINDOW_MAX, SPI_MIN
-from proto.status import Status, Syndrome
+from proto.status import Delivery, Status, Syndrome
 from proto.xfrm import AF_INET, AF_INET6, AF_UNSPEC, MODE_TRANSPORT, MODE_TUNNEL
 
 ADDRESS_BYTES = 16
 SALT_BYTES = 4  # RFC 4106 section 4
-U8, U16, U32 = (1 << 8) - 1, (1 << 16) - 1, (1 << 32) - 1
+U8, U16, U32, U64 = (1 << 8) - 1, (1 << 16) - 1, (1 << 32) - 1, (1 << 64) - 1
 PORT_PROTOCOLS = (*WITH_PORTS, *WITH_TYPES)
 ADDRESS_BITS = {AF_UNSPEC: 0, AF_INET: 32, AF_INET6: 128}
 
 
 class Refused(Exception):
-    """The firmware says no. Nothing has changed when this is raised."""
+    """The firmware says no. Nothing has changed when this is raised. With another `delivery` than
+    OK the command did not even reach it."""
 
-    def __init__(self, status: Status, syndrome: Syndrome, text: str) -> None:
+    def __init__(
+        self, status: Status, syndrome: Syndrome, text: str, delivery: Delivery = Delivery.OK
+    ) -> None:
         super().__init__(text)
+        self.delivery = delivery
         self.status = status
         self.syndrome = syndrome
         self.text = text
@@ -80,6 +86,19 @@ def _direction(what: str, direction: int) -> None:
 def _address(what: str, name: str, address: bytes) -> None:
     if len(address) != ADDRESS_BYTES:
         _bad(Syndrome.FAMILY, f"{what}: {name} has {len(address)} bytes, not {ADDRESS_BYTES}")
+
+
+def check_cookie(cookie: int) -> None:
+    """The driver's mark on an object."""
+    _within("object", "cookie", cookie, 0, U64)
+
+
+def check_list(command: ListObjects) -> None:
+    """What a page of objects is asked for."""
+    if command.kind not in tuple(ObjectKind):
+        _bad(Syndrome.FIELD, f"list: kind {command.kind} is not in {_list(ObjectKind)}")
+    _within("list", "row", command.after, 0, U32)
+    check_cookie(command.cookie)
 
 
 def check_key(bits: int, caps: Caps) -> None:
@@ -149,6 +168,7 @@ def check_sa(command: CreateSa, caps: Caps) -> None:
     check_sequence(what, command.seq, esn=command.esn)
     _window(what, command, caps)
     check_limits(what, command)
+    check_cookie(command.cookie)
     _encap(what, command, caps)
 
 
@@ -243,6 +263,7 @@ def check_policy(command: CreatePolicyRule, caps: Caps) -> None:
         _bad(Syndrome.FIELD, f"{what}: action {command.action} is neither {ALLOW} nor {BLOCK}")
     _within(what, "reqid", command.reqid, 0, U32)
     _within(what, "spi", command.spi, 0, U32)
+    check_cookie(command.cookie)
     _template(what, command, caps)
 
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from nic_model.handles import Rows
 from nic_model.mailbox import LoadKey
-from nic_model.objects import Objects, Rows
+from nic_model.objects import Objects
 from proto import commands as c
 from proto.faults import BEFORE, FaultTable, Fired, parse_status
 

@@ -23,9 +23,10 @@ from nic_model import checks, mailbox, tables
 from nic_model.checks import Refused
 from nic_model.command_faults import SITE_COMMAND, CommandFaults, Verdict, altered
 from nic_model.events import EventQueue
+from nic_model.handles import Handle
 from nic_model.mailbox import LoadKey
 from nic_model.management import Management
-from nic_model.objects import Handle, Objects
+from nic_model.objects import Objects
 from nic_model.port import Port
 from nic_model.queues import Output, Queues
 from proto import commands as c
@@ -34,7 +35,7 @@ from proto.faults import FaultTable, Released
 from proto.faults.held import Data
 from proto.frame import Channel, FrameError, Kind, Message, pack, unpack
 from proto.hello import Hello
-from proto.limits import MAILBOX_SLOTS, MTU_DEFAULT
+from proto.limits import MTU_DEFAULT
 from proto.link.dma import Dma
 from proto.link.ring import RingError
 from proto.status import Status, Syndrome
@@ -71,7 +72,7 @@ class Firmware:
         self._greeted = False
         self._epochs: deque[int] = deque(maxlen=EPOCHS_KEPT)
         self._rng = rng
-        self._answered: dict[int, c.Reply] = {}
+        self._tokens = mailbox.Tokens()
         self._output: Output = []
         self._messages: dict[tuple[Channel, Kind], Callable[[Message], None]] = {
             (Channel.MAILBOX, Kind.COMMAND): self._mailbox,
@@ -98,6 +99,7 @@ class Firmware:
             c.DestroyRule: self._destroy_rule,
             c.QueryCounters: self._query_counters,
             c.QueryCensus: self._query_census,
+            c.ListObjects: self._list_objects,
             c.SetPort: self._set_port,
             c.Fence: self._fence,
             c.Teardown: self._teardown,
@@ -187,13 +189,14 @@ class Firmware:
         token = 0
         try:
             token, raw = mailbox.open_envelope(message.body)
-            reply = self._answered.get(token % MAILBOX_SLOTS)
-            if message.epoch != self.epoch or reply is None or reply.token != token:
+            known = message.epoch == self.epoch
+            reply = self._tokens.repeated(token, len(message.body)) if known else None
+            if reply is None:
                 reply = altered(self._execute(token, raw, verdict), verdict)
         except Refused as refused:
             reply = self._refuse(token, refused)
-        if token:
-            self._answered[token % MAILBOX_SLOTS] = reply
+        if message.epoch == self.epoch:
+            self._tokens.keep(reply)
         body = msgspec.msgpack.encode(reply)
         if verdict.answer:
             answer = pack(Kind.REPLY, body, epoch=message.epoch)
@@ -218,7 +221,9 @@ class Firmware:
 
     def _refuse(self, token: int, refused: Refused) -> c.Reply:
         self.counters["cmd_refused"] += 1
-        return c.Reply(token, refused.status, refused.syndrome, refused.text)
+        return c.Reply(
+            token, refused.status, refused.syndrome, refused.text, delivery=refused.delivery
+        )
 
     def _flush(self) -> None:
         """Hand over what the queues hold; events come after the counters they hint at."""
@@ -240,7 +245,7 @@ class Firmware:
         self._flush()
         self.epoch = command.epoch
         self._epochs.append(command.epoch)
-        self._answered.clear()
+        self._tokens.clear()
         self.objects.teardown()
         self.queues.restart(command.epoch)
         self.events.restart(command.epoch)
@@ -252,7 +257,8 @@ class Firmware:
 
     def _create_key(self, token: int, command: LoadKey) -> c.Reply:
         checks.check_key(len(command.key) * 8, self.caps)
-        return self._created(token, self.objects.create_key(command.key))
+        checks.check_cookie(command.cookie)
+        return self._created(token, self.objects.create_key(command.key, command.cookie))
 
     def _destroy_key(self, token: int, command: c.DestroyKey) -> c.Reply:
         self.objects.destroy_key(command.handle)
@@ -288,7 +294,8 @@ class Firmware:
         return c.Reply(token, sa=self.objects.query_sa(command.handle))
 
     def _create_sa_rule(self, token: int, command: c.CreateSaRule) -> c.Reply:
-        return self._created(token, self.objects.create_sa_rule(command.sa))
+        checks.check_cookie(command.cookie)
+        return self._created(token, self.objects.create_sa_rule(command.sa, command.cookie))
 
     def _create_policy_rule(self, token: int, command: c.CreatePolicyRule) -> c.Reply:
         checks.check_policy(command, self.caps)
@@ -303,6 +310,11 @@ class Firmware:
 
     def _query_census(self, token: int, _: c.QueryCensus) -> c.Reply:
         return c.Reply(token, values=self.objects.census())
+
+    def _list_objects(self, token: int, command: c.ListObjects) -> c.Reply:
+        checks.check_list(command)
+        objects, following = self.objects.list(command)
+        return c.Reply(token, values={"next": following}, objects=objects)
 
     def _set_port(self, token: int, command: c.SetPort) -> c.Reply:
         checks.check_port(command, self.port.mac)

@@ -3,6 +3,11 @@
 
 The key of a CREATE_KEY is decoded as a view into the message, so the card makes no copy of it, and
 whoever owns the message can wipe it (`wipe`).
+
+Tokens keep commands apart (`Tokens`). For each slot the last one counts:
+
+    newer token   executed, its reply kept      the same again   the reply is repeated, not the work
+    older token   not executed: it was held up on the way, and its slot belongs to another by now
 """
 
 from typing import Any, Union, get_args
@@ -10,9 +15,10 @@ from typing import Any, Union, get_args
 import msgspec
 
 from nic_model.checks import Refused
-from proto.commands import AnyCommand, Command, CreateKey, InitFunction
+from proto.commands import AnyCommand, Command, CreateKey, InitFunction, Reply
 from proto.frame import Kind, Message
-from proto.status import Status, Syndrome
+from proto.limits import MAILBOX_GENERATIONS, MAILBOX_MESSAGE_BYTES, MAILBOX_SLOTS
+from proto.status import Delivery, Status, Syndrome
 
 _NAME_CHARS = 40  # of an unknown opcode, in the text of the refusal
 
@@ -21,6 +27,7 @@ class LoadKey(Command, tag="CreateKey"):
     """CREATE_KEY as the card reads it: `key` lies in the message."""
 
     key: memoryview
+    cookie: int = 0
 
     def __repr__(self) -> str:
         return f"LoadKey(<{len(self.key) * 8} bits>)"
@@ -91,6 +98,44 @@ def takes_card(message: Message) -> bool:
     except Refused:
         return False
     return isinstance(command, InitFunction) and command.epoch == message.epoch
+
+
+class Tokens:
+    """What was answered last in each slot; one reply a slot is all that is kept."""
+
+    def __init__(self) -> None:
+        self._answered: dict[int, Reply] = {}
+
+    def repeated(self, token: int, size: int) -> Reply | None:
+        """The reply to a token that comes again, None for a new one; `size` is the message's.
+
+        Raises Refused, not delivered, for an older token and for a message that is too long.
+        """
+        last = self._answered.get(token % MAILBOX_SLOTS)
+        if last is not None and last.token == token:
+            return last
+        last_generation = last.token // MAILBOX_SLOTS if last else 0
+        behind = (last_generation - token // MAILBOX_SLOTS) % MAILBOX_GENERATIONS
+        if last is not None and behind < MAILBOX_GENERATIONS // 2:
+            text = f"token {token:#x} is older than {last.token:#x}, the last one of its slot"
+            raise _undelivered(Delivery.TOKEN, Syndrome.TOKEN_STALE, text)
+        if size > MAILBOX_MESSAGE_BYTES:
+            text = f"command of {size} bytes, the mailbox takes {MAILBOX_MESSAGE_BYTES}"
+            raise _undelivered(Delivery.INPUT_LENGTH, Syndrome.MESSAGE_TOO_LONG, text)
+        return None
+
+    def keep(self, reply: Reply) -> None:
+        """Remember the reply to a token; not one that says that the token is stale."""
+        if reply.token and reply.delivery != Delivery.TOKEN:
+            self._answered[reply.token % MAILBOX_SLOTS] = reply
+
+    def clear(self) -> None:
+        """Forget everything: tokens of another life begin."""
+        self._answered.clear()
+
+
+def _undelivered(delivery: Delivery, syndrome: Syndrome, text: str) -> Refused:
+    return Refused(Status.BAD_MESSAGE, syndrome, text, delivery)
 
 
 def wipe(body: bytes | memoryview) -> None:

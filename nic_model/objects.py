@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The card's objects: keys, SAs with their ASO blocks, SA rules and policy rules, and their census.
 
-A handle is the row of the object with the low byte of its generation above it; a row that is used
-again has another generation, so a stale handle finds nothing. Handles of different kinds live in
-different spaces, as on real cards. References are strict:
+`handles` says how they are named. References are strict:
 
     key <- SA <- SA rule        the left one is busy as long as the right one lives
     policy rule                 depends on nothing
@@ -12,14 +10,12 @@ Keys exist only as schedules in the tables, written here and zeroed here.
 """
 
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from nic_model import steering, tables
 from nic_model.checks import Refused
 from nic_model.esp import expand_key
-from nic_model.tables import ROW_MASK
+from nic_model.handles import Handle, Rows
 from proto.caps import Caps
 from proto.commands import (
     IN,
@@ -27,27 +23,20 @@ from proto.commands import (
     AdvanceEsn,
     CreatePolicyRule,
     CreateSa,
+    ListObjects,
+    ObjectInfo,
+    ObjectKind,
     SaState,
     SetLimits,
 )  # fmt: skip
 from proto.status import Status, Syndrome
-
-GENERATION_MASK = (1 << 32) - 1
-
-T = TypeVar("T")
-
-
-class Handle(NamedTuple):
-    """What the driver learns about a new object."""
-
-    handle: int
-    generation: int
 
 
 @dataclass(slots=True)
 class Key:
     """`users` counts the SAs that use the key."""
 
+    cookie: int
     users: int = 0
 
 
@@ -57,75 +46,16 @@ class Sa:
 
     key: int
     spi: int
+    cookie: int
     rule: int = 0
 
 
 class Rule(NamedTuple):
-    """One of the two is a row, the other 0."""
+    """One of the first two is a row, the other 0."""
 
     sa: int
     policy: int
-
-
-class Rows(Generic[T]):
-    """The rows 1..size of one kind of object. Row 0 stays unused, so that 0 means none."""
-
-    def __init__(self, name: str, size: int) -> None:
-        self.name = name
-        self.size = size
-        self.live: dict[int, T] = {}
-        self._generations = np.zeros(size + 1, np.uint32)
-        self._free: list[int] = []
-        self._fresh = 1  # the first row that was never used
-
-    def require_space(self) -> None:
-        """Raises Refused(NO_RESOURCES) when every row is taken."""
-        if len(self.live) >= self.size:
-            raise self.full()
-
-    def full(self) -> Refused:
-        """The refusal of one row too many."""
-        return Refused(
-            Status.NO_RESOURCES,
-            Syndrome.TABLE_FULL,
-            f"{self.name} table is full at {self.size}, delete one or use a larger card",
-        )
-
-    def add(self, value: T) -> int:
-        """Take a row and give it the next generation. Raises Refused(NO_RESOURCES)."""
-        self.require_space()
-        if self._free:
-            row = self._free.pop()
-        else:
-            row, self._fresh = self._fresh, self._fresh + 1
-        self._generations[row] = (self.generation(row) + 1) & GENERATION_MASK or 1
-        self.live[row] = value
-        return row
-
-    def remove(self, row: int) -> None:
-        """Give a row back."""
-        del self.live[row]
-        self._free.append(row)
-
-    def generation(self, row: int) -> int:
-        """The generation of a row, 0 if it was never used."""
-        return int(self._generations[row])
-
-    def handle(self, row: int) -> Handle:
-        """Handle and generation of a live row."""
-        generation = self.generation(row)
-        return Handle(tables.handle_of(row, generation), generation)
-
-    def find(self, handle: int) -> int:
-        """The row of a handle. Raises Refused(BAD_OBJECT) for a stale or unknown one."""
-        row = handle & ROW_MASK
-        if row not in self.live or self.handle(row).handle != handle:
-            raise Refused(
-                Status.BAD_OBJECT,
-                Syndrome.HANDLE_UNKNOWN,
-                f"{self.name} handle {handle:#x} names no live object",
-            )
-        return row
+    cookie: int
 
 
 def _busy(text: str) -> Refused:
@@ -153,9 +83,26 @@ class Objects:
             "rules_policy": len(self.rules.live) - rules_sa,
         }
 
-    def create_key(self, key: bytes | memoryview) -> Handle:
+    def list(self, command: ListObjects) -> tuple[tuple[ObjectInfo, ...], int]:
+        """One page of live objects, and the row after which the next begins."""
+        spaces: dict[int, Rows[Any]] = {
+            ObjectKind.KEY: self.keys, ObjectKind.SA: self.sas, ObjectKind.RULE: self.rules,
+        }  # fmt: skip
+        rows = spaces[command.kind]
+        found, following = rows.page(command.after, command.cookie)
+        return tuple(self._info(rows.live[row], rows.handle(row)) for row in found), following
+
+    def _info(self, one: Key | Sa | Rule, name: Handle) -> ObjectInfo:
+        uses = spi = 0
+        if isinstance(one, Sa):
+            uses, spi = self.keys.handle(one.key).handle, one.spi
+        elif isinstance(one, Rule) and one.sa:
+            uses, spi = self.sas.handle(one.sa).handle, self.sas.live[one.sa].spi
+        return ObjectInfo(name.handle, name.generation, one.cookie, uses, spi)
+
+    def create_key(self, key: bytes | memoryview, cookie: int = 0) -> Handle:
         """Expand the key into its row; the key itself is not kept."""
-        row = self.keys.add(Key())
+        row = self.keys.add(Key(cookie))
         expand_key(key, self.tables.keys[row])
         return self.keys.handle(row)
 
@@ -174,7 +121,7 @@ class Objects:
     def create_sa(self, command: CreateSa, iv_mask: int) -> Handle:
         """An SA that no rule points to yet. `iv_mask` is its 64-bit random mask of IVs."""
         key_row = self.keys.find(command.key)
-        row = self.sas.add(Sa(key_row, command.spi))
+        row = self.sas.add(Sa(key_row, command.spi, command.cookie))
         handle = self.sas.handle(row)
         tables.write_sa(self.tables, row, command, key_row, handle.generation, iv_mask, self.caps)
         self.keys.live[key_row].users += 1
@@ -212,7 +159,7 @@ class Objects:
         """The ASO block as it stands."""
         return tables.read_sa(self.tables, self.sas.find(handle))
 
-    def create_sa_rule(self, handle: int) -> Handle:
+    def create_sa_rule(self, handle: int, cookie: int = 0) -> Handle:
         """Steer packets to the SA. Refused with EXISTS for a second (daddr, SPI, protocol) in."""
         row = self.sas.find(handle)
         sa = self.sas.live[row]
@@ -232,14 +179,14 @@ class Objects:
                 f"a rule for the destination, SPI {sa.spi:#x} and protocol of "
                 f"SA handle {handle:#x} exists"
             ) from None
-        sa.rule = self.rules.add(Rule(sa=row, policy=0))
+        sa.rule = self.rules.add(Rule(sa=row, policy=0, cookie=cookie))
         return self.rules.handle(sa.rule)
 
     def create_policy_rule(self, command: CreatePolicyRule) -> Handle:
         """One entry of the policy table."""
         self.rules.require_space()
         policy = self.steering.add_policy(command)
-        return self.rules.handle(self.rules.add(Rule(sa=0, policy=policy)))
+        return self.rules.handle(self.rules.add(Rule(0, policy, command.cookie)))
 
     def destroy_rule(self, handle: int) -> None:
         """Take an SA rule or a policy rule out of the data path."""

@@ -24,6 +24,7 @@ from proto.xfrm import AF_INET, MODE_TUNNEL
 
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
 EVENTS_MAX = 4096  # between two drains; more are counted as lost (events are hints)
+STOPPED_FOR_GOOD = 2  # `stopped` of an SA; 1 ends when a limit is raised
 HANDLE_ROW_BITS = 24  # of a handle; see handle_of
 ROW_MASK = (1 << HANDLE_ROW_BITS) - 1
 
@@ -188,7 +189,7 @@ def write_sa(
 def set_limits(t: Tables, row: int, cmd: CreateSa | SetLimits) -> None:
     """Arm the limits of `cmd`, which count from the SA's creation, for what is left of them.
 
-    A stop that the new limits do not ask for ends.
+    A stop that the new limits do not ask for ends, but one by order (`stop_sa`) never does.
     """
     sa = t.sa[row]
     half, used = int(sa["half"]), int(sa["packets"])
@@ -201,7 +202,8 @@ def set_limits(t: Tables, row: int, cmd: CreateSa | SetLimits) -> None:
     sa["byte_limit"] = min(cmd.bytes, aso.UNLIMITED)
     sa["hard_arm"] = 1
     sa["dying"] = isinstance(cmd, SetLimits) and cmd.dying
-    sa["stopped"] = left == 0 or sa["bytes"] >= sa["byte_limit"]
+    if sa["stopped"] != STOPPED_FOR_GOOD:
+        sa["stopped"] = left == 0 or sa["bytes"] >= sa["byte_limit"]
 
 
 def read_sa(t: Tables, row: int) -> SaState:
@@ -242,8 +244,8 @@ def advance_seq(t: Tables, row: int, seq: int) -> None:
 
 
 def stop_sa(t: Tables, row: int) -> None:
-    """From now on the SA drops every packet (HARD_LIMIT)."""
-    t.sa[row]["stopped"] = 1
+    """From now on the SA drops every packet (HARD_LIMIT), whatever limits it is given."""
+    t.sa[row]["stopped"] = STOPPED_FOR_GOOD
 
 
 def clear_sa(t: Tables, row: int) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mailbox commands and replies: tagged MessagePack arrays. Fields are append-only."""
 
+from enum import IntEnum, unique
 from typing import Any
 
 import msgspec
@@ -28,8 +29,21 @@ class Selector(msgspec.Struct, frozen=True, array_like=True):
     dport_mask: int = 0
 
 
+@unique
+class ObjectKind(IntEnum):
+    """Kinds of objects, users behind what they use."""
+
+    KEY = 1
+    SA = 2
+    RULE = 3
+
+
 class Command(msgspec.Struct, array_like=True, tag=lambda name: name):
-    """Base of all commands; the tag is the class name."""
+    """Base of all commands; the tag is the class name.
+
+    Commands that create carry a `cookie`: 64 bits by which the driver knows the object again, also
+    when it never saw the reply (ListObjects). 0: it does not care.
+    """
 
 
 class InitFunction(Command):
@@ -51,6 +65,7 @@ class CreateKey(Command):
     """-> Reply.handle. `key` is the AES key without salt; the card keeps only its schedule."""
 
     key: bytes
+    cookie: int = 0
 
     def __repr__(self) -> str:
         return f"CreateKey(<{len(self.key) * 8} bits>)"
@@ -104,6 +119,7 @@ class CreateSa(Command, kw_only=True):
     nopmtudisc: bool = False
     dont_encap_dscp: bool = False
     crypto: bool = False
+    cookie: int = 0
 
     def __repr__(self) -> str:
         return f"CreateSa(spi={self.spi:#x}, direction={self.direction}, reqid={self.reqid})"
@@ -119,7 +135,8 @@ class DestroySa(Command):
 
 
 class SetLimits(Command, kw_only=True):
-    """New limits of an SA, counted from its creation as in CreateSa; a stop that they lift ends.
+    """New limits of an SA, counted from its creation as in CreateSa; a stop that they lift ends,
+    unless it was by StopSa.
 
     `dying`: the core saw a soft limit pass, so any other usable SA comes first (TX-13).
     """
@@ -140,7 +157,8 @@ class AdvanceEsn(Command):
 
 
 class StopSa(Command):
-    """Puts the SA in drop state at once (the driver saw km.state EXPIRED, LIFE-18)."""
+    """Puts the SA in drop state at once and for good (the driver saw km.state EXPIRED, LIFE-18):
+    no later or late command brings it back (INV-24)."""
 
     handle: int
 
@@ -158,6 +176,7 @@ class CreateSaRule(Command):
     """
 
     sa: int
+    cookie: int = 0
 
 
 class CreatePolicyRule(Command, kw_only=True):
@@ -179,6 +198,7 @@ class CreatePolicyRule(Command, kw_only=True):
     tmpl_family: int = 0
     tmpl_saddr: bytes = bytes(16)
     tmpl_daddr: bytes = bytes(16)
+    cookie: int = 0
 
 
 class DestroyRule(Command):
@@ -193,6 +213,18 @@ class QueryCounters(Command):
 
 class QueryCensus(Command):
     """-> Reply.values: live objects by kind (keys, sas, rules_sa, rules_policy)."""
+
+
+class ListObjects(Command):
+    """-> Reply.objects: live objects of a kind in rows behind `after`, at most LIST_PAGE of them.
+
+    Reply.values: `next`, the row to go on `after`, 0 at the end. With a `cookie` only objects that
+    were created with it are listed.
+    """
+
+    kind: int
+    after: int = 0
+    cookie: int = 0
 
 
 class SetPort(Command, kw_only=True):
@@ -228,7 +260,7 @@ class SetQueue(Command):
 AnyCommand = (
     QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | SetLimits | AdvanceEsn | StopSa
     | QuerySa | CreateSaRule | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus
-    | SetPort | Fence | Teardown | SetQueue | InitFunction
+    | SetPort | Fence | Teardown | SetQueue | InitFunction | ListObjects
 )  # fmt: skip
 
 
@@ -256,6 +288,17 @@ class SaState(msgspec.Struct, frozen=True, array_like=True):
     selector: int
 
 
+class ObjectInfo(msgspec.Struct, frozen=True, array_like=True):
+    """A live object as listed. `uses`: the handle of the key under an SA, of the SA under a rule,
+    0 under a policy rule; `spi` of SAs and their rules."""
+
+    handle: int
+    generation: int
+    cookie: int = 0
+    uses: int = 0
+    spi: int = 0
+
+
 class Reply(msgspec.Struct, frozen=True, array_like=True):
     """Answer to the command with the same token. `status` is a Status, `text` says what and why.
 
@@ -272,6 +315,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     sa: SaState | None = None
     values: dict[str, int] = {}
     delivery: int = 0
+    objects: tuple[ObjectInfo, ...] | None = None
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):

@@ -24,13 +24,16 @@ OPEN_DUMPS = 64
 
 # Mailbox and event queue.
 MAILBOX_SLOTS = 32
+MAILBOX_GENERATIONS = (1 << 32) // MAILBOX_SLOTS - 1  # of tokens in one slot
 MAILBOX_QUEUE = 4096  # commands that wait for a slot
 MAILBOX_MESSAGE_BYTES = 8192  # of one command; the longest has a replay window of 4096 packets
 COMMAND_TIMEOUT_MS = 2_000
 RESET_TIMEOUT_MS = 10_000  # of commands that empty the whole card
+LIST_PAGE = 256  # objects in one reply
 EVENT_QUEUE = 1024
 RECONCILE_INTERVAL_MS = 1_000
 RECONCILE_BATCH = 256
+AUDIT_INTERVAL_MS = 60_000  # between looks at the whole card without any doubt
 
 # Recovery of a queue.
 FLUSH_TIMEOUT_MS = 2_000

@@ -28,6 +28,7 @@ from proto.commands import (
     DestroySa,
     Fence,
     InitFunction,
+    ListObjects,
     QueryCaps,
     QueryCensus,
     QueryCounters,
@@ -74,6 +75,7 @@ CONTENTS: dict[type[Any], frozenset[str]] = {
     **dict.fromkeys((InitFunction, QueryCounters, QueryCensus, Fence), frozenset({"values"})),
     QueryCaps: frozenset({"caps"}),
     QuerySa: frozenset({"sa"}),
+    ListObjects: frozenset({"objects", "values"}),
 }
 HELD: dict[str, Callable[[Reply], bool]] = {
     "handle": lambda reply: reply.handle != 0,
@@ -81,6 +83,7 @@ HELD: dict[str, Callable[[Reply], bool]] = {
     "caps": lambda reply: reply.caps is not None,
     "sa": lambda reply: reply.sa is not None,
     "values": lambda reply: bool(reply.values),
+    "objects": lambda reply: reply.objects is not None,
 }
 
 

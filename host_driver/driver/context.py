@@ -38,7 +38,8 @@ class DriverContext:
     all packets that the device has accepted until then; `spawn(task)` starts a sleeping function,
     also from where sleeping is not allowed. `xfrm_add_stats(name, count)` counts in
     /proc/net/xfrm_stat what the card dropped (MIB-02); `counters` shows up in the host's counters
-    as `driver_*`.
+    as `driver_*`. `step(call, step)` comes before each step of an add, so that a fault can make it
+    fail: it raises OffloadError then.
     """
 
     dev: NetDevice
@@ -53,6 +54,7 @@ class DriverContext:
     tx_drained: Callable[[], Completion]
     xfrm_add_stats: Callable[[str, int], None]
     counters: Counter[str] = field(default_factory=Counter)
+    step: Callable[[str, str], None] = lambda call, step: None
 
 
 class EventSink(Protocol):
@@ -69,3 +71,12 @@ class EventSink(Protocol):
 
     def needs_reconcile(self) -> bool:
         """Whether the next reconcile has anything to look at."""
+
+    def audit(self) -> Sleep[dict[str, int]]:
+        """Compare the card with what should be there, and make it so; -> what was found."""
+
+    def firmware_lost(self) -> None:
+        """The card was emptied, or will be: nothing of what it had can be trusted any more."""
+
+    def recovered(self, caps: Caps) -> Sleep[None]:
+        """The card is back, empty, and can do what `caps` says."""

@@ -42,13 +42,18 @@ from host_driver.driver.command import (
 )
 from host_driver.driver.slots import Pending, Slots
 from host_driver.sleep import Completion, Sleep, wait
+from proto.codec import decode
 from proto.commands import AnyCommand, Reply, Request
-from proto.frame import HEADER, Kind, pack_into
-from proto.limits import COMMAND_TIMEOUT_MS, MAILBOX_QUEUE, MAILBOX_SLOTS
+from proto.frame import HEADER, FrameError, Kind, pack_into
+from proto.limits import (
+    COMMAND_TIMEOUT_MS,
+    MAILBOX_GENERATIONS,
+    MAILBOX_QUEUE,
+    MAILBOX_SLOTS,
+)
 from proto.status import Delivery, OffloadError, Status
 
 TIMEOUT_NS = COMMAND_TIMEOUT_MS * 1_000_000
-GENERATION_MAX = (1 << 32) // MAILBOX_SLOTS - 1
 
 
 class Mailbox:
@@ -106,8 +111,8 @@ class Mailbox:
     def command_of(self, body: bytes | memoryview) -> AnyCommand | None:
         """The command that a reply would answer, or None: a fact for fault injection."""
         try:
-            token = msgspec.msgpack.decode(body, type=Reply).token
-        except (msgspec.MsgspecError, ValueError):
+            token = decode(body, Reply).token
+        except FrameError:
             return None
         pending = self._slots.holder(token)
         return pending.command if pending is not None and pending.token == token else None
@@ -174,7 +179,7 @@ class Mailbox:
 
     def _fill_slots(self) -> None:
         """Start queued commands. A generation of 0 would make token 0, which means unreadable."""
-        while pending := self._slots.start(self._generation % GENERATION_MAX + 1):
+        while pending := self._slots.start(self._generation % MAILBOX_GENERATIONS + 1):
             self._generation = pending.token // MAILBOX_SLOTS
             self._send(pending)
 
@@ -193,8 +198,8 @@ class Mailbox:
 
     def _complete(self, body: bytes) -> None:
         try:
-            reply = msgspec.msgpack.decode(body, type=Reply)
-        except (msgspec.MsgspecError, ValueError):
+            reply = decode(body, Reply)
+        except FrameError:
             self._counters["mailbox_malformed"] += 1
             return
         pending = self._slots.holder(reply.token)
@@ -214,8 +219,8 @@ class Mailbox:
         """A reply that answers nothing. With a token that was never given the firmware has mixed
         something up, and what became of the command in that slot is unknown."""
         self._counters["mailbox_unexpected"] += 1
-        ahead = (reply.token // MAILBOX_SLOTS - self._generation) % GENERATION_MAX
-        if pending is None or not 0 < ahead < GENERATION_MAX // 2:
+        ahead = (reply.token // MAILBOX_SLOTS - self._generation) % MAILBOX_GENERATIONS
+        if pending is None or not 0 < ahead < MAILBOX_GENERATIONS // 2:
             return
         text = (
             f"{opcode(pending.command)}: the reply carries token {reply.token:#x}, "

@@ -17,33 +17,37 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from host_driver.driver.audit import Audit
 from host_driver.driver.context import DriverContext
 from host_driver.driver.events import EventHandler
 from host_driver.driver.mailbox import TIMEOUT_NS
-from host_driver.driver.objects import CardObjects
-from host_driver.driver.sa import Sa, create_crypto_sa, create_key, create_sa, limits, selector
-from host_driver.driver.validate import check_policy, check_state
+from host_driver.driver.objects import CardObject, CardObjects
+from host_driver.driver.policy import Entry, Policies
+from host_driver.driver.sa import (
+    Identity,
+    Sa,
+    create_crypto_sa,
+    create_key,
+    create_sa,
+    limits,
+)
+from host_driver.driver.settings import Settings
+from host_driver.driver.validate import check_state
 from host_driver.ops import Extack
 from host_driver.sleep import Completion, Sleep, wait
 from host_driver.xfrm.state import OFFLOAD_CRYPTO, OFFLOAD_FLAG_ACQ
-from proto.commands import (
-    ALLOW,
-    IN,
-    OUT,
-    AdvanceEsn,
-    AnyCommand,
-    CreatePolicyRule,
-    CreateSaRule,
-)  # fmt: skip
-from proto.events import Event
+from proto.caps import Caps
+from proto.commands import OUT, CreateSaRule, StopSa
+from proto.events import Event, EventType
 from proto.status import OffloadError
-from proto.xfrm import MODE_TUNNEL, POLICY_IN
 
 if TYPE_CHECKING:
     from host_driver.netdev import NetDevice
     from host_driver.xfrm.policy import XfrmPolicy
     from host_driver.xfrm.state import XfrmState
 
+
+CALL = "xdo_dev_state_add"
 
 # What the card drops of an SA, and the counter that software would have bumped (MLX-14).
 FAILURES = {
@@ -58,11 +62,14 @@ class ReferenceDriver:
 
     def __init__(self, context: DriverContext) -> None:
         self._context = context
-        self._objects = CardObjects(context)
+        self._objects = CardObjects(context, self._doubt)
         self._events = EventHandler(context)
+        self._settings = Settings(context)
+        self._audit = Audit(context, self._objects, self._lost)
         self._sas: dict[int, Sa] = {}
-        self._policies: dict[int, list[AnyCommand]] = {}
+        self._policies = Policies(context, self._objects)
         self._shadows: list[Sa] = []
+        self._unwinding: dict[Identity, Completion] = {}
         self._last_handle = 0
 
     def xdo_dev_state_add(
@@ -97,7 +104,7 @@ class ReferenceDriver:
         if sa is None or sa.crypto:
             return
         self._context.sas.note_limits(sa)
-        self._tell_limits(sa)
+        self._settings.tell(sa)
         totals, cur, stats = sa.totals, x.curlft, x.stats
         cur.packets = max(cur.packets, sa.base_packets + totals.packets)
         cur.bytes = max(cur.bytes, sa.base_bytes + totals.bytes)
@@ -111,87 +118,134 @@ class ReferenceDriver:
         """Crypto offload: a new high half of what comes in. What goes out the card sees by itself,
         packet after packet (REPLAY-08, REPLAY-15)."""
         sa = self._sas.get(x.xso.offload_handle)
-        if sa is None or sa.deleted or not sa.crypto or x.xso.dir != IN or x.replay_esn is None:
-            return
-        fixed = x.replay_esn.fixed
-        if fixed.seq_hi != sa.seq_hi:
-            sa.seq_hi = fixed.seq_hi
-            self._context.mailbox.post(AdvanceEsn(sa.handle, fixed.seq_hi << 32 | fixed.seq))
+        if sa is not None and sa.crypto:
+            self._settings.tell(sa)
 
     def xdo_dev_policy_add(self, xp: "XfrmPolicy", extack: Extack) -> Sleep[int]:
         """One entry of the card's policy table."""
-        undo: list[AnyCommand] = []
+        undo: list[CardObject] = []
+        handle = self._new_handle()
         try:
-            check_policy(xp, self._context.caps)
-            yield from self._objects.make(create_policy_rule(xp), undo)
+            yield from self._policies.add(xp, handle, undo)
         except OffloadError as error:
-            return (yield from self._refuse(undo, error, extack))
-        xp.xdo.offload_handle = self._new_handle()
-        self._policies[xp.xdo.offload_handle] = undo
+            yield from wait(self._objects.unwind(undo, error))
+            return self._refused(error, extack)
+        xp.xdo.offload_handle = handle
         return 0
 
     def xdo_dev_policy_delete(self, xp: "XfrmPolicy") -> None:
         """Take the entry out; nobody waits (OPS-32)."""
-        undo = self._policies.pop(xp.xdo.offload_handle, None)
-        if undo is not None:
-            self._context.spawn(self._objects.retire(undo))
+        self._policies.delete(xp.xdo.offload_handle)
 
     def xdo_dev_policy_free(self, xp: "XfrmPolicy") -> None:
         """Nothing is left to free, unless delete never came (OPS-33, TRAP-07)."""
         self.xdo_dev_policy_delete(xp)
 
     def handle_events(self, events: list[Event]) -> None:
-        """See `driver.events`."""
+        """See `driver.events`; what was overrun may have been anything."""
         self._events.handle_events(events)
+        if any(event.type == EventType.OVERRUN for event in events):
+            self._doubt()
 
     def handle_counters(self, records: npt.NDArray[np.void]) -> None:
         """See `driver.events`."""
         self._events.handle_counters(records)
 
     def reconcile(self) -> None:
-        """See `driver.events`."""
+        """The tick: what no event told, what the card did not take, what is in doubt."""
         self._events.reconcile()
+        self._settings.retry()
+        if self._audit.due():
+            self._context.spawn(self.audit())
 
     def needs_reconcile(self) -> bool:
-        """See `driver.events`."""
-        return self._events.needs_reconcile()
+        """Whether the next reconcile has anything to look at."""
+        return self._events.needs_reconcile() or bool(self._settings) or self._audit.due()
+
+    def audit(self) -> Sleep[dict[str, int]]:
+        """Compare the card with what should be there, and make it so; see `driver.audit`."""
+        report = yield from self._audit.run()
+        yield from self._policies.restore_missing()
+        return report
+
+    def firmware_lost(self) -> None:
+        """No SA goes on: its numbers may have been used. Policies carry no secret and stay."""
+        self._objects.forget()
+        for sa in list(self._sas.values()):
+            if not sa.deleted:
+                self._context.counters["sas_lost"] += 1
+                self._context.xfrm_state_expire(sa.x)
+
+    def recovered(self, caps: Caps) -> Sleep[None]:
+        """Policies first: without an SA their packets wait or are dropped, and none is clear."""
+        self._context.caps = caps
+        yield from self._policies.restore_missing()
+
+    def _doubt(self) -> None:
+        self._audit.want()
+
+    def _lost(self, one: CardObject) -> Sleep[None]:
+        """The card has lost an object: a policy is made again, an SA can never be (its numbers may
+        have been used), so it expires hard."""
+        if isinstance(one.owner, Entry):
+            yield from self._policies.restore(one.owner)
+            return
+        sa = self._context.sas.of(one.owner)
+        if sa is None or sa.deleted or not sa.x.xso.offload_handle:
+            return
+        self._context.counters["sas_lost"] += 1
+        self._context.mailbox.post(StopSa(sa.handle))
+        self._context.xfrm_state_expire(sa.x)
 
     def _new_handle(self) -> int:
         self._last_handle += 1
         return self._last_handle
 
     def _add(self, x: "XfrmState", extack: Extack) -> Sleep[int]:
-        undo: list[AnyCommand] = []
+        undo: list[CardObject] = []
         sa: Sa | None = None
+        step = self._context.step
         try:
+            step(CALL, "check")
             check_state(x, self._context.caps)
-            key = yield from self._objects.make(create_key(x), undo)
+            step(CALL, "key")
+            key = yield from self._objects.make(create_key(x), undo, x)
+            step(CALL, "sa")
             crypto = x.xso.type == OFFLOAD_CRYPTO
             command = create_crypto_sa(x, key.handle) if crypto else create_sa(x, key.handle)
-            made = yield from self._objects.make(command, undo)
+            made = yield from self._objects.make(command, undo, x, key.handle)
+            step(CALL, "bind")
             sa = Sa(x, made.handle, made.generation, undo, crypto=crypto)
             sa.base_packets, sa.base_bytes = x.curlft.packets, x.curlft.bytes
             sa.limits = limits(x, sa.base_packets, sa.base_bytes)
-            sa.seq_hi = x.replay_esn.fixed.seq_hi if x.replay_esn else 0
+            sa.told = command.seq
             self._context.sas.bind(sa)
+            step(CALL, "rule")
             yield from self._steer(sa)
+            step(CALL, "insert")
         except OffloadError as error:
+            gone = self._objects.unwind(undo, error)
             if sa is not None:
-                self._context.sas.unbind(sa)
-            return (yield from self._refuse(undo, error, extack))
+                self._discard(sa, gone)
+            yield from wait(gone)
+            return self._refused(error, extack)
         x.xso.offload_handle = self._new_handle()
         self._sas[x.xso.offload_handle] = sa
         return 0
 
-    def _refuse(self, undo: list[AnyCommand], error: OffloadError, extack: Extack) -> Sleep[int]:
-        yield from self._objects.unwind(undo, error)
+    def _discard(self, sa: Sa, gone: Completion) -> None:
+        """An SA that failed to come: nobody finds it any more, and who comes next waits for it."""
+        self._context.sas.unbind(sa)
+        if sa in self._shadows:
+            self._shadows.remove(sa)
+        self._unwinding = {name: each for name, each in self._unwinding.items() if not each.done}
+        self._unwinding[sa.identity] = gone
+
+    @staticmethod
+    def _refused(error: OffloadError, extack: Extack) -> int:
         if error.errno != errno.EOPNOTSUPP:  # that is no failure: the core goes on in software
             extack.set(error.text)
         return -error.errno
-
-    def _tell_limits(self, sa: Sa) -> None:
-        if (command := self._context.sas.new_limits(sa)) is not None:
-            self._context.mailbox.post(command)
 
     def _steer(self, sa: Sa) -> Sleep[None]:
         """Point a rule at the SA. A second one of the same identity stays without: the core is
@@ -203,16 +257,19 @@ class ReferenceDriver:
         if sas.twins(sa):
             self._shadows.append(sa)
             return
-        for other in sas.twins(sa, deleted=True):
-            other.retired.deadline_ns = self._context.now_ns() + 2 * TIMEOUT_NS
-            yield from wait(other.retired)
-        yield from self._objects.make(CreateSaRule(sa.handle), sa.undo)
+        leaving = [other.retired for other in sas.twins(sa, deleted=True)]
+        if sa.identity in self._unwinding:
+            leaving.append(self._unwinding[sa.identity])
+        for gone in leaving:
+            gone.deadline_ns = self._context.now_ns() + 2 * TIMEOUT_NS
+            yield from wait(gone)
+        yield from self._objects.make(CreateSaRule(sa.handle), sa.undo, sa.x, sa.handle)
 
     def _drop(self, sa: Sa) -> None:
         """The SA goes; if it came with an update, its twin has taken over its limits (TRACE-08)."""
         self._delete(sa)
         for updated in self._context.sas.twins(sa):
-            self._tell_limits(updated)
+            self._settings.tell(updated)
 
     def _delete(self, sa: Sa) -> None:
         sa.deleted = True
@@ -247,31 +304,11 @@ class ReferenceDriver:
             yield from self._steer(sa)
         except OffloadError as error:
             self._context.counters["steer_errors"] += 1
-            yield from self._objects.unwind([], error)
+            yield from wait(self._objects.unwind(sa.undo[-1:], error))
+            if not sa.deleted:  # no packet reaches it: better the user knows
+                self._context.xfrm_state_expire(sa.x)
             return
         if sa.deleted and sa in self._shadows:
             self._shadows.remove(sa)
         elif sa.deleted:
             yield from self._objects.retire(sa.undo[-1:])
-
-
-def create_policy_rule(xp: "XfrmPolicy") -> CreatePolicyRule:
-    """The command of a validated policy: allow with template, bypass, or block.
-
-    A transport template's addresses do not count and are not sent: the flow's do (TX-10).
-    """
-    template = xp.xfrm_vec[0] if xp.xfrm_vec else None
-    protect = template is not None and xp.action == ALLOW
-    command = CreatePolicyRule(
-        direction=IN if xp.dir == POLICY_IN else OUT,
-        selector=selector(xp.selector),
-        priority=xp.priority,
-        action=xp.action,
-        protect=protect,
-        reqid=template.reqid if template else 0,
-        spi=template.id.spi if template else 0,
-    )
-    if template is not None and template.mode == MODE_TUNNEL:
-        command.mode, command.tmpl_family = MODE_TUNNEL, template.family or xp.family
-        command.tmpl_saddr, command.tmpl_daddr = template.saddr, template.id.daddr
-    return command

@@ -14,7 +14,6 @@ from proto.commands import (
     IN,
     INFINITE,
     OUT,
-    AnyCommand,
     CreateKey,
     CreateSa,
     SaState,
@@ -32,6 +31,7 @@ from proto.xfrm import (
 from proto.xfrm_structs import XfrmSelector
 
 if TYPE_CHECKING:
+    from host_driver.driver.objects import CardObject
     from host_driver.xfrm.state import XfrmState
 
 LEGACY_WINDOW_MAX = 32  # struct xfrm_replay_state has one word
@@ -77,23 +77,25 @@ class Totals:
 
 @dataclass(slots=True, eq=False)
 class Sa:
-    """One SA on the card. `undo` are the commands that take it away, in the order of its making.
+    """One SA on the card. `undo` are its objects there, in the order of their making.
 
-    `base_packets` and `base_bytes` are what `x.curlft` held when the SA was offloaded, `limits`
-    what the card was told last, `seq_hi` likewise. `retired` completes when nothing is left on the
-    card. Of a `crypto` SA the host counts, and keeps the limits.
+    `base_packets` and `base_bytes` are what `x.curlft` held when the SA was offloaded; `limits` is
+    what the card was told last, of a crypto SA with ESN `told`, the highest number; `telling` that
+    this is under way. `retired` completes when nothing is left on the card. Of a `crypto` SA the
+    host counts, and keeps the limits.
     """
 
     x: "XfrmState"
     handle: int
     generation: int
-    undo: list[AnyCommand] = field(default_factory=list)
+    undo: "list[CardObject]" = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     crypto: bool = False
     base_packets: int = 0
     base_bytes: int = 0
     limits: "Limits | None" = None
-    seq_hi: int = 0
+    told: int = 0
+    telling: bool = False
     deleted: bool = False
     stop_sent: bool = False
     read: Read = Read.IDLE

@@ -33,7 +33,9 @@ class FakeCard:
     """Answers by script, else with OK and a new handle. It executes a token once.
 
     `lose` holds names of commands whose next reply gets lost; `refuse` statuses by name, one for
-    each time; `script` fields of replies by name. Not `announced`: interrupts get lost.
+    each time; `script` fields of replies by name. Not `announced`: interrupts get lost. `undead`
+    lets destroys do nothing and say OK; the card gives a handle in use for an object of the kind
+    `alias`, and says no to one of the kind `liar` although it makes it.
     """
 
     def __init__(self, transmit_to) -> None:
@@ -41,6 +43,8 @@ class FakeCard:
         self.log: list[str] = []
         self.commands: list[c.AnyCommand] = []
         self.live: dict[int, str] = {}
+        self.cookies: dict[int, int] = {}
+        self.uses: dict[int, object] = {}
         self.lose: list[str] = []
         self.refuse: dict[str, list[Status]] = {}
         self.sa_state = None
@@ -48,6 +52,8 @@ class FakeCard:
         self.announced = True
         self.script: dict[str, dict[str, object]] = {}
         self.inbox_last = b""
+        self.undead = False
+        self.alias = self.liar = ""
         self._handles = itertools.count(1)
         self._answered: dict[int, c.Reply] = {}
         self.inbox: deque[bytes] = deque()
@@ -92,16 +98,50 @@ class FakeCard:
         if isinstance(command, CREATES):
             handle = next(self._handles)
             self.live[handle] = name
+            self.cookies[handle] = command.cookie
+            self.uses[handle] = getattr(command, "sa", getattr(command, "key", 0))
+            if name == self.liar:
+                return c.Reply(token, Status.INTERNAL_ERROR)
+            if name == self.alias:
+                handle = next(one for one, kind in self.live.items() if kind == name)
             return c.Reply(token, handle=handle, generation=handle + 100)
+        if isinstance(command, DESTROYS) and self.undead:
+            return c.Reply(token)
         if isinstance(command, DESTROYS) and self.live.pop(command.handle, None) is None:
             return c.Reply(token, Status.BAD_OBJECT)
         if isinstance(command, c.QuerySa):
             return c.Reply(token, sa=self.sa_state)
         if isinstance(command, c.QueryCaps):
             return c.Reply(token, caps=Caps(name="fake"))
+        if isinstance(command, c.ListObjects):
+            return self._list(token, command)
         if isinstance(command, c.QueryCensus | c.QueryCounters | c.Fence):
             return c.Reply(token, values={"one": 1})
         return c.Reply(token)
+
+    def plant(self, name: str, cookie: int) -> int:
+        """An object that nobody asked for."""
+        handle = next(self._handles)
+        self.live[handle], self.cookies[handle] = name, cookie
+        return handle
+
+    def vanish(self, name: str) -> None:
+        """The card loses its first object of a kind."""
+        del self.live[next(handle for handle, kind in self.live.items() if kind == name)]
+
+    def _used_by(self, handle: int) -> int:
+        used = self.uses.get(handle, 0)
+        return used if isinstance(used, int) else 0
+
+    def _list(self, token: int, command: c.ListObjects) -> c.Reply:
+        kinds = dict(zip(CREATES, (1, 2, 3, 3), strict=True))
+        kind_of = {one.__name__: kind for one, kind in kinds.items()}
+        found = tuple(
+            c.ObjectInfo(handle, handle + 100, self.cookies[handle], self._used_by(handle))
+            for handle, name in self.live.items()
+            if kind_of[name] == command.kind and command.cookie in (0, self.cookies[handle])
+        )
+        return c.Reply(token, values={"next": 0}, objects=found)
 
 
 class Bench:

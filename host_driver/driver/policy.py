@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies on the card: one rule each, made, taken away, and made again when the card lost it."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from host_driver.driver.context import DriverContext
+from host_driver.driver.objects import CardObject, CardObjects, Life
+from host_driver.driver.sa import selector
+from host_driver.driver.validate import check_policy
+from host_driver.sleep import Sleep
+from proto.commands import ALLOW, IN, OUT, CreatePolicyRule
+from proto.status import OffloadError
+from proto.xfrm import MODE_TUNNEL, POLICY_IN
+
+if TYPE_CHECKING:
+    from host_driver.xfrm.policy import XfrmPolicy
+
+CALL = "xdo_dev_policy_add"
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A policy that the card was given, and what takes it away."""
+
+    xp: "XfrmPolicy"
+    undo: list[CardObject] = field(default_factory=list)
+
+
+class Policies:
+    """The policies of one card, by offload handle."""
+
+    def __init__(self, context: DriverContext, objects: CardObjects) -> None:
+        self._context = context
+        self._objects = objects
+        self._entries: dict[int, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, xp: "XfrmPolicy", handle: int, undo: list[CardObject]) -> Sleep[None]:
+        """Give a policy to the card under an offload handle. Raises OffloadError; what is in `undo`
+        is then to be taken back."""
+        step = self._context.step
+        step(CALL, "check")
+        check_policy(xp, self._context.caps)
+        entry = Entry(xp, undo)
+        step(CALL, "rule")
+        yield from self._objects.make(create_policy_rule(xp), undo, entry)
+        step(CALL, "insert")
+        self._entries[handle] = entry
+
+    def delete(self, handle: int) -> None:
+        """Take a policy away; nobody waits (OPS-32). Unknown ones are fine."""
+        entry = self._entries.pop(handle, None)
+        if entry is not None:
+            self._context.spawn(self._objects.retire(entry.undo))
+
+    def restore(self, lost: Entry) -> Sleep[None]:
+        """Make the rule again that the card lost, and in their order all later ones of the same
+        priority, so that the order among equals stays. Where that fails `restore_missing` finds
+        it; packets that need the policy are dropped meanwhile.
+        """
+        entries = list(self._entries.values())
+        later = entries[entries.index(lost) :] if lost in entries else []
+        rank = (lost.xp.dir, lost.xp.priority)
+        for entry in [one for one in later if (one.xp.dir, one.xp.priority) == rank]:
+            yield from self._replace(entry)
+
+    def restore_missing(self) -> Sleep[None]:
+        """Make all rules that are not there, oldest policy first."""
+        for entry in list(self._entries.values()):
+            if not any(one.life is Life.LIVE for one in entry.undo):
+                yield from self._replace(entry)
+
+    def _replace(self, entry: Entry) -> Sleep[None]:
+        """The new rule first, then the old one goes: there is no moment without (F-TAB-06)."""
+        before, made = entry.undo, list[CardObject]()
+        if entry not in self._entries.values():
+            return
+        try:
+            check_policy(entry.xp, self._context.caps)
+            yield from self._objects.make(create_policy_rule(entry.xp), made, entry)
+        except OffloadError as error:
+            self._context.counters["policy_restore_errors"] += 1
+            self._objects.unwind(made, error)
+            entry.undo = [one for one in before if one.life is Life.LIVE]
+            return
+        if entry not in self._entries.values():  # deleted meanwhile
+            before = [*before, *made]
+        else:
+            entry.undo = made
+        yield from self._objects.retire(before)
+
+
+def create_policy_rule(xp: "XfrmPolicy") -> CreatePolicyRule:
+    """The command of a validated policy: allow with template, bypass, or block.
+
+    A transport template's addresses do not count and are not sent: the flow's do (TX-10).
+    """
+    template = xp.xfrm_vec[0] if xp.xfrm_vec else None
+    protect = template is not None and xp.action == ALLOW
+    command = CreatePolicyRule(
+        direction=IN if xp.dir == POLICY_IN else OUT,
+        selector=selector(xp.selector),
+        priority=xp.priority,
+        action=xp.action,
+        protect=protect,
+        reqid=template.reqid if template else 0,
+        spi=template.id.spi if template else 0,
+    )
+    if template is not None and template.mode == MODE_TUNNEL:
+        command.mode, command.tmpl_family = MODE_TUNNEL, template.family or xp.family
+        command.tmpl_saddr, command.tmpl_daddr = template.saddr, template.id.daddr
+    return command

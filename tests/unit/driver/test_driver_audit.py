@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit, quarantine and settings, against a card whose objects are not what they should be."""
+
+import errno
+
+import pytest
+
+from host_driver.driver.objects import DESTROY_ATTEMPTS
+from host_driver.ops import Extack
+from host_driver.xfrm.state import KmState
+from proto import commands as c
+from proto.limits import AUDIT_INTERVAL_MS, COMMAND_TIMEOUT_MS, RECONCILE_INTERVAL_MS
+from proto.status import OffloadError, Status
+
+ADD = ["CreateKey", "CreateSa", "CreateSaRule"]
+CLEAN = {"objects": 0, "orphans": 0, "undead": 0, "missing": 0, "lost": 0, "quarantined": 0}
+
+
+def audit(bench) -> dict[str, int]:
+    bench.results.pop("audit", None)
+    bench.start("audit", bench.driver.audit())
+    return bench.results["audit"]
+
+
+def tick(bench) -> None:
+    """One second, as the host sees it."""
+    bench.wait_ms(RECONCILE_INTERVAL_MS)
+    if bench.driver.needs_reconcile():
+        bench.driver.reconcile()
+    bench.run()
+
+
+def install(bench, xp) -> None:
+    bench.start("policy", bench.driver.xdo_dev_policy_add(xp, Extack()))
+    assert bench.results["policy"] == 0
+
+
+@pytest.fixture
+def busy(bench, make_state, make_policy):
+    """Two SAs and a policy, and the audit that finds nothing."""
+    states = [make_state(), make_state(0x2000, c.IN)]
+    for x in states:
+        assert bench.add(x) == 0
+        x.km.state = KmState.VALID
+    install(bench, make_policy())
+    assert audit(bench) == {**CLEAN, "objects": 7}
+    return states
+
+
+def test_an_audit_of_what_is_right_changes_nothing(bench, busy) -> None:
+    before = list(bench.card.log)
+    assert audit(bench) == {**CLEAN, "objects": 7}
+    assert bench.card.log[len(before) :] == ["ListObjects"] * 3
+
+
+@pytest.mark.parametrize("name", ["CreateKey", "CreateSa", "CreateSaRule"])
+def test_an_orphan_is_destroyed(bench, busy, name) -> None:
+    handle = bench.card.plant(name, cookie=0)
+    report = audit(bench)
+    assert (report["orphans"], report["objects"]) == (1, 8)
+    assert handle not in bench.card.live
+    assert audit(bench) == {**CLEAN, "objects": 7}
+    assert bench.counters["audit_orphans"] == 1
+
+
+def test_what_its_destroy_left_alive_is_stopped_and_destroyed(bench, busy) -> None:
+    """F-CTL-15: all three of an SA; the order is rule, SA, key, and a stop before."""
+    bench.card.undead = True
+    assert bench.free(busy[0])
+    bench.card.undead = False
+    assert len(bench.card.live) == 7
+    since = len(bench.card.log)
+    assert audit(bench)["undead"] == 3
+    assert bench.card.log[since + 3 :] == ["StopSa", "DestroyRule", "DestroySa", "DestroyKey"]
+    assert len(bench.card.live) == 4
+    assert audit(bench) == {**CLEAN, "objects": 4}
+
+
+@pytest.mark.parametrize("name", ADD)
+def test_an_sa_whose_object_is_gone_expires_hard(bench, busy, name) -> None:
+    bench.card.vanish(name)
+    report = audit(bench)
+    assert report["missing"] == 1
+    assert bench.expired == [busy[0]]
+    assert bench.free(busy[0])
+    bench.run()
+    assert audit(bench) == {**CLEAN, "objects": 4}
+
+
+def test_a_policy_that_is_gone_is_made_again(bench, busy) -> None:
+    bench.card.vanish("CreatePolicyRule")
+    assert audit(bench)["missing"] == 1
+    assert "CreatePolicyRule" in bench.card.live.values()
+    assert audit(bench) == {**CLEAN, "objects": 7}
+    assert bench.expired == []
+
+
+def test_equal_policies_come_back_in_their_order(bench, make_policy) -> None:
+    """The newest of equal priority wins on the card, so those behind the lost one follow it."""
+    first, second, other = make_policy(), make_policy(), make_policy(priority=3)
+    for xp in (first, second, other):
+        install(bench, xp)
+    bench.card.vanish("CreatePolicyRule")
+    since = len(bench.card.commands)
+    audit(bench)
+    rules = [one for one in bench.card.commands[since:] if isinstance(one, c.CreatePolicyRule)]
+    assert [rule.priority for rule in rules] == [10, 10]
+    assert list(bench.card.live.values()) == ["CreatePolicyRule"] * 3
+    log = bench.card.log
+    assert log[-1] == "DestroyRule", "the old one goes after the new one has come"
+
+
+def test_a_policy_that_cannot_be_made_again_is_tried_with_each_audit(bench, busy) -> None:
+    bench.card.vanish("CreatePolicyRule")
+    bench.card.refuse["CreatePolicyRule"] = [Status.NO_RESOURCES] * 2
+    audit(bench)
+    assert "CreatePolicyRule" not in bench.card.live.values()
+    audit(bench)
+    assert "CreatePolicyRule" in bench.card.live.values()
+
+
+def test_a_handle_that_is_in_use_is_no_handle(bench, busy, make_state) -> None:
+    """F-CTL-07: nobody shares a handle; the new object is found by its cookie and goes."""
+    bench.card.alias = "CreateSa"
+    x, extack = make_state(0x3000), Extack()
+    assert bench.add(x, extack) == -errno.EIO
+    assert "which is in use (F-CTL-07)" in extack.msg or "which is in use" in extack.msg
+    assert len(bench.card.live) == 7
+    assert bench.counters["orphans_destroyed"] == 1
+    assert audit(bench) == {**CLEAN, "objects": 7}
+    bench.card.alias = ""
+    assert bench.add(x) == 0
+
+
+@pytest.mark.parametrize("status", [Status.OBJECT_BUSY, Status.INTERNAL_ERROR, 99])
+def test_what_cannot_be_destroyed_is_quarantined(bench, busy, status) -> None:
+    """F-CTL-14: the SA is stopped, its handle nobody else's, and each audit tries again."""
+    bench.card.refuse["DestroySa"] = [status] * (2 * DESTROY_ATTEMPTS)
+    bench.free(busy[0])
+    for _ in range(DESTROY_ATTEMPTS):
+        tick(bench)
+    assert "free" in bench.results, "bounded"
+    assert bench.counters["quarantined"] == 1
+    assert bench.card.log.count("StopSa") == 1
+    assert sorted(bench.card.live.values()).count("CreateSa") == 2
+    bench.start("audit", bench.driver.audit())
+    for _ in range(DESTROY_ATTEMPTS):
+        tick(bench)
+    assert bench.results.pop("audit")["quarantined"] == 1
+    bench.card.refuse.clear()
+    assert audit(bench)["quarantined"] == 0
+    assert sorted(bench.card.live.values()).count("CreateSa") == 1
+    assert audit(bench) == {**CLEAN, "objects": 4}
+
+
+def test_an_unclear_refusal_is_looked_into(bench, busy, make_state) -> None:
+    """INV-47: a card that says no and does it all the same."""
+    bench.card.liar = "CreateSa"
+    assert bench.add(make_state(0x3000)) == -errno.EIO
+    assert len(bench.card.live) == 7
+
+
+def test_a_list_that_fails_is_asked_again_by_the_tick(bench, busy) -> None:
+    bench.card.plant("CreateKey", cookie=0)
+    bench.card.refuse["ListObjects"] = [Status.INTERNAL_ERROR]
+    assert audit(bench)["unfinished"] == 1
+    tick(bench)
+    assert len(bench.card.live) == 7
+
+
+def test_a_list_without_end_ends(bench, busy) -> None:
+    bench.card.script["ListObjects"] = {"values": {"next": 5}, "objects": ()}
+    assert audit(bench)["unfinished"] == 1
+    bench.card.script.clear()
+
+
+def test_the_tick_audits_after_doubt_and_now_and_then(bench, busy, make_state) -> None:
+    listed = bench.card.log.count("ListObjects")
+    tick(bench)
+    assert bench.card.log.count("ListObjects") == listed
+    bench.card.lose = ["CreateKey"]
+    bench.add(make_state(0x3000))
+    bench.wait_ms(COMMAND_TIMEOUT_MS)
+    tick(bench)
+    assert bench.card.log.count("ListObjects") == listed + 3
+    bench.now_ns += AUDIT_INTERVAL_MS * 1_000_000
+    tick(bench)
+    assert bench.card.log.count("ListObjects") == listed + 6
+
+
+def test_an_audit_during_adds_disturbs_none(bench, busy, make_state) -> None:
+    """What is being made is no orphan, whatever the audit sees of it."""
+    bench.start("audit", bench.driver.audit())
+    states = [make_state(0x4000 + number) for number in range(4)]
+    for number, x in enumerate(states):
+        bench.start(f"add{number}", bench.driver.xdo_dev_state_add(bench.dev, x, Extack()))
+        bench.start(f"audit{number}", bench.driver.audit())
+    assert [bench.results[f"add{number}"] for number in range(4)] == [0] * 4
+    for number in range(4):
+        report = bench.results[f"audit{number}"]
+        assert {name: report[name] for name in CLEAN if name != "objects"} == {
+            name: 0 for name in CLEAN if name != "objects"
+        }
+
+
+def test_a_lost_rule_stops_its_sa_before_the_add_fails(bench, make_state) -> None:
+    """F-CTL-01: nobody may use an SA of which the user was told that it is not there."""
+    bench.card.lose = ["CreateSaRule"] * 3
+    x = make_state()
+    bench.add(x)
+    bench.wait_ms(COMMAND_TIMEOUT_MS)
+    assert bench.results["add"] == -errno.ETIMEDOUT
+    assert bench.card.log == [*ADD, "StopSa"]
+    bench.wait_ms(2 * COMMAND_TIMEOUT_MS)
+    bench.wait_ms(2 * COMMAND_TIMEOUT_MS)
+    assert bench.card.live == {}
+
+
+def test_a_lost_card_expires_all_sas_and_keeps_the_policies(bench, busy, caps) -> None:
+    bench.mailbox.fail_all(OffloadError(errno.ENXIO, "the card is in error"))
+    bench.driver.firmware_lost()
+    assert bench.expired == busy
+    for x in busy:
+        assert bench.free(x)
+    bench.card.live.clear()
+    bench.mailbox.begin()
+    bench.start("recovered", bench.driver.recovered(caps))
+    assert "recovered" in bench.results
+    assert list(bench.card.live.values()) == ["CreatePolicyRule"]
+    assert audit(bench) == {**CLEAN, "objects": 1}
+
+
+def test_limits_that_the_card_did_not_take_are_told_again(bench, busy) -> None:
+    """F-TAB-04: the driver does not believe its own table."""
+    x = busy[0]
+    bench.card.refuse["SetLimits"] = [Status.INTERNAL_ERROR, Status.NO_RESOURCES]
+    x.lft.hard_packet_limit = 500
+    bench.driver.xdo_dev_state_update_curlft(x)
+    bench.run()
+    assert bench.driver.needs_reconcile()
+    tick(bench)
+    tick(bench)
+    told = [one.packets for one in bench.card.commands if isinstance(one, c.SetLimits)]
+    assert told == [500, 500, 500]
+    assert bench.counters["settings_errors"] == 2
+    tick(bench)
+    assert bench.card.log.count("SetLimits") == 3
+
+
+def test_settings_of_an_sa_go_one_at_a_time_and_the_newest_last(bench, busy) -> None:
+    """F-TAB-05"""
+    x = busy[0]
+    for limit in (500, 400, 300):
+        x.lft.hard_packet_limit = limit
+        bench.driver.xdo_dev_state_update_curlft(x)
+        bench.sched.run(bench.now_ns)
+    assert len(bench.card.inbox) == 1
+    bench.run()
+    told = [one.packets for one in bench.card.commands if isinstance(one, c.SetLimits)]
+    assert told == [500, 300]

@@ -35,6 +35,8 @@ from proto.commands import (
     QuerySa,
     Reply,
     SetLimits,
+    SetPort,
+    SetQueue,
     StopSa,
     Teardown,
 )
@@ -71,8 +73,10 @@ NOTHING: frozenset[str] = frozenset()
 CONTENTS: dict[type[Any], frozenset[str]] = {
     **dict.fromkeys((CreateKey, CreateSa, CreateSaRule, CreatePolicyRule), CREATED),
     **dict.fromkeys((DestroyKey, DestroySa, DestroyRule, Teardown), NOTHING),
-    **dict.fromkeys((SetLimits, AdvanceEsn, StopSa), NOTHING),
-    **dict.fromkeys((InitFunction, QueryCounters, QueryCensus, Fence), frozenset({"values"})),
+    **dict.fromkeys((SetLimits, AdvanceEsn, StopSa, SetPort), NOTHING),
+    **dict.fromkeys(
+        (InitFunction, QueryCounters, QueryCensus, Fence, SetQueue), frozenset({"values"})
+    ),
     QueryCaps: frozenset({"caps"}),
     QuerySa: frozenset({"sa"}),
     ListObjects: frozenset({"objects", "values"}),
@@ -157,7 +161,7 @@ def wipe_key(command: AnyCommand) -> None:
 def checked(command: AnyCommand, reply: Reply) -> Reply:
     """The reply, if it holds what the command's reply must and nothing else; else what is made of
     it, a failure with BAD_OUTPUT_LENGTH (F-CTL-08)."""
-    wanted = CONTENTS.get(type(command), NOTHING)
+    wanted = CONTENTS[type(command)]
     if reply.status != Status.OK or reply.delivery != Delivery.OK:
         return reply
     found = {name for name, held in HELD.items() if held(reply)}

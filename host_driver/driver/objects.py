@@ -92,6 +92,10 @@ class CardObject:
     generation: int = 0
     unknown: CommandUnknown | None = None
 
+    def destroy(self) -> AnyCommand:
+        """The command that takes it away."""
+        return DESTROY[self.kind](self.handle)
+
     def matches(self, info: ObjectInfo) -> bool:
         """Whether the card lists exactly this object."""
         mine = (self.handle, self.generation, self.cookie, self.uses)
@@ -156,16 +160,19 @@ class CardObjects:
         self._name(one, reply.handle, reply.generation)
         return one
 
-    def unwind(self, undo: list[CardObject], error: OffloadError) -> Completion:
-        """Take back what was made before `error`. The Completion is done when nothing is left.
+    def unwind(
+        self, undo: list[CardObject], error: OffloadError, gone: Completion | None = None
+    ) -> Sleep[None]:
+        """Take back what was made before `error`; `gone` completes when nothing is left (OPS-14).
 
-        Its deadline are two commands: where the card is silent, the rest goes on behind. Where it
-        did not answer the command that failed (F-CTL-01), the deadline is now.
+        Nobody waits here longer than for two commands: where the card is silent, or did not answer
+        the command that failed (F-CTL-01), the rest goes on in the background.
         """
-        patience_ns = 0 if isinstance(error, CommandUnknown) else 2 * TIMEOUT_NS
-        gone = Completion(self._context.now_ns() + patience_ns)
+        gone = gone or Completion()
+        gone.deadline_ns = self._context.now_ns() + 2 * TIMEOUT_NS
         self._context.spawn(self._unwind(undo, gone))
-        return gone
+        if not isinstance(error, CommandUnknown):
+            yield from wait(gone)
 
     def _unwind(self, undo: list[CardObject], gone: Completion) -> Sleep[None]:
         lost = [one for one in undo if one.life is Life.LOST]
@@ -226,7 +233,7 @@ class CardObjects:
 
     def _post(self, objects: list[CardObject]) -> list[tuple[CardObject, Completion]]:
         post = self._context.mailbox.post
-        return [(one, post(DESTROY[one.kind](one.handle))) for one in objects]
+        return [(one, post(one.destroy())) for one in objects]
 
     def _finish(self, answers: list[tuple[CardObject, Completion]]) -> Sleep[None]:
         """Sleep until every destroy was answered; try again what the card did not do."""

@@ -83,7 +83,7 @@ class Policies:
             yield from self._objects.make(create_policy_rule(entry.xp), made, entry)
         except OffloadError as error:
             self._context.counters["policy_restore_errors"] += 1
-            self._objects.unwind(made, error)
+            yield from self._objects.unwind(made, error)
             entry.undo = [one for one in before if one.life is Life.LIVE]
             return
         if entry not in self._entries.values():  # deleted meanwhile

@@ -22,7 +22,7 @@ from host_driver.driver.context import DriverContext
 from host_driver.driver.events import EventHandler
 from host_driver.driver.mailbox import TIMEOUT_NS
 from host_driver.driver.objects import CardObject, CardObjects
-from host_driver.driver.policy import Entry, Policies
+from host_driver.driver.policy import Entry, Policies, create_policy_rule
 from host_driver.driver.sa import (
     Identity,
     Sa,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from host_driver.xfrm.policy import XfrmPolicy
     from host_driver.xfrm.state import XfrmState
 
+
+__all__ = ["ReferenceDriver", "create_policy_rule"]
 
 CALL = "xdo_dev_state_add"
 
@@ -128,7 +130,7 @@ class ReferenceDriver:
         try:
             yield from self._policies.add(xp, handle, undo)
         except OffloadError as error:
-            yield from wait(self._objects.unwind(undo, error))
+            yield from self._objects.unwind(undo, error)
             return self._refused(error, extack)
         xp.xdo.offload_handle = handle
         return 0
@@ -224,10 +226,10 @@ class ReferenceDriver:
             yield from self._steer(sa)
             step(CALL, "insert")
         except OffloadError as error:
-            gone = self._objects.unwind(undo, error)
+            gone = Completion()
             if sa is not None:
                 self._discard(sa, gone)
-            yield from wait(gone)
+            yield from self._objects.unwind(undo, error, gone)
             return self._refused(error, extack)
         x.xso.offload_handle = self._new_handle()
         self._sas[x.xso.offload_handle] = sa
@@ -304,7 +306,7 @@ class ReferenceDriver:
             yield from self._steer(sa)
         except OffloadError as error:
             self._context.counters["steer_errors"] += 1
-            yield from wait(self._objects.unwind(sa.undo[-1:], error))
+            yield from self._objects.unwind(sa.undo[-1:], error)
             if not sa.deleted:  # no packet reaches it: better the user knows
                 self._context.xfrm_state_expire(sa.x)
             return

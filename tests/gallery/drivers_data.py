@@ -86,7 +86,7 @@ class LeavesKeyBehind(ReferenceDriver):
 
     def __init__(self, context):
         super().__init__(context)
-        self._objects.unwind = lambda undo, error: iter(())
+        self._objects.unwind = lambda undo, error, gone=None: iter(())
 
 
 class AcceptsEverything(ReferenceDriver):

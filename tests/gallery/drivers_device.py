@@ -15,8 +15,7 @@ from proto.commands import (
     CreateKey,
     CreatePolicyRule,
     CreateSa,
-    DestroyKey,
-    DestroyRule,
+    ObjectKind,
 )
 from proto.xfrm import AF_INET6
 
@@ -116,9 +115,9 @@ class DeletesAnother(ReferenceDriver):
     def xdo_dev_state_delete(self, dev, x):
         super().xdo_dev_state_delete(dev, x)
         other = next((sa for sa in self._sas.values() if not sa.deleted), None)
-        for command in other.undo if other else ():
-            if isinstance(command, DestroyRule):
-                self._context.mailbox.post(command)
+        for one in other.undo if other else ():
+            if one.kind is ObjectKind.RULE:
+                self._context.mailbox.post(one.destroy())
 
 
 class DeletesTheNewPolicy(ReferenceDriver):
@@ -157,7 +156,7 @@ class KeepsKey(ReferenceDriver):
         result = yield from super()._add(x, extack)
         if result == 0:
             sa = self._sas[x.xso.offload_handle]
-            sa.undo[:] = [one for one in sa.undo if not isinstance(one, DestroyKey)]
+            sa.undo[:] = [one for one in sa.undo if one.kind is not ObjectKind.KEY]
         return result
 
 

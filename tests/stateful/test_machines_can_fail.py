@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from nic_model import aso, objects, tables
+from nic_model import aso, handles, objects, tables
 from nic_model.firmware import Firmware
 from nic_model.queues import Queues
 from nic_model.steering import Steering
@@ -40,7 +40,7 @@ def generation_stands_still(patch: Patch) -> None:
         original(self, row)
         self._generations[row] = 0
 
-    wrapped(patch, objects.Rows, "remove", remove)
+    wrapped(patch, handles.Rows, "remove", remove)
 
 
 def key_stays_in_memory(patch: Patch) -> None:
@@ -57,7 +57,7 @@ def deleted_sa_keeps_its_key(patch: Patch) -> None:
 
 def doubled_command_runs_twice(patch: Patch) -> None:
     def mailbox(original: Any, self: Any, message: Any) -> None:
-        self._answered.clear()
+        self._tokens.clear()
         original(self, message)
 
     wrapped(patch, Firmware, "_mailbox", mailbox)
@@ -67,7 +67,7 @@ def table_has_one_less(patch: Patch) -> None:
     def make(original: Any, self: Any, name: str, size: int) -> None:
         original(self, name, size - (name == "rule"))
 
-    wrapped(patch, objects.Rows, "__init__", make)
+    wrapped(patch, handles.Rows, "__init__", make)
 
 
 # --- packets ---

@@ -223,7 +223,7 @@ def test_a_lost_card_expires_all_sas_and_keeps_the_policies(bench, busy, caps) -
     for x in busy:
         assert bench.free(x)
     bench.card.live.clear()
-    bench.mailbox.begin()
+    bench.mailbox.begin(2)
     bench.start("recovered", bench.driver.recovered(caps))
     assert "recovered" in bench.results
     assert list(bench.card.live.values()) == ["CreatePolicyRule"]

@@ -2,11 +2,12 @@
 """The mailbox: slots, tokens, timeouts, late and doubled replies."""
 
 import errno
+from typing import get_args
 
 import msgspec
 import pytest
 
-from host_driver.driver.command import CommandTimeout, CommandUnknown
+from host_driver.driver.command import CONTENTS, CommandTimeout, CommandUnknown
 from host_driver.driver.slots import CREATE_SLOTS, RESERVED
 from host_driver.sleep import wait
 from proto import commands as c
@@ -40,6 +41,10 @@ def test_every_refusal_becomes_errno_and_text_with_syndrome(bench, status) -> No
         STATUS_ERRNO[status],
         "card refuses QueryCensus (syndrome 0x1234)",
     )
+
+
+def test_what_a_reply_must_hold_is_known_of_every_command() -> None:
+    assert set(CONTENTS) == set(get_args(c.AnyCommand))
 
 
 def test_an_unknown_status_is_an_io_error(bench) -> None:

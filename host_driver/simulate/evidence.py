@@ -61,7 +61,8 @@ class Evidence:
     `span`: the steps since the last moment of rest, or since the last disturbance; `frames`,
     `deliveries` and `submitted` are of the whole span. `rest`: the moment of rest that the span
     began at, None where something disturbed the lab since. `at_rest`: this step is one again.
-    `rested` is the step of the last moment of rest, whatever came after it.
+    `rested` is the step of the last moment of rest, whatever came after it. `answered` has the last
+    answers of each host before this step, `booted` who died, hung or was reset since.
     """
 
     ledger: Ledger
@@ -76,6 +77,8 @@ class Evidence:
     frames: list[Seen] = field(default_factory=list)
     deliveries: list[Delivered] = field(default_factory=list)
     submitted: list[Submitted] = field(default_factory=list)
+    answered: dict[int, Snapshot] = field(default_factory=dict)
+    booted: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def balanced(self) -> bool:
@@ -99,11 +102,6 @@ class Evidence:
     def hosts(self) -> range:
         """The hosts of the lab."""
         return range(self.ledger.hosts)
-
-    @property
-    def previous(self) -> Step | None:
-        """The step before."""
-        return self.ledger.steps[self.step.number - 1] if self.step.number else None
 
     def standing(self, asked: PolicyAsked | SaAsked) -> Standing:
         """Of an SA or policy within the span."""

@@ -6,7 +6,7 @@ step -> observer (frames, deliveries) -> evidence (span since rest) -> invariant
 
 from host_driver.simulate.evidence import Evidence, Rest, Told, expiries
 from host_driver.simulate.invariants import INVARIANTS
-from host_driver.simulate.ledger import Delivered, Ledger, Step, Submitted, Violation
+from host_driver.simulate.ledger import Delivered, Ledger, Snapshot, Step, Submitted, Violation
 from host_driver.simulate.observer import Observer
 from host_driver.simulate.rulings import Span
 from host_driver.simulate.tracks import Seen
@@ -23,6 +23,8 @@ class Judge:
         self._rest: Rest | None = None
         self._rested = -1
         self._calm_since_ns = 0
+        self._answered: dict[int, Snapshot] = {}  # the last answers of each host
+        self._booted: set[tuple[str, int]] = set()  # since then
         self._frames: list[Seen] = []
         self._deliveries: list[Delivered] = []
         self._submitted: list[Submitted] = []
@@ -44,21 +46,23 @@ class Judge:
         observer.follow(ledger, step)
         told = list(expiries(step, observer.tracks))
         _note(told, step.number)
-        if disturbed(ledger, step):
+        if disturbed(step):
             self._disturbed(step)
         self._frames += observer.seen
         self._deliveries += step.delivered
         self._submitted += [one for one in step.submitted if not one.errno]
+        self._booted |= {(one.party, one.host) for one in step.lives if one.party != "link"}
         return Evidence(
             ledger, step, observer, Span(self._first, step.number), self._rest,
-            at_rest=self._at_rest(ledger, step), rested=self._rested,
+            at_rest=self._at_rest(step), rested=self._rested,
             calm_since_ns=self._calm_since_ns, told=told, frames=self._frames,
-            deliveries=self._deliveries, submitted=self._submitted,
+            deliveries=self._deliveries, submitted=self._submitted, answered=self._answered,
+            booted=self._booted,
         )  # fmt: skip
 
-    def _at_rest(self, ledger: Ledger, step: Step) -> bool:
+    def _at_rest(self, step: Step) -> bool:
         answered = all(one.counters is not None for one in step.snapshots)
-        return step.settled and bool(step.snapshots) and answered and not disturbed(ledger, step)
+        return step.settled and bool(step.snapshots) and answered and not disturbed(step)
 
     def _disturbed(self, step: Step) -> None:
         """The books are open again, and what cards know of windows is not known here."""
@@ -68,6 +72,10 @@ class Judge:
 
     def _next(self, evidence: Evidence) -> None:
         step = evidence.step
+        for snapshot in step.snapshots:
+            if snapshot.counters is not None:
+                self._answered[snapshot.host] = snapshot
+                self._booted -= {("card", snapshot.host), ("host", snapshot.host)}
         if evidence.at_rest:
             self._rest, self._rested = Rest(step.number, step.snapshots, step.wire), step.number
             for host in evidence.hosts:
@@ -86,15 +94,11 @@ def _note(told: list[Told], step: int) -> None:
             (one.track.hard_told if one.hard else one.track.soft_told).append(step)
 
 
-def disturbed(ledger: Ledger, step: Step) -> bool:
-    """Whether something happened in a step that no reference follows: a fault is armed, a card or
-    host was killed, stopped or reset, or somebody did not answer."""
-    armed = any(
-        one.step <= step.number and (one.healed_step is None or one.healed_step >= step.number)
-        for one in ledger.armed
-    )
+def disturbed(step: Step) -> bool:
+    """Whether something happened in a step that no reference follows: a fault fired, a card or host
+    was killed, stopped or reset, or somebody did not answer."""
     lives = any(life.party != "link" for life in step.lives)
-    return armed or lives or bool(step.unanswered) or bool(step.restless)
+    return bool(step.firings or step.unanswered or step.restless) or lives
 
 
 def make_judge() -> Judge:

@@ -95,14 +95,12 @@ def conservation_out(ev: Evidence) -> Iterator[str]:
 @invariant(32, "Counters are monotonic")
 def counters_monotonic(ev: Evidence) -> Iterator[str]:
     """No counter of card, driver or core decreases, but by a new boot of its party."""
-    if ev.previous is None:
-        return
-    for before, after in zip(ev.previous.snapshots, ev.step.snapshots, strict=True):
-        rebooted = {life.party for life in ev.step.lives if life.host == before.host}
-        for where, name, old, new in _falling(before, after):
+    for after in ev.step.snapshots:
+        before = ev.answered.get(after.host)
+        for where, name, old, new in _falling(before, after) if before else ():
             party = "card" if where == "counters" and not name.startswith("driver_") else "host"
-            if party not in rebooted and not ("card" in rebooted and party == "host"):
-                yield f"host{before.host}: {name} fell from {old} to {new}"
+            if (party, after.host) not in ev.booted:
+                yield f"host{after.host}: {name} fell from {old} to {new}"
 
 
 def _falling(before: Snapshot, after: Snapshot) -> Iterator[tuple[str, str, int, int]]:

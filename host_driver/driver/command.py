@@ -81,6 +81,8 @@ CONTENTS: dict[type[Any], frozenset[str]] = {
     QuerySa: frozenset({"sa"}),
     ListObjects: frozenset({"objects", "values"}),
 }
+FENCE = "tx tx_done tx_state rx rx_done rx_state wire events".split()
+VALUES: dict[type[Any], frozenset[str]] = {Fence: frozenset(FENCE)}
 HELD: dict[str, Callable[[Reply], bool]] = {
     "handle": lambda reply: reply.handle != 0,
     "generation": lambda reply: reply.generation != 0,
@@ -167,9 +169,10 @@ def checked(command: AnyCommand, reply: Reply) -> Reply:
     found = {name for name, held in HELD.items() if held(reply)}
     if "handle" in wanted:  # a missing or impossible one is told by whoever wants it (F-CTL-07)
         found |= CREATED
-    if found == wanted:
+    missing = (wanted - found) | (VALUES.get(type(command), NOTHING) - reply.values.keys())
+    if found == wanted and not missing:
         return reply
-    wrong = [f"no {name}" for name in sorted(wanted - found)]
+    wrong = [f"no {name}" for name in sorted(missing)]
     wrong += [f"a {name} that was not asked for" for name in sorted(found - wanted)]
     text = f"{opcode(command)}: the card's reply has {', '.join(wrong)}"
     return Reply(reply.token, Status.BAD_OUTPUT_LENGTH, reply.syndrome, text)

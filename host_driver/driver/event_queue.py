@@ -45,6 +45,8 @@ class EventQueue:
     def _account(self, message: Message) -> int:
         before = self._consumer.index
         try:
+            if message.count > EVENT_QUEUE:
+                raise RingError(f"{message.count} events, the queue holds {EVENT_QUEUE}")
             self._counters["events_lost"] += self._consumer.arrived(message.index, message.count)
         except Stale:
             return self._again(message, before)

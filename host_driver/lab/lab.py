@@ -130,7 +130,10 @@ class Lab:
             with world.wire() as wire:
                 moved.append(dict(wire.counters))
                 # The card's index shows frames that are still on their way to the wire.
-                arrived = all(moved[n]["wire"] == wire.index(n) for n in range(len(self.hosts)))
+                arrived = all(
+                    moved[n].get("wire", wire.index(n)) == wire.index(n)
+                    for n in range(len(self.hosts))
+                )
                 quiet = arrived and wire.quiet()
             if quiet and moved == before:
                 return

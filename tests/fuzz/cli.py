@@ -19,6 +19,7 @@ from pathlib import Path
 from fuzz import corpus
 from fuzz.engine import Fuzzer, Report, replay, shrink, thin
 from fuzz.targets import TARGETS
+from host_driver.lab.warm import warm_kernels
 
 SHARE_INPUTS = 25_000  # of one target in one process
 HEAD = ("target", "inputs", "offered", "refused", "features", "edges", "corpus", "slowest",
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     if options.replay:
         return _replay(options.replay)
+    warm_kernels()  # compiling takes longer than any input may
     names = options.target or list(TARGETS)
     reports = {name: Report(name) for name in names}
     print(_line(HEAD), flush=True)

@@ -22,6 +22,7 @@ from fuzz.coverage import Coverage
 from fuzz.target import Finding, Outcome, Target
 
 INPUTS_PER_RESET = 40
+INPUTS_PER_COLLECTION = 200  # of what a target dropped, so that only what it holds counts
 HANG_S = 3.0  # of processor time: a busy machine makes nothing hang
 MEMORY_STEP_KB = 64 << 10  # what one input may add to the peak
 MEMORY_GROWTH_KB = 192 << 10  # and all of them together, once the target runs
@@ -147,6 +148,8 @@ class Fuzzer:
         self._target.check()
         self._target.reset()
         self._history.clear()
+        if self.report.inputs % INPUTS_PER_COLLECTION == 0:
+            gc.collect()
         if self.report.inputs <= 10 * INPUTS_PER_RESET:
             self._base_kb = _peak_kb()
         self.report.growth_kb = max(0, _peak_kb() - self._base_kb)
@@ -226,8 +229,3 @@ def _place(error: BaseException) -> str:
     if trace is None:
         return ""
     return f" in {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-
-
-def settle_memory() -> None:
-    """Collect what is left of another target, so that it does not count for the next."""
-    gc.collect()

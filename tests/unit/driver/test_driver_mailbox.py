@@ -7,7 +7,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from host_driver.driver.command import CONTENTS, CommandTimeout, CommandUnknown
+from host_driver.driver.command import CONTENTS, FENCE, CommandTimeout, CommandUnknown, checked
 from host_driver.driver.slots import CREATE_SLOTS, RESERVED
 from host_driver.sleep import wait
 from proto import commands as c
@@ -381,3 +381,14 @@ def test_post_gets_a_refusal_as_a_reply(bench) -> None:
     bench.sched.spawn(task())
     bench.run()
     assert bench.results["status"] == Status.OBJECT_BUSY
+
+
+def test_a_fence_that_leaves_something_out_is_refused():
+    """Rings are repaired by what it says: half an answer is none."""
+    whole = dict.fromkeys(FENCE, 1)
+    assert checked(c.Fence(), c.Reply(1, values=whole)).status == 0
+    for name in FENCE:
+        values = {key: value for key, value in whole.items() if key != name}
+        reply = checked(c.Fence(), c.Reply(1, values=values))
+        assert reply.status == Status.BAD_OUTPUT_LENGTH
+        assert f"no {name}" in reply.text

@@ -4,7 +4,8 @@
 numba notices a change in the file of a kernel but not in the other modules that it was compiled
 from, and it freezes globals; therefore the cache directory is named after all the sources that a
 kernel can see, and after XFRMNIC_ESP, which chooses the form of AES-GCM that the datapath is
-compiled with. CPU features are part of numba's own key.
+compiled with. CPU features are part of numba's own key; so are place and time of a source file,
+and as the marker must not promise more than numba finds, both count here, too.
 """
 
 import hashlib
@@ -18,12 +19,13 @@ _PACKAGES = ("nic_model", "proto")  # kernels freeze the constants of both
 
 def _fingerprint() -> str:
     """Name of the cache directory: a hash of sources, numba version and chosen form."""
-    digest = hashlib.sha256()
     root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256(os.fsencode(root))
     for package in _PACKAGES:
         for source in sorted((root / package).rglob("*.py")):
             digest.update(str(source.relative_to(root)).encode() + b"\0")
             digest.update(source.read_bytes() + b"\0")
+            digest.update(str(source.stat().st_mtime_ns).encode() + b"\0")
     digest.update(version("numba").encode() + b"\0")
     digest.update(os.environ.get("XFRMNIC_ESP", "").encode())
     return digest.hexdigest()[:16]

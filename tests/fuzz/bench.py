@@ -17,7 +17,7 @@ from proto.codec import decode
 from proto.frame import Channel, Kind, Message, pack, unpack
 from proto.layouts import DESCRIPTOR
 from proto.limits import BUFFER_BYTES
-from proto.link.dma import Dma, tx_offset
+from proto.link.dma import Dma, slots_of, tx_offset
 from proto.wire import pack_frames, unpack_frames
 from proto.xfrm import AF_INET
 
@@ -27,10 +27,13 @@ HERE, THERE = bytes((10, 1, 0, 1)).ljust(16, b"\0"), bytes((10, 1, 0, 2)).ljust(
 DMA = Dma.anonymous()  # 20 MB: one for all cards, one after the other
 
 CHANNELS = {
-    Kind.REPLY: Channel.MAILBOX, Kind.EVENTS: Channel.EVENTS, Kind.COUNTERS: Channel.RINGS,
-    Kind.TX_DONE: Channel.RINGS, Kind.RX: Channel.RINGS, Kind.WIRE: Channel.WIRE,
-    Kind.WIRE_DONE: Channel.WIRE, Kind.CONTROL: Channel.CONTROL,
+    Kind.COMMAND: Channel.MAILBOX, Kind.REPLY: Channel.MAILBOX, Kind.EVENTS: Channel.EVENTS,
+    Kind.ARM: Channel.EVENTS, Kind.COUNTERS: Channel.RINGS, Kind.TX: Channel.RINGS,
+    Kind.TX_DONE: Channel.RINGS, Kind.RX: Channel.RINGS, Kind.RX_DONE: Channel.RINGS,
+    Kind.WIRE: Channel.WIRE, Kind.WIRE_DONE: Channel.WIRE, Kind.HELLO: Channel.WIRE,
+    Kind.CONTROL: Channel.CONTROL,
 }  # fmt: skip
+EPOCH = 7
 
 
 class Bench:
@@ -41,6 +44,9 @@ class Bench:
         self._tokens = itertools.count(1000)
         self.handles: list[int] = []
         self.tx_index = self.wire_index = 0
+        self.step(Channel.CONTROL, b"")  # HELLO
+        self.command(c.InitFunction(EPOCH))
+        self.give_back(self.step(Channel.EVENTS, self.pack(Kind.ARM)))
         for direction in (c.OUT, c.IN):
             key = self.make(c.CreateKey(KEY))
             sa = self.make(sa_command(key, direction, spi=0x1000 * direction))
@@ -76,8 +82,11 @@ class Bench:
     def command(self, command: c.Command) -> c.Reply:
         """A valid command and its reply."""
         body = msgspec.msgpack.encode(c.Request(next(self._tokens), command))
-        (message,) = self.step(Channel.MAILBOX, self.pack(Kind.COMMAND, body))
-        return decode(message.body, c.Reply)
+        raw = self.pack(Kind.COMMAND, body)
+        if isinstance(command, c.InitFunction):
+            raw = pack(Kind.COMMAND, body, epoch=command.epoch)
+        (reply,) = (m for m in self.step(Channel.MAILBOX, raw) if m.kind is Kind.REPLY)
+        return decode(reply.body, c.Reply)
 
     def make(self, command: c.Command) -> int:
         """A command that must succeed; its handle."""
@@ -87,8 +96,10 @@ class Bench:
         return reply.handle
 
     def pack(self, kind: Kind, body: bytes = b"", index: int = 0, count: int = 0) -> bytes:
-        """A framed message with a good check."""
-        return pack(kind, body, index, count)
+        """A framed message of the right epoch with a good check."""
+        of_wire = CHANNELS.get(kind) is Channel.WIRE
+        epoch = self.firmware.boot if of_wire else self.firmware.epoch
+        return pack(kind, body, index, count, 0 if kind is Kind.CONTROL else epoch)
 
     def tx(self, packets: Sequence[Any], index: int = 0, count: int = 0) -> bytes:
         """A TX message. A packet is [offset, length, flags, syndrome, handle, generation, frame];
@@ -104,6 +115,8 @@ class Bench:
                 (offset + more) % (1 << 32), (len(frame) + longer) % (1 << 16), flags % 256,
                 syndrome % 256, handle % (1 << 32), generation % (1 << 32),
             )  # fmt: skip
+        slots, marks = slots_of(self.tx_index, len(packets))
+        DMA.tx_marks[slots] = marks
         count = (len(packets) + count) % (1 << 16)
         return self.pack(Kind.TX, descriptors.tobytes(), self.tx_index + index, count)
 
@@ -119,6 +132,9 @@ class Bench:
             if message.kind is Kind.RX:
                 done = self.pack(Kind.RX_DONE, index=message.index, count=message.count)
                 more += self.step(Channel.RINGS, done)
+            elif message.kind is Kind.EVENTS:
+                arm = self.pack(Kind.ARM, index=message.index + message.count)
+                more += self.step(Channel.EVENTS, arm)
             elif message.kind is Kind.WIRE:
                 more += self.step(Channel.WIRE, self.pack(Kind.WIRE_DONE, count=message.count))
         return more

@@ -50,6 +50,10 @@ class Pair:
             else:
                 self.held.append((to, bytes(sent)))
 
+    def pack(self, kind: Kind, body: bytes = b"", index: int = 0, count: int = 0) -> bytes:
+        """A message of the host's epoch."""
+        return pack(kind, body, index, count, self.host.epoch)
+
     def _note(self, message: Message) -> None:
         if message.kind is Kind.CONTROL:
             answer = decode(message.body, control.Answer)
@@ -86,12 +90,14 @@ class Pair:
 
     def _wire(self, message: Message) -> None:
         if message.kind is Kind.WIRE:
-            self.held.append((Channel.WIRE, pack(Kind.WIRE_DONE, count=message.count)))
+            done = pack(Kind.WIRE_DONE, count=message.count, epoch=self.card.boot)
+            self.held.append((Channel.WIRE, done))
 
     def frame(self, frame: bytes) -> None:
         """A frame from the wire, to the card and on to the host."""
         body = len(frame).to_bytes(4, "little") + frame
-        self.held.append((Channel.WIRE, pack(Kind.WIRE, body, self._wire_index, 1)))
+        raw = pack(Kind.WIRE, body, self._wire_index, 1, self.card.boot)
+        self.held.append((Channel.WIRE, raw))
         self._wire_index += 1
         self.pump()
 

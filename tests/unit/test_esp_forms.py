@@ -4,6 +4,7 @@
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,19 @@ def test_cache_directory_is_named_after_what_was_compiled(tmp_path: Path) -> Non
     other = cache_directory(NUMBA_CACHE_DIR=given, XFRMNIC_ESP="portable")
     assert other.parent == tmp_path
     assert other != first
+
+
+def test_two_installations_do_not_take_each_other_for_compiled(tmp_path: Path) -> None:
+    """numba keys its cache by path and time of the source; a marker of one must not speak for the
+    other, whose first packet would then wait for the compiler."""
+    names = set()
+    for place in ("one", "two"):
+        for package in ("nic_model", "proto"):
+            shutil.copytree(ROOT / package, tmp_path / place / package)
+        code = "from nic_model.cache import cache_directory; print(cache_directory())"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path / place, capture_output=True, text=True,
+            check=True, env=os.environ | {"PYTHONPATH": str(tmp_path / place)},
+        )  # fmt: skip
+        names.add(done.stdout)
+    assert len(names) == 2

@@ -10,6 +10,7 @@ import pytest
 
 from host_driver import control
 from host_driver.control import Answer, Ask
+from host_driver.driver.command import FENCE
 from host_driver.host import Host
 from proto import commands as c
 from proto.caps import PROFILES
@@ -48,7 +49,7 @@ class Bench:
         self.armed: list[int] = []
         self.commands: list = []
         self.card_silent = False
-        self.fence = {"rx": 0, "events": 0, "wire": 0, "tx": 0, "queued": 0}
+        self.fence = dict.fromkeys(FENCE, 0)
         self.asked = self.tx_first = 0
         self.host = Host("host0", MAC, PEER, self.dma, 1, **arguments)
 
@@ -223,7 +224,7 @@ def test_capture_records_the_clear_side(bench) -> None:
 
 
 def test_quiesce_waits_for_packets_and_for_what_the_card_has_sent(bench) -> None:
-    bench.fence = dict(rx=1, events=2, wire=7)
+    bench.fence |= dict(rx=1, events=2, wire=7)
     bench.ask(control.Send([PACKET]))
     assert bench.ask(control.Quiesce()) is None, "a packet is out"
     number = bench.asked

@@ -58,17 +58,19 @@ class HostTarget(Trees):
         self._records: dict[str, Callable[..., Act]] = {
             "do": lambda number: self._do(number % len(self._actions)),
             "reply": lambda tree: self._given(
-                Channel.MAILBOX, pack(Kind.REPLY, encode(self._resolved(tree)))
+                Channel.MAILBOX, self.pair.pack(Kind.REPLY, encode(self._resolved(tree)))
             ),
             "events": lambda tree, index, count: self._given(
                 Channel.EVENTS,
-                pack(Kind.EVENTS, encode(tree), self.pair.host.events.index + index, _u16(count)),
+                self.pair.pack(
+                    Kind.EVENTS, encode(tree), self.pair.host.events.index + index, _u16(count)
+                ),
             ),
             "rx": self._rx,
             "counters": self._counters,
             "ctl": lambda tree: self._given(Channel.CONTROL, pack(Kind.CONTROL, encode(tree))),
             "msg": lambda channel, kind, index, count, body: self._given(
-                Channel(channel), pack(Kind(kind), body, index, _u16(count))
+                Channel(channel), self.pair.pack(Kind(kind), body, index, _u16(count))
             ),
             "raw": lambda channel, raw: self._given(Channel(channel), bytes(memoryview(raw))),
             "card": lambda: self.pair.pump,
@@ -165,7 +167,9 @@ class HostTarget(Trees):
                 syndrome % 256, self._handle(handle), generation % (1 << 32),
             )  # fmt: skip
         count = _u16(len(descriptors) + count)
-        return self._given(Channel.RINGS, pack(Kind.RX, rows.tobytes(), at % (1 << 32), count))
+        return self._given(
+            Channel.RINGS, self.pair.pack(Kind.RX, rows.tobytes(), at % (1 << 32), count)
+        )
 
     def _counters(self, records: list[Any], index: int, count: int) -> Act:
         rows = np.zeros(len(records), SA_COUNTERS)
@@ -174,7 +178,7 @@ class HostTarget(Trees):
             values = [field % (1 << 8 * size) for field, size in zip(fields, sizes, strict=True)]
             rows[number] = (self._handle(handle), *values)
         count = _u16(len(records) + count)
-        message = pack(Kind.COUNTERS, rows.tobytes(), index % (1 << 32), count)
+        message = self.pair.pack(Kind.COUNTERS, rows.tobytes(), index % (1 << 32), count)
         return self._given(Channel.RINGS, message)
 
     def _handle(self, handle: Any) -> int:

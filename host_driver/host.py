@@ -28,6 +28,7 @@ from host_driver.netdev import Devices, NetDevice, Skb
 from host_driver.queries import Queries
 from host_driver.running import Running
 from host_driver.sleep import Completion, Scheduler, Sleep, completions_of
+from host_driver.timers import Timers
 from host_driver.trace import Trace
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.profile import LATEST, profile_by_name
@@ -77,6 +78,7 @@ class Host:
 
         self.counters: Counter[str] = Counter()
         self.faults = FaultTable()
+        self._timers = Timers(self.faults)
         self.trace = Trace()
         self.received = PacketSocket(self.counters)
         self.notifications = Notifications(self.counters)
@@ -113,12 +115,15 @@ class Host:
     def step(self, now_ns: int, inputs: Sequence[tuple[Channel, bytes]]) -> Output:
         """Take messages, give messages. Never raises for bad input: that is counted."""
         self._now_ns = self.mailbox.now_ns = self.edge.now_ns = now_ns
+        self.clock_ahead_ns += self._timers.slept_ns(now_ns)
         self.net.now_ns = now_ns + self.clock_ahead_ns
         for channel, raw in inputs:
             self._take(channel, raw)
         self.edge.release()
-        self.mailbox.expire(now_ns)
-        self.net.run_timers()
+        if self._timers.may_run("command", self.mailbox.deadline_ns(), now_ns):
+            self.mailbox.expire(now_ns)
+        if self._timers.may_run("core", self._timer_ns(), now_ns):
+            self.net.run_timers()
         self._tick()
 
         self._run()
@@ -131,10 +136,10 @@ class Host:
         """When a timer, a timeout or the reconcile tick is due."""
         deadlines = [
             self.sched.deadline_ns(),
-            self.mailbox.deadline_ns(),
-            self._timer_ns(),
+            self._timers.deadline_ns("command", self.mailbox.deadline_ns()),
+            self._timers.deadline_ns("core", self._timer_ns()),
             self.queue_health.deadline_ns(),
-            self._tick_ns if self._needs_reconcile() else None,
+            self._reconcile_ns(),
             self.faults.deadline_ns(),
         ]
         return min((ns for ns in deadlines if ns is not None), default=None)
@@ -265,11 +270,15 @@ class Host:
             moved.complete()
             self.sched.run(self._now_ns)
 
+    def _reconcile_ns(self) -> int | None:
+        due = self._needs_reconcile()
+        return self._timers.deadline_ns("reconcile", self._tick_ns) if due else None
+
     def _tick(self) -> None:
         self.queue_health.tick(self._now_ns)
         if not self._needs_reconcile():
             self._tick_ns = self._now_ns + TICK_NS
-        elif self._now_ns >= self._tick_ns:
+        elif self._timers.may_run("reconcile", self._tick_ns, self._now_ns):
             self._tick_ns = self._now_ns + TICK_NS
             self._driver_hook("reconcile")
 

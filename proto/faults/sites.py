@@ -88,6 +88,20 @@ SITES: dict[str, Site] = {
                          messages=True),
     "ring.rx": Site("host", "received descriptors", MESSAGE_KINDS, messages=True),
     "ring.counters": Site("host", "counter records of SAs", MESSAGE_KINDS, messages=True),
+    "host.clock": Site(
+        "host", "the core's clock, read at each step of the host",
+        {"forward": Kind("it goes on by `value` seconds at once, as after a suspend", (int,), 1,
+                         10 * 365 * 86_400, needs=("value",))},
+    ),
+    "host.timer": Site(
+        "host", "a timer that is due; timers are command, core, reconcile",
+        {
+            "late": Kind("it runs `delay_ms` later", needs=("delay_ms",)),
+            "coarse": Kind("it runs at the next multiple of `value` ms", (int,), 1, 60_000,
+                           needs=("value",)),
+        },
+        ("timer",),
+    ),
     "card.command": Site("card", "a command in the firmware", COMMAND_KINDS, ("opcode",)),
     "card.table": Site(
         "card", "a row for a new object; tables are keys, sas, rules",

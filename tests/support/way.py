@@ -24,6 +24,7 @@ class Way:
         self.kind, self.mode, self.window, self.esn = kind, mode, window, esn
         self.ends = (A6, B6) if v6 else (A, B)
         device = "offload packet dev nic0 " if kind == "packet" else ""
+        self.ids = _IDS
         self.add_sa()
         for host, dir in ((self.a, "out"), (self.b, "in")):
             where = template(mode=mode, ends=self.ends)
@@ -63,7 +64,7 @@ class Way:
         return packets
 
     def _id(self) -> dict[str, int]:
-        number = next(_IDS) & 0xFFFF
+        number = next(self.ids) & 0xFFFF
         return {"fl": number} if ":" in self.ends[0] else {"id": number}
 
     def arrived(self) -> list[bytes]:

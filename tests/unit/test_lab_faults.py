@@ -2,12 +2,15 @@
 """The faults of a lab: who gets them, by which name, what the log says, how they end."""
 
 import errno
+import itertools
 
 import pytest
 
 from host_driver.faults import catalogue
 from host_driver.lab import Lab
+from proto.faults import SITES
 from proto.status import OffloadError
+from support.way import Way
 
 SA = (
     "xfrm state add src 10.0.0.1 dst 10.0.0.2 proto esp spi 0x1000 reqid 1 mode transport "
@@ -171,3 +174,55 @@ def test_a_delayed_event_and_frame_are_waited_for_by_settle(lab):
     a.send([packet])
     lab.settle()
     assert len(b.receive()) == 1
+
+
+def life(lab) -> list[object]:
+    """A little of everything, and all that can be seen of it from outside."""
+    way = Way(lab)
+    way.ids = itertools.count(1)
+    for _ in range(3):
+        way.send(20)
+        lab.advance(1)
+    way.add_sa(0x2000)
+    way.delete_sa(0x1000)
+    way.send(20)
+    seen = [way.arrived(), lab.wire.frames(), lab.wire.counters(), lab.now_ns()]
+    for host in lab.hosts:
+        seen += [host.notifications(), host.trace(), host.mib(), host.nic.counters()]
+    return seen
+
+
+def arm_everything(faults, **how) -> None:
+    """Every kind of every site, with what it needs."""
+    for site, about in SITES.items():
+        for kind, needs in about.kinds.items():
+            value = None
+            if "value" in needs.needs:
+                value = needs.examples[0] if needs.examples else max(needs.low, 1)
+            delay_ms = 5 if "delay_ms" in needs.needs else 0
+            faults.add(site=site, kind=kind, value=value, delay_ms=delay_ms, **how)
+
+
+def test_faults_of_probability_zero_change_no_byte_of_a_life() -> None:
+    seen = []
+    for armed in (False, True, True):
+        with Lab(target="sim", hosts=2, card="full", seed=9) as lab:
+            if armed:
+                arm_everything(lab.faults, probability=0.0)
+            seen.append(life(lab))
+            assert lab.faults.log() == []
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_seed_repeats_a_life_with_faults_of_every_site() -> None:
+    seen = []
+    for _ in range(2):
+        with Lab(target="sim", hosts=2, card="full", seed=9) as lab:
+            lab.faults.add(site="wire", kind="corrupt", probability=0.1)
+            lab.faults.add(site="wire", kind="delay", delay_ms=30, value=40, probability=0.3)
+            lab.faults.add(site="ring", kind="reorder", probability=0.2)
+            lab.faults.add(site="mailbox", kind="duplicate", probability=0.3)
+            lab.faults.add(site="card.command", kind="delay", delay_ms=20, probability=0.3)
+            seen.append([*life(lab), lab.faults.log()])
+    assert seen[0] == seen[1]
+    assert len(seen[0][-1]) > 20

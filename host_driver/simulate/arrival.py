@@ -114,6 +114,8 @@ class Receiver:
         elif inside == "integrity":
             seen.fate = Fate.INTEGRITY
             track.forged |= seen.number_in > track.window.top
+        elif sa.offload != "packet" and _refused_by_core(inside):
+            seen.fate = Fate.TRAILER
         else:
             self._take(seen, track)
 
@@ -136,3 +138,9 @@ class Receiver:
         if inner is None or sa.mode == "transport":
             return inner
         return marked(inner, packet)
+
+
+def _refused_by_core(inside: Inside | str) -> bool:
+    """Linux opens and takes the trailer off before it moves the window: nothing inside, a dummy and
+    a bad trailer leave it where it is."""
+    return isinstance(inside, str) or not inside.payload or inside.next_header == NO_NEXT

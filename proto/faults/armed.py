@@ -32,6 +32,7 @@ class Armed:
         self._seen = 0
         self._passed_bytes = 0
         self._burst = 0  # messages that a burst which has begun still takes
+        self._outage_ns = 0  # until when an outage that has begun takes all of them
         self._free_ns: dict[object, int] = {}  # by stream: when the last byte at `rate` is through
         self._match = {key: plain(want) for key, want in spec.match.items()}
 
@@ -39,11 +40,13 @@ class Armed:
         """Whether a message or question is one of those meant."""
         return all(plain(facts.get(key)) == want for key, want in self._match.items())
 
-    def decide(self, size: int) -> bool:
+    def decide(self, size: int, now_ns: int) -> bool:
         """Whether the fault happens to this match of `size` bytes."""
         spec = self.spec
         if self._burst:
             self._burst -= 1
+            return True
+        if now_ns < self._outage_ns:
             return True
         self._seen += 1
         seen = self._seen - spec.skip
@@ -61,6 +64,8 @@ class Armed:
         self.fired += 1
         if spec.kind == "burst":
             self._burst = self.number(1) - 1
+        elif spec.kind == "outage":
+            self._outage_ns = now_ns + spec.delay_ms * NS_PER_MS
         return True
 
     def number(self, default: int) -> int:

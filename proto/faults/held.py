@@ -111,7 +111,7 @@ class Waiting:
 
 
 def broken(data: Data, kind: str, value: int | None, rng: random.Random) -> list[Data]:
-    """What drop, burst, duplicate, truncate, extend and corrupt make of a message.
+    """What drop, burst, outage, duplicate, truncate, extend and corrupt make of a message.
 
     Every copy of a writable message (a command, which may hold a key) is a buffer of its own, and
     one that does not go on is zeroed.

@@ -54,6 +54,7 @@ MESSAGE_KINDS: dict[str, Kind] = {
                   ("delay_ms",)),
     "reorder": Kind("held until `value` later ones have passed (1), at most `delay_ms` (1000)",
                     (int,), 1, 1024),
+    "outage": Kind("it and all that come within `delay_ms` are gone", needs=("delay_ms",)),
     "burst": Kind("it and the next ones are gone, `value` in all", (int,), 1, needs=("value",)),
 }  # fmt: skip
 FRAGMENT = Kind("it comes in IPv4 fragments of `value` bytes (64), in a drawn order", (int,), 8)

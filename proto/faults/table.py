@@ -119,7 +119,7 @@ class FaultTable:
         for armed in self._armed:
             if site not in armed.broken or not armed.matches(facts):
                 continue
-            if not results or not armed.decide(len(data)):
+            if not results or not armed.decide(len(data), now_ns):
                 continue
             kind = armed.spec.kind
             self._record(armed, site, facts, now_ns)
@@ -159,7 +159,7 @@ class FaultTable:
             spec = armed.spec
             if site not in armed.told or not armed.matches(facts):
                 continue
-            if armed.decide(size if isinstance(size, int) else 0):
+            if armed.decide(size if isinstance(size, int) else 0, now_ns):
                 self._record(armed, site, facts, now_ns)
                 fired.append(Fired(spec.name, spec.kind, spec.value, spec.delay_ms, armed.rng))
         return fired

@@ -43,6 +43,7 @@ def lost(**spec) -> list[int]:
         ({"space": 4, "times": 1}, [3]),
         ({"kind": "burst", "value": 3, "times": 1, "skip": 2}, [3, 4, 5]),
         ({"kind": "burst", "value": 2, "interval": 3}, [3, 4, 7, 8]),
+        ({"kind": "outage", "delay_ms": 3, "times": 1, "skip": 2}, [3, 4, 5]),
     ],
 )
 def test_which_messages_a_fault_hits(fields, expected):
@@ -247,7 +248,7 @@ def test_probability_zero_changes_no_byte(seed, data, interval):
         table.add(
             FaultSpec(
                 site="wire", kind=kind, probability=0.0, seed=seed, interval=interval,
-                delay_ms=5, value=None if kind == "drop" else 2,
+                delay_ms=5, value=None if kind in ("drop", "outage") else 2,
             )
         )  # fmt: skip
     for _ in range(5):
@@ -294,6 +295,7 @@ def test_a_fault_draws_from_its_own_generator():
         ({"kind": "delay"}, "needs delay_ms"),
         ({"kind": "delay", "delay_ms": -1}, "delay_ms"),
         ({"kind": "burst"}, "needs value"),
+        ({"kind": "outage"}, "needs delay_ms"),
         ({"kind": "rate"}, "needs value"),
         ({"probability": 1.5}, "0..1"),
         ({"probability": float("nan")}, "0..1"),

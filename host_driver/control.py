@@ -89,6 +89,13 @@ class Census(Query):
     """-> Answer.values: live objects on the card."""
 
 
+class Audit(Query):
+    """Compare the card with what should be there, and make it so -> Answer.values: what was found.
+
+    EOPNOTSUPP for a driver that does not offer it.
+    """
+
+
 class Trace(Query):
     """-> Answer.value: the xdo_* calls made so far, oldest first, without the first `start`."""
 
@@ -150,7 +157,7 @@ class Quiesce(Query):
 
 AnyQuery = (
     Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Receive | Mib
-    | Counters | Census | Trace | FaultRequest | SetLink | SetNetworks
+    | Counters | Census | Audit | Trace | FaultRequest | SetLink | SetNetworks
     | AddDevice | SetClockForward | Info | Capture | Quiesce
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from host_driver.driver.edge import Edge, Output
+from host_driver.driver.edge import Edge, Output, opcode_fact
 from host_driver.driver.event_queue import EventQueue
 from host_driver.driver.load import load_driver
 from host_driver.driver.mailbox import Mailbox
@@ -202,7 +202,14 @@ class Host:
 
     def _reply(self, message: Message, raw: bytes) -> None:
         command = self.mailbox.command_of(message.body) if self.faults.armed else None
-        self.edge.reply(raw, message, command, lambda one: self.mailbox.replied(one.body))
+        self.edge.reply(raw, message, command, self._replied)
+
+    def _replied(self, message: Message) -> None:
+        announced = True
+        if self.faults.armed:
+            facts = opcode_fact(self.mailbox.command_of(message.body))
+            announced = not self.faults.fire("mailbox.interrupt", facts, self._now_ns)
+        self.mailbox.replied(message.body, announced)
 
     def _events(self, message: Message, raw: bytes) -> None:
         lost = self.counters["events_lost"] + self.counters["events_malformed"]

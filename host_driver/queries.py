@@ -18,7 +18,7 @@ from host_driver.control import Answer, AnyQuery
 from host_driver.driver.command import CommandTimeout
 from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice, Skb
 from host_driver.quiet import Quiet
-from host_driver.sleep import Completion, Sleep, may_sleep, wait
+from host_driver.sleep import Completion, Sleep, completions_of, may_sleep, wait
 from host_driver.xfrm.answers import Answers
 from proto import VERSION
 from proto.clock import NS
@@ -66,6 +66,7 @@ class Queries:
             control.Mib: self._mib,
             control.Counters: self._counters,
             control.Census: self._census,
+            control.Audit: self._audit,
             control.Trace: self._trace,
             **dict.fromkeys(get_args(FaultRequest), self._about_faults),
             control.SetLink: self._set_link,
@@ -208,6 +209,13 @@ class Queries:
             except CommandTimeout:
                 continue
         return (yield from self._host.mailbox.execute(command))
+
+    def _audit(self, query: control.Audit) -> Sleep[Answer]:
+        audit = getattr(self._host.driver, "audit", None)
+        if audit is None:
+            name = self._host.driver_name
+            raise OffloadError(errno.EOPNOTSUPP, f"driver {name} offers no audit")
+        return Answer(0, values=(yield from completions_of(audit())))
 
     def _trace(self, query: control.Trace) -> Answer:
         return Answer(0, value=self._host.trace.entries(query.start))

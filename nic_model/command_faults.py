@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of the firmware at commands: sites card.command and card.table.
+"""Faults of the firmware at commands: sites card.command, card.table and card.object.
 
 A command passes here when it arrives, also when it comes again because its reply was lost:
 
     held or lost before it is executed  ->  refused  ->  executed  ->  its reply lost, late or wrong
+
+What is wrong with a reply as it is written (its token, its length, its fields) is so only this
+once; what the firmware says in it stays, when it is asked for again.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,13 +18,18 @@ from nic_model.handles import Rows
 from nic_model.mailbox import LoadKey
 from nic_model.objects import Objects
 from proto import commands as c
-from proto.faults import BEFORE, FaultTable, Fired, parse_status
+from proto.faults import BEFORE, FaultTable, Fired, parse_delivery, parse_status
+from proto.limits import MAILBOX_SLOTS
+from proto.status import Delivery, Status
 
 SITE_COMMAND, SITE_TABLE = "card.command", "card.table"
+SITE_CREATE, SITE_DESTROY = "card.object.create", "card.object.destroy"
+TOKENS_AHEAD = 7 * MAILBOX_SLOTS  # of a wrong token: the same slot, a generation never given
 
 
 class Verdict(NamedTuple):
-    """What happens to one command. `reply`: (status, syndrome, text) in place of the firmware's."""
+    """What happens to one command. `reply`: (status, syndrome, text) in place of the firmware's;
+    `delivery` a delivery status in front of it; `written`: the fault of the reply as written."""
 
     execute: bool = True
     answer: bool = True
@@ -28,6 +37,8 @@ class Verdict(NamedTuple):
     late_ms: int = 0  # before it is answered
     fault: str = ""  # that delays it
     reply: tuple[int, int, str] | None = None
+    delivery: int = Delivery.OK
+    written: str = ""
 
 
 class CommandFaults:
@@ -35,12 +46,17 @@ class CommandFaults:
 
     def __init__(self, faults: FaultTable, objects: Objects) -> None:
         self._faults = faults
-        self._tables: dict[type, tuple[str, Rows[Any]]] = {
-            LoadKey: ("keys", objects.keys),
-            c.CreateSa: ("sas", objects.sas),
-            c.CreateSaRule: ("rules", objects.rules),
-            c.CreatePolicyRule: ("rules", objects.rules),
-        }
+        keys, sas, rules = (
+            Table("keys", objects.keys, objects.destroy_key),
+            Table("sas", objects.sas, objects.destroy_sa),
+            Table("rules", objects.rules, objects.destroy_rule),
+        )
+        self._creates: dict[type, Table] = {
+            LoadKey: keys, c.CreateSa: sas, c.CreateSaRule: rules, c.CreatePolicyRule: rules,
+        }  # fmt: skip
+        self._destroys: dict[type, Table] = {
+            c.DestroyKey: keys, c.DestroySa: sas, c.DestroyRule: rules,
+        }  # fmt: skip
 
     def judge(self, opcode: str, now_ns: int) -> Verdict:
         """What happens to a command that arrives. The last fault that says something wins."""
@@ -49,13 +65,49 @@ class CommandFaults:
             verdict = verdict._replace(**_change(fired))
         return verdict
 
-    def require_space(self, command: type, now_ns: int) -> None:
-        """Raises Refused(NO_RESOURCES) when a fault says that the table is full."""
-        if command in self._tables:
-            name, rows = self._tables[command]
-            opcode = str(command.__struct_config__.tag)  # type: ignore[attr-defined]
-            if self._faults.fire(SITE_TABLE, {"table": name, "op": opcode}, now_ns):
-                raise rows.full()
+    def execute(self, command: Any, run: Callable[[], c.Reply], now_ns: int) -> c.Reply:
+        """Execute a command with what is wrong with the objects that it concerns.
+
+        Raises Refused as `run` does, and with NO_RESOURCES where a fault says that a table is full.
+        """
+        kind = type(command)
+        table = self._creates.get(kind) or self._destroys.get(kind)
+        if table is None:
+            return run()
+        facts = {"table": table.name, "op": str(kind.__struct_config__.tag)}
+        if kind in self._destroys:
+            undead = self._faults.fire(SITE_DESTROY, facts, now_ns)
+            return c.Reply(0) if undead else run()
+        if self._faults.fire(SITE_TABLE, facts, now_ns):
+            raise table.rows.full()
+        reply = run()
+        for fired in self._faults.fire(SITE_CREATE, facts, now_ns):
+            reply = _misnamed(reply, fired.kind, table)
+        return reply
+
+
+class Table(NamedTuple):
+    """Objects of one kind: their table's name in faults, their rows, how one is destroyed."""
+
+    name: str
+    rows: Rows[Any]
+    destroy: Callable[[int], None]
+
+
+def _misnamed(reply: c.Reply, kind: str, table: Table) -> c.Reply:
+    """What the card says of a new object that it has just made."""
+    match kind:
+        case "zero-handle":
+            return msgspec.structs.replace(reply, handle=0, generation=0)
+        case "alias":
+            others = (table.rows.handle(row) for row in table.rows.live)
+            other = next((one for one in others if one.handle != reply.handle), None)
+            if other is None:
+                return reply
+            return msgspec.structs.replace(reply, handle=other.handle, generation=other.generation)
+        case _:  # phantom
+            table.destroy(reply.handle)
+            return reply
 
 
 def _change(fired: Fired) -> dict[str, Any]:
@@ -67,8 +119,14 @@ def _change(fired: Fired) -> dict[str, Any]:
             return {"hold_ms" if before else "late_ms": fired.delay_ms, "fault": fired.name}
         case "status":
             return {"execute": False, "reply": parse_status(fired.value)}
-        case _:
+        case "undelivered":
+            text = f"not delivered (fault {fired.name})"
+            delivery = parse_delivery(fired.value)
+            return {"execute": False, "reply": (Status.BAD_MESSAGE, 0, text), "delivery": delivery}
+        case "misreport":
             return {"reply": parse_status(fired.value)}
+        case _:
+            return {"written": fired.kind}
 
 
 def altered(reply: c.Reply, verdict: Verdict) -> c.Reply:
@@ -76,6 +134,16 @@ def altered(reply: c.Reply, verdict: Verdict) -> c.Reply:
     if verdict.reply is None:
         return reply
     status, syndrome, text = verdict.reply
-    return msgspec.structs.replace(
-        c.Reply(reply.token), status=status, syndrome=syndrome, text=text
-    )
+    return c.Reply(reply.token, status, syndrome, text, delivery=verdict.delivery)
+
+
+def written(reply: c.Reply, verdict: Verdict) -> bytes:
+    """The reply as bytes, or what a fault makes of it."""
+    match verdict.written:
+        case "wrong-token":
+            reply = msgspec.structs.replace(reply, token=reply.token + TOKENS_AHEAD)
+        case "truncated":
+            return msgspec.msgpack.encode([reply.token, reply.status])
+        case "other-shape":
+            reply = c.Reply(reply.token, handle=1, generation=1, values={"other": 1})
+    return msgspec.msgpack.encode(reply)

@@ -21,7 +21,7 @@ import msgspec
 
 from nic_model import checks, mailbox, tables
 from nic_model.checks import Refused
-from nic_model.command_faults import SITE_COMMAND, CommandFaults, Verdict, altered
+from nic_model.command_faults import SITE_COMMAND, CommandFaults, Verdict, altered, written
 from nic_model.events import EventQueue
 from nic_model.handles import Handle
 from nic_model.mailbox import LoadKey
@@ -197,9 +197,8 @@ class Firmware:
             reply = self._refuse(token, refused)
         if message.epoch == self.epoch:
             self._tokens.keep(reply)
-        body = msgspec.msgpack.encode(reply)
         if verdict.answer:
-            answer = pack(Kind.REPLY, body, epoch=message.epoch)
+            answer = pack(Kind.REPLY, written(reply, verdict), epoch=message.epoch)
             if verdict.late_ms:
                 self._hold(verdict, answer, self._reply, verdict.late_ms)
             else:
@@ -212,9 +211,14 @@ class Firmware:
         if not verdict.execute:
             return c.Reply(token)
         command = mailbox.decode(raw)
-        if self.faults.armed:
-            self.command_faults.require_space(type(command), self._now_ns)
-        return self._commands[type(command)](token, command)
+
+        def run() -> c.Reply:
+            return self._commands[type(command)](token, command)
+
+        if not self.faults.armed:
+            return run()
+        reply = self.command_faults.execute(command, run, self._now_ns)
+        return msgspec.structs.replace(reply, token=token)
 
     def _manage(self, message: Message) -> None:
         self._output.append((Channel.CONTROL, self.management.answer(message)))

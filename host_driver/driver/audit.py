@@ -69,7 +69,8 @@ class Audit:
             running, self._running = self._running, None
             running.complete()
         for name in FINDINGS:
-            self._context.counters[f"audit_{name}"] += report[name]
+            if report[name]:
+                self._context.counters[f"audit_{name}"] += report[name]
         return dict(report)
 
     def _run(self) -> Sleep[Counter[str]]:

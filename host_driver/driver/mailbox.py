@@ -94,6 +94,13 @@ class Mailbox:
             raise error
         return answer
 
+    def ask(self, command: AnyCommand) -> Sleep[Reply]:
+        """Send a command and sleep until its reply, however late. Raises CommandFailed."""
+        reply: Reply = yield from wait(self.post(command))
+        if error := failure(command, reply):
+            raise error
+        return reply
+
     def post(self, command: AnyCommand) -> Completion:
         """Send a command without sleeping. The Completion gets the Reply, however late and whatever
         its status; a lost one is asked for again until it comes or the card is given up."""

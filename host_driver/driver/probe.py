@@ -7,6 +7,7 @@ The epoch is drawn anew each time. From INIT_FUNCTION on the card takes messages
 and so does the host, so nothing of an earlier probe reaches this one.
 """
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from proto.commands import InitFunction, QueryCaps, SetPort
 from proto.frame import Kind, pack
 from proto.hello import Hello
 from proto.limits import MTU_DEFAULT
-from proto.status import Syndrome
+from proto.status import OffloadError, Syndrome
 
 if TYPE_CHECKING:
     from host_driver.host import Host
@@ -79,4 +80,12 @@ def _context(host: "Host", caps: Caps) -> DriverContext:
         tx_drained=host.tx.drained,
         xfrm_add_stats=host.net.add_stats,
         counters=host.counters,
+        step=lambda call, step: _step(host, call, step),
     )
+
+
+def _step(host: "Host", call: str, step: str) -> None:
+    """Before a step of an add: raises OffloadError where a fault makes it fail."""
+    for fired in host.faults.fire("host.step", {"call": call, "step": step}, host.now_ns()):
+        code = fired.value if isinstance(fired.value, int) else errno.ENOMEM
+        raise OffloadError(code, f"{call}: step {step} failed (fault {fired.name})")

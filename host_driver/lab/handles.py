@@ -154,6 +154,12 @@ class NicHandle:
         """Live objects on the card, by kind."""
         return self._world.ask(self._number, control.Census()).values
 
+    def audit(self) -> dict[str, int]:
+        """Let the driver compare the card with what should be there, and make it so; -> how many
+        `objects` the card has, and what was wrong: `orphans` and `undead` (destroyed), `missing`
+        (the SA expires, the policy is made again), `lost`, `quarantined`."""
+        return self._world.ask(self._number, control.Audit()).values
+
 
 class WireHandle:
     """The wire between the cards, or in front of the only one."""

@@ -10,7 +10,7 @@ from proto.faults.held import Released
 from proto.faults.sites import MESSAGE_KINDS, SITES, Kind, Site, concerned
 from proto.faults.spec import FaultSpec, check, from_fields
 from proto.faults.table import FaultTable, Fired, Firing
-from proto.faults.values import BEFORE, parse_status
+from proto.faults.values import BEFORE, parse_delivery, parse_status
 
 __all__ = [
     "BEFORE",
@@ -26,5 +26,6 @@ __all__ = [
     "check",
     "concerned",
     "from_fields",
+    "parse_delivery",
     "parse_status",
 ]

@@ -9,7 +9,7 @@ what else a site offers it does itself, told by `FaultTable.fire`.
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
-from proto.faults.values import BEFORE, parse_status
+from proto.faults.values import BEFORE, parse_delivery, parse_status
 
 VALUE_MAX = (1 << 63) - 1
 
@@ -71,7 +71,19 @@ COMMAND_KINDS = {
                    examples=(BEFORE,)),
     "delay": Kind("its reply comes `delay_ms` late; `value` before: it is executed late", (str,),
                   needs=("delay_ms",), examples=(BEFORE,)),
+    "undelivered": Kind("it is not executed, its reply has delivery status `value`", (int, str),
+                        needs=("value",), examples=("SIGNATURE", "TOKEN", "INPUT_LENGTH", "77"),
+                        parse=parse_delivery),
+    "wrong-token": Kind("it is executed, its reply carries a token that was never given"),
+    "truncated": Kind("it is executed, its reply ends behind the status"),
+    "other-shape": Kind("it is executed, its reply holds what another command's would"),
 }  # fmt: skip
+NEW_OBJECT_KINDS = {
+    "zero-handle": Kind("it is made, its reply has no handle"),
+    "alias": Kind("it is made, its reply has the handle of another one"),
+    "phantom": Kind("its reply has a handle, but it is not there"),
+}
+OBJECT_FACTS = ("table", "op")
 
 SITES: dict[str, Site] = {
     "mailbox.command": Site(
@@ -106,7 +118,20 @@ SITES: dict[str, Site] = {
     "card.command": Site("card", "a command in the firmware", COMMAND_KINDS, ("opcode",)),
     "card.table": Site(
         "card", "a row for a new object; tables are keys, sas, rules",
-        {"full": Kind("there is none: NO_RESOURCES")}, ("table", "op"),
+        {"full": Kind("there is none: NO_RESOURCES")}, OBJECT_FACTS,
+    ),
+    "card.object.create": Site("card", "a new object", NEW_OBJECT_KINDS, OBJECT_FACTS),
+    "card.object.destroy": Site(
+        "card", "an object that is to go",
+        {"undead": Kind("it stays, and the reply says OK")}, OBJECT_FACTS,
+    ),
+    "host.step": Site(
+        "host", "a step of xdo_dev_state_add or xdo_dev_policy_add",
+        {"fail": Kind("it fails with errno `value` (ENOMEM)", (int,), 1, 4095)}, ("call", "step"),
+    ),
+    "mailbox.interrupt": Site(
+        "host", "the interrupt of a reply",
+        {"lost": Kind("the reply lies there until somebody looks")}, ("opcode",),
     ),
     "wire": Site(
         "wire", "a frame between the cards", {**MESSAGE_KINDS, "rate": RATE, "fragment": FRAGMENT},

@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 
-from proto.status import Status, Syndrome
+from proto.status import Delivery, Status, Syndrome
 
 BEFORE = "before"
 U32 = (1 << 32) - 1
@@ -18,6 +18,14 @@ def parse_status(value: object) -> tuple[int, int, str]:
     status, _, rest = str(value).partition(":")
     syndrome, _, text = rest.partition(":")
     return _number(status, Status.__members__), _number(syndrome, Syndrome.__members__), text
+
+
+def parse_delivery(value: object) -> int:
+    """`TOKEN` or 2 -> 2; 0, which is no failure, is none. Raises ValueError."""
+    number = _number(str(value), Delivery.__members__)
+    if number in (Delivery.OK, Delivery.ABORTED):
+        raise ValueError(f"{value} is no failure that a card reports")
+    return number
 
 
 def _number(text: str, names: Mapping[str, int]) -> int:

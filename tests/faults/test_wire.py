@@ -3,7 +3,6 @@
 
 import pytest
 
-from host_driver.lab import Lab
 from support.rows import row
 from support.way import KINDS, Way
 
@@ -14,36 +13,6 @@ REPLAYS = {"packet": "rx_drop_replay", "crypto": "XfrmInStateSeqError",
            "software": "XfrmInStateSeqError"}  # fmt: skip
 BROKEN = {"packet": "rx_drop_integrity", "crypto": "XfrmInStateProtoError",
           "software": "XfrmInStateProtoError"}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def labs():
-    """A lab for each target, made when first asked for."""
-    made: dict[str, Lab] = {}
-
-    def lab(target: str) -> Lab:
-        if target not in made:
-            made[target] = Lab(target=target, hosts=2, card="full", seed=21)
-            made[target].start()
-        return made[target]
-
-    yield lab
-    for one in made.values():
-        one.close()
-
-
-@pytest.fixture
-def way(labs):
-    """Makes the way of a test, and takes it away afterwards."""
-    ways: list[Way] = []
-
-    def make(target: str, *arguments, **options) -> Way:
-        ways.append(Way(labs(target), *arguments, **options))
-        return ways[-1]
-
-    yield make
-    for one in ways:
-        one.clear()
 
 
 def held_back(way: Way, size: int = 20) -> bytes:

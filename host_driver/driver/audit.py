@@ -58,6 +58,7 @@ class Audit:
 
     def run(self) -> Sleep[dict[str, int]]:
         """One audit to its end. The report says how many objects the card listed (`objects`), how
+        many the driver knows now (`known`) and how many SAs the receive path does (`bound`), how
         many of each of FINDINGS there were, and, if the card did not answer, `unfinished`."""
         while self._running is not None:
             yield from wait(self._running)
@@ -65,6 +66,7 @@ class Audit:
         self._next_ns = self._context.now_ns() + INTERVAL_NS
         try:
             report = yield from self._run()
+            report["known"], report["bound"] = len(self._objects), len(self._context.sas)
         finally:
             running, self._running = self._running, None
             running.complete()

@@ -156,8 +156,9 @@ class NicHandle:
 
     def audit(self) -> dict[str, int]:
         """Let the driver compare the card with what should be there, and make it so; -> how many
-        `objects` the card has, and what was wrong: `orphans` and `undead` (destroyed), `missing`
-        (the SA expires, the policy is made again), `lost`, `quarantined`."""
+        `objects` the card has, how many the driver has `known` and `bound`, and what was wrong:
+        `orphans` and `undead` (destroyed), `missing` (the SA expires, the policy is made again),
+        `lost`, `quarantined`."""
         return self._world.ask(self._number, control.Audit()).values
 
 

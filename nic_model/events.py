@@ -15,9 +15,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from nic_model.asking import Asking, number
 from proto.events import Event, EventType
 from proto.frame import INDEX_MASK, Channel, Kind, Message, pack
 from proto.link.ring import RingError, distance
+
+SITE, SITE_INTERRUPT = "card.events", "card.interrupt"
 
 OVERRUN = Event(EventType.OVERRUN, 0, 0)
 
@@ -27,11 +30,14 @@ Output = list[tuple[Channel, bytes]]
 class EventQueue:
     """`size` entries, and room for OVERRUN. `overran` is called whenever the ring was full."""
 
-    def __init__(self, size: int, overran: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, size: int, asking: Asking, overran: Callable[[], None] = lambda: None
+    ) -> None:
         self.counters = dict.fromkeys(
             ("events_raised", "events_coalesced", "events_overrun", "events_index_unexpected"), 0
         )
         self._size = size
+        self._asking = asking
         self._overran = overran
         self.restart(0)
 
@@ -40,6 +46,7 @@ class EventQueue:
         self._epoch = epoch
         self._entries: deque[Event] = deque()  # written, and not handled by the host
         self._told = 0  # so many of them an interrupt told of
+        self._fresh: set[Event] = set()  # those that none ever told of
         self._first = index & INDEX_MASK
         self._armed = False
         self._lost = False  # since the last OVERRUN entry
@@ -51,7 +58,15 @@ class EventQueue:
 
     def post(self, event: Event) -> None:
         """Write an entry, unless it would say nothing new or finds no room."""
-        if any(self._entries[at] == event for at in range(self._told, len(self._entries))):
+        if self._asking.armed:
+            self._post_broken(event)
+        else:
+            self._write(event)
+
+    def _write(self, event: Event, *, merge: bool = True) -> None:
+        if merge and any(
+            self._entries[at] == event for at in range(self._told, len(self._entries))
+        ):
             self.counters["events_coalesced"] += 1
         elif len(self._entries) >= self._size:
             self.counters["events_overrun"] += 1
@@ -60,6 +75,29 @@ class EventQueue:
         else:
             self.counters["events_raised"] += 1
             self._entries.append(event)
+            self._fresh.add(event)
+
+    def _post_broken(self, event: Event) -> None:
+        """The same, and what faults make of it."""
+        name = EventType(event.type).name
+        copies = 1
+        for fired in self._asking.fire(SITE, type=name, handle=event.handle):
+            match fired.kind:
+                case "drop":
+                    copies = 0
+                case "duplicate":
+                    copies += number(fired, 1)
+                case "wrong-id":
+                    event = msgspec.structs.replace(event, handle=event.handle ^ 0x5555)
+                case "wrong-generation":
+                    event = msgspec.structs.replace(event, generation=event.generation - 1)
+                case "unknown-type":
+                    event = msgspec.structs.replace(event, type=number(fired, 99))
+                case "flood":
+                    for other in range(number(fired, 4096)):
+                        self._write(Event(event.type, other, 0))
+        for copy in range(copies):
+            self._write(event, merge=copy == 0)
 
     def arm(self, message: Message) -> None:
         """The host's doorbell. One from the past arms as well. Raises RingError beyond the ring."""
@@ -83,5 +121,16 @@ class EventQueue:
             return []
         self._armed = False
         self._told = len(self._entries)
+        self._fresh.clear()
         body = msgspec.msgpack.encode(list(self._entries))
-        return [(Channel.EVENTS, pack(Kind.EVENTS, body, self._first, self._told, self._epoch))]
+        interrupts = [pack(Kind.EVENTS, body, self._first, self._told, self._epoch)]
+        for fired in self._asking.fire(SITE_INTERRUPT) if self._asking.armed else ():
+            match fired.kind:
+                case "lost":
+                    interrupts = []
+                case "duplicate":
+                    interrupts *= 2
+                case "spurious":
+                    empty = msgspec.msgpack.encode([])
+                    interrupts.insert(0, pack(Kind.EVENTS, empty, self._first, 0, self._epoch))
+        return [(Channel.EVENTS, interrupt) for interrupt in interrupts]

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from nic_model import checks, mailbox, tables
+from nic_model.asking import Asking
 from nic_model.checks import Refused
 from nic_model.command_faults import SITE_COMMAND, CommandFaults, Verdict, altered, written
 from nic_model.events import EventQueue
@@ -60,10 +61,11 @@ class Firmware:
         self.epoch = 0
         self.greeting = Hello(party="card", name=name, pid=0, caps=caps, boot=self.boot)
         self.port = Port(mac, self.boot)
-        self.events = EventQueue(caps.event_queue)
-        self.queues = Queues(self.objects.tables, dma, self.port, self.events.post)
-        self.counters = dict.fromkeys(("cmd_refused", "msg_malformed", "msg_stale"), 0)
         self.faults = FaultTable()
+        self.asking = Asking(self.faults)
+        self.events = EventQueue(caps.event_queue, self.asking)
+        self.queues = Queues(self.objects.tables, dma, self.port, self.asking, self.events.post)
+        self.counters = dict.fromkeys(("cmd_refused", "msg_malformed", "msg_stale"), 0)
         self.command_faults = CommandFaults(self.faults, self.objects)
         self.management = Management(
             name, caps, self.faults, self.objects.census, self.all_counters
@@ -113,7 +115,7 @@ class Firmware:
 
         No limit of the card depends on time.
         """
-        self._now_ns = now_ns
+        self._now_ns = self.asking.now_ns = now_ns
         if not self._greeted:
             self._greeted = True
             hello = msgspec.msgpack.encode(self.greeting)
@@ -295,7 +297,8 @@ class Firmware:
         return c.Reply(token)
 
     def _query_sa(self, token: int, command: c.QuerySa) -> c.Reply:
-        return c.Reply(token, sa=self.objects.query_sa(command.handle))
+        state = self.objects.query_sa(command.handle)
+        return c.Reply(token, sa=self.queues.reported(command.handle, state))
 
     def _create_sa_rule(self, token: int, command: c.CreateSaRule) -> c.Reply:
         checks.check_cookie(command.cookie)

@@ -6,11 +6,14 @@ in which order: frames, then counters, then the completions and packets that the
 from collections.abc import Callable
 
 from nic_model import tables
+from nic_model.asking import Asking
 from nic_model.checks import Refused
+from nic_model.counter_faults import CounterFaults
 from nic_model.port import Port
 from nic_model.rx_queue import RxQueue
 from nic_model.tables import Tables
 from nic_model.tx_queue import TxQueue
+from proto.commands import SaState
 from proto.events import Event, EventType
 from proto.frame import INDEX_MASK, Channel, Kind, Message, pack
 from proto.link.dma import Dma
@@ -25,10 +28,14 @@ Output = list[tuple[Channel, bytes]]
 class Queues:
     """Both queues of one card, between DMA memory and its port. `post` takes events."""
 
-    def __init__(self, t: Tables, dma: Dma, port: Port, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, t: Tables, dma: Dma, port: Port, asking: Asking, post: Callable[[Event], None]
+    ) -> None:
         self.port = port
-        self.tx = TxQueue(t, dma, port)
-        self.rx = RxQueue(t, dma, port, self._rx_failed)
+        self.tx = TxQueue(t, dma, port, asking)
+        self.rx = RxQueue(t, dma, port, asking, self._rx_failed)
+        self._asking = asking
+        self._counter_faults = CounterFaults(asking, t)
         self._t = t
         self._post = post
         self._records = 0  # counter records sent so far, so that a gap shows
@@ -113,6 +120,7 @@ class Queues:
 
     def flush(self) -> Output:
         """What is to be sent: frames, then counters, then completions and received packets."""
+        self._collect_events()  # of what a fault let go by itself
         output = [(Channel.WIRE, message) for message in self.tx.frames()]
         output += [(Channel.WIRE, message) for message in self.rx.wire_credits()]
         output += [(Channel.RINGS, message) for message in self._counter_records()]
@@ -120,9 +128,15 @@ class Queues:
         output += [(Channel.RINGS, message) for message in self.rx.packets()]
         return output
 
+    def reported(self, handle: int, state: SaState) -> SaState:
+        """What QUERY_SA answers about an SA in this state."""
+        return self._counter_faults.state(handle, state) if self._asking.armed else state
+
     def _counter_records(self) -> list[bytes]:
         records = tables.counter_records(self._t, tables.drain_touched(self._t))
         records = records[records["generation"] != 0]  # 0: destroyed since
+        if self._asking.armed:
+            records = self._counter_faults.records(records)
         messages = []
         for start in range(0, len(records), RECORDS_PER_MESSAGE):
             part = records[start : start + RECORDS_PER_MESSAGE]

@@ -11,22 +11,33 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from nic_model.asking import Asking
+from nic_model.data_faults import Arrival, describe, judge_frame
 from nic_model.datapath import rx_burst
 from nic_model.port import Port
-from nic_model.tables import Tables
+from nic_model.tables import RX, RX_BYTES, RX_PACKETS, Tables
 from proto.frame import Kind, Message, pack
 from proto.layouts import DESCRIPTOR
 from proto.limits import BURST, RING_SIZE
-from proto.link.dma import Dma
+from proto.link.dma import Dma, rx_offset, slots_of
 from proto.link.ring import Producer, RingError, Stale
 from proto.queue import CompletionError, QueueState
+from proto.status import Drop
+
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.int64]
 
 
 class RxQueue:
     """Frames in, received packets and wire credits out. `failed` is told of each error."""
 
     def __init__(
-        self, t: Tables, dma: Dma, port: Port, failed: Callable[[CompletionError], None]
+        self,
+        t: Tables,
+        dma: Dma,
+        port: Port,
+        asking: Asking,
+        failed: Callable[[CompletionError], None],
     ) -> None:
         self.state = QueueState.RDY
         self.epoch = 0  # of the host
@@ -34,6 +45,7 @@ class RxQueue:
         self._t = t
         self._dma = dma
         self._port = port
+        self._asking = asking
         self._failed = failed
         self._ring = Producer(RING_SIZE)
         self._received: list[bytes] = []
@@ -65,15 +77,41 @@ class RxQueue:
         data = arrival.data.copy()  # decrypted in place, and a message is not ours to write
         for start in range(0, message.count, BURST):
             chosen = slice(start, start + BURST)
-            self._take(data, arrival.offsets[chosen], arrival.lengths[chosen])
+            take = self._take_singly if self._asking.armed else self._take
+            take(data, arrival.offsets[chosen], arrival.lengths[chosen])
         kept = self._ring.outstanding - held
         self._credit += arrival.lost + message.count - kept
 
+    def _take_singly(self, data: Bytes, offsets: Words, lengths: Words) -> None:
+        """The same, asking for faults at each frame."""
+        for at in range(len(offsets)):
+            one = slice(at, at + 1)
+            frame = data[int(offsets[at]) : int(offsets[at]) + int(lengths[at])]
+            arrival = judge_frame(self._asking, frame)
+            if arrival.dropped or arrival.raw:
+                self._t.totals[RX_PACKETS] += 1
+                self._t.totals[RX_BYTES] += len(frame)
+            if arrival.dropped:
+                self._t.drops[RX, Drop.ENGINE] += 1
+            elif arrival.raw:
+                self._deliver_raw(frame, arrival)
+            else:
+                self._take(data, offsets[one], lengths[one], arrival)
+
+    def _deliver_raw(self, frame: Bytes, arrival: Arrival) -> None:
+        """A frame as it came, as if no SA were there for it."""
+        if not self._room(arrival):
+            self._t.drops[RX, Drop.NO_BUFFER] += 1
+            return
+        slot = rx_offset(self._ring.index)
+        self._dma.memory[slot : slot + len(frame)] = frame
+        slots, marks = slots_of(self._ring.index, 1)
+        self._dma.rx_marks[slots] = marks
+        self._descriptors[0] = (slot, len(frame), 0, 0, 0, 0)
+        self._deliver(1, arrival)
+
     def _take(
-        self,
-        data: npt.NDArray[np.uint8],
-        offsets: npt.NDArray[np.int64],
-        lengths: npt.NDArray[np.int64],
+        self, data: Bytes, offsets: Words, lengths: Words, arrival: Arrival | None = None
     ) -> None:
         delivered = rx_burst(
             self._t,
@@ -84,15 +122,28 @@ class RxQueue:
             self._dma.memory,
             self._port.filter,
             self._ring.index,
-            self._ring.credits if self.state is QueueState.RDY else 0,
+            self._room(arrival),
             self._descriptors,
             self._verdict,
         )
         if delivered:
-            self.counters["rx_delivered"] += delivered
-            index = self._ring.take(delivered)
-            body = self._dma.gather(self._descriptors[:delivered])
-            self._received.append(pack(Kind.RX, body, index, delivered, self.epoch))
+            self._deliver(delivered, arrival)
+
+    def _room(self, arrival: Arrival | None) -> int:
+        """Slots that may be filled."""
+        closed = self.state is not QueueState.RDY or (arrival is not None and arrival.no_buffer)
+        return 0 if closed else self._ring.credits
+
+    def _deliver(self, count: int, arrival: Arrival | None) -> None:
+        for fired in arrival.described if arrival else ():
+            describe(self._t, self._descriptors[0], fired)
+            if fired.kind == "unwritten":
+                slots, _ = slots_of(self._ring.index, 1)
+                self._dma.rx_marks[slots] ^= 0x5555
+        self.counters["rx_delivered"] += count
+        index = self._ring.take(count)
+        body = self._dma.gather(self._descriptors[:count])
+        self._received.append(pack(Kind.RX, body, index, count, self.epoch))
 
     def done(self, message: Message) -> None:
         """The host gives slots back. Raises RingError for slots that it does not have, and then the

@@ -229,6 +229,7 @@ def read_sa(t: Tables, row: int) -> SaState:
         integrity_failed=int(sa["integrity_failed"]),
         trailer=int(sa["trailer"]),
         selector=int(sa["selector_failed"]),
+        handle=handle_of(row, int(sa["generation"])),
     )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nic_model.asking import Asking
+from nic_model.data_faults import SITE_TX, alter_sealed, judge_descriptor
 from nic_model.datapath import tx_burst
 from nic_model.port import Port
 from nic_model.tables import TX, Tables
@@ -37,13 +39,15 @@ class _Waiting:
 class TxQueue:
     """Descriptors in, batches of frames for the wire and completions out."""
 
-    def __init__(self, t: Tables, dma: Dma, port: Port) -> None:
+    def __init__(self, t: Tables, dma: Dma, port: Port, asking: Asking) -> None:
         self.state = QueueState.RDY
         self.epoch = 0  # of the host
         self.counters = dict.fromkeys(("tx_descriptors", "tx_lost", "tx_stale", "tx_errors"), 0)
         self._t = t
         self._dma = dma
         self._port = port
+        self._asking = asking
+        self._stalled = False  # by a fault
         self._ring = Consumer(RING_SIZE)
         self._waiting: deque[_Waiting] = deque()
         self._done = 0  # positions to complete
@@ -74,6 +78,7 @@ class TxQueue:
         self._errors.clear()
         self._done = 0
         self._ring.restart(index)
+        self._stalled = False
         self.state = QueueState.RDY
 
     def transmit(self, message: Message) -> None:
@@ -110,7 +115,7 @@ class TxQueue:
 
     def pump(self) -> None:
         """Send what waits, as far as the wire gives credits."""
-        while self._waiting and self._port.credits:
+        while self._waiting and self._port.credits and not self._stalled:
             first = self._waiting[0]
             count = min(BURST, self._port.credits, len(first.descriptors))
             failed = self._send(first.index, first.descriptors[:count])
@@ -124,7 +129,34 @@ class TxQueue:
                 self._stop()
 
     def _send(self, index: int, descriptors: npt.NDArray[np.void]) -> bool:
-        """One burst; whether a descriptor of it was in error."""
+        """One burst; whether the queue has to stop."""
+        if self._asking.armed:
+            return self._send_singly(index, descriptors)
+        return self._burst(index, descriptors)
+
+    def _send_singly(self, index: int, descriptors: npt.NDArray[np.void]) -> bool:
+        """The same, asking for faults at each descriptor."""
+        for at, descriptor in enumerate(descriptors):
+            departure = judge_descriptor(self._asking, descriptor)
+            if departure.stall:
+                self._stalled = True
+                self._asking.later(departure.stall, SITE_TX, self._resume)
+            if departure.dropped or departure.syndrome:
+                self._t.drops[TX, Drop.ENGINE] += 1
+            elif self._burst(index + at, descriptors[at : at + 1]):
+                self._flush(index + at + 1, len(descriptors) - at - 1)
+                return True
+            if departure.syndrome:
+                self._report(index + at, 1, departure.syndrome, Drop.ENGINE)
+                self._flush(index + at + 1, len(descriptors) - at - 1)
+                return True
+        return False
+
+    def _resume(self) -> None:
+        self._stalled = False
+        self.pump()
+
+    def _burst(self, index: int, descriptors: npt.NDArray[np.void]) -> bool:
         count = len(descriptors)
         bad = self._t.drops[TX, Drop.DESCRIPTOR]
         sent = tx_burst(
@@ -139,6 +171,8 @@ class TxQueue:
             self._out_length,
             self._verdict,
         )
+        if sent and self._asking.armed:
+            self._out_length[0] = alter_sealed(self._asking, self._out, int(self._out_length[0]))
         if sent:
             lengths = self._out_length[:count]
             self._frames.append(self._port.batch(self._out, FRAME_MAX_BYTES, lengths))
@@ -164,12 +198,14 @@ class TxQueue:
         """Complete what waits without sending it: each of these packets counts as FLUSHED."""
         while self._waiting:
             one = self._waiting.popleft()
-            count = len(one.descriptors)
-            self._t.drops[TX, Drop.FLUSHED] += count
-            self._report(one.index, count, CompletionError.FLUSHED, Drop.FLUSHED)
-            self._done += one.lost + count
+            self._flush(one.index, len(one.descriptors))
+            self._done += one.lost + len(one.descriptors)
 
-    def _report(self, index: int, count: int, syndrome: CompletionError, drop: Drop) -> None:
+    def _flush(self, index: int, count: int) -> None:
+        self._t.drops[TX, Drop.FLUSHED] += count
+        self._report(index, count, CompletionError.FLUSHED, Drop.FLUSHED)
+
+    def _report(self, index: int, count: int, syndrome: int, drop: Drop) -> None:
         if count:
             self._errors.append((index & INDEX_MASK, count, syndrome, drop))
 

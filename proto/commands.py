@@ -268,7 +268,8 @@ class SaState(msgspec.Struct, frozen=True, array_like=True):
     """An ASO block as read: what changes per packet.
 
     `remaining` and `soft_remaining` count packets down to 0; `hard_arm` and `soft_arm` are one-shot
-    and clear when their event was raised; `stopped` means that the SA drops everything.
+    and clear when their event was raised; `stopped` means that the SA drops everything. `handle`
+    and `generation` say whose it is (F-LIM-11).
     """
 
     generation: int
@@ -286,6 +287,7 @@ class SaState(msgspec.Struct, frozen=True, array_like=True):
     integrity_failed: int
     trailer: int
     selector: int
+    handle: int = 0
 
 
 class ObjectInfo(msgspec.Struct, frozen=True, array_like=True):

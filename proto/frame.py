@@ -109,6 +109,13 @@ def _check(header: bytes, body: bytes | memoryview, kind: Kind) -> int:
     return crc_hqx(body, crc_hqx(header, 0)) if kind in CHECKED else 0
 
 
+def renumbered(raw: bytes | memoryview, *, index: int = 0, count: int = 0) -> bytes:
+    """The same message with `index` and `count` so much higher (modulo their sizes), and a right
+    check: what a peer says that has lost its place. Raises FrameError."""
+    old = unpack(raw)
+    return pack(old.kind, old.body, old.index + index, (old.count + count) & 0xFFFF, old.epoch)
+
+
 def unpack(raw: bytes | memoryview) -> Message:
     """The inverse of `pack`; `body` is a view into `raw`. Raises FrameError on anything else."""
     if len(raw) < HEADER.size:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames in a WIRE message: `count` lengths (u32, little-endian), then the frames back to back."""
+"""Frames in a WIRE message: `count` lengths (u32, little-endian), then the frames back to back; and
+what a frame shows of its SA."""
 
 from collections.abc import Sequence
 
@@ -7,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from proto.frame import FrameError
-from proto.limits import FRAME_MAX_BYTES
+from proto.limits import ETHERNET_BYTES, FRAME_MAX_BYTES
+from proto.xfrm import IPPROTO_ESP
 
 
 def pack_frames(frames: Sequence[bytes | memoryview]) -> bytes:
@@ -37,3 +39,18 @@ def unpack_frames(body: bytes | memoryview, count: int) -> list[bytes]:
     offsets, lengths, data = unpack_lengths(body, count)
     raw = data.tobytes()
     return [raw[int(o) : int(o) + int(n)] for o, n in zip(offsets, lengths, strict=True)]
+
+
+def esp_spi(frame: bytes) -> int | None:
+    """The SPI of an Ethernet frame whose IPv4 or IPv6 header is followed by ESP, else None."""
+    kind, ip = frame[12:ETHERNET_BYTES], frame[ETHERNET_BYTES:]
+    if kind == b"\x08\x00" and len(ip) >= 20:
+        at = 4 * (ip[0] & 15)
+        protocol = ip[9]
+    elif kind == b"\x86\xdd" and len(ip) >= 40:
+        at, protocol = 40, ip[6]
+    else:
+        return None
+    return (
+        int.from_bytes(ip[at : at + 4]) if protocol == IPPROTO_ESP and len(ip) >= at + 4 else None
+    )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's edge of the bus: every message out and in passes here, and here faults happen to it.
 
-Sites out: mailbox.command, ring.tx. Sites in: mailbox.reply, events, ring.tx_done, ring.rx,
-ring.counters. Without an armed fault a message passes untouched.
+Sites out: mailbox.command, ring.tx, ring.rx_done, ring.arm. Sites in: mailbox.reply, events,
+ring.tx_done, ring.rx, ring.counters. Without an armed fault a message passes untouched.
 """
 
 from collections import Counter
@@ -16,14 +16,16 @@ from proto.codec import decode
 from proto.commands import AnyCommand
 from proto.events import Event, EventType
 from proto.faults import FaultTable
-from proto.frame import Channel, FrameError, Kind, Message, unpack
+from proto.frame import Channel, FrameError, Kind, Message, renumbered, unpack
 
 RING_SITES = {
     Kind.TX: "ring.tx",
     Kind.TX_DONE: "ring.tx_done",
     Kind.RX: "ring.rx",
+    Kind.RX_DONE: "ring.rx_done",
     Kind.COUNTERS: "ring.counters",
 }
+RENUMBER = {"index": 4096, "count": 1}  # without a value; see proto.faults.sites
 EVENT_TYPES = frozenset(EventType)
 
 Output = list[tuple[Channel, bytes]]
@@ -63,18 +65,18 @@ class Edge:
 
     def ring(self, message: bytes) -> None:
         """A TX or RX_DONE message to the card."""
-        site = RING_SITES.get(Kind(message[3]))  # the kind stands in byte 3 of the header
-        if site is None:
-            self._to_rings(message)
-        else:
-            self._pass(site, message, {}, self._to_rings)
+        site = RING_SITES[Kind(message[3])]  # the kind stands in byte 3 of the header
+        self._pass(site, self._renumber(site, message), {}, self._to_rings)
 
     def control(self, message: bytes) -> None:
         """An answer or HELLO to the lab; no fault site."""
         self._output.append((Channel.CONTROL, message))
 
     def doorbell(self, message: bytes) -> None:
-        """The arming doorbell of the event queue; no fault site."""
+        """The arming doorbell of the event queue."""
+        self._pass("ring.arm", self._renumber("ring.arm", message), {}, self._to_events)
+
+    def _to_events(self, message: bytes) -> None:
         self._output.append((Channel.EVENTS, message))
 
     def _to_mailbox(self, message: Any) -> None:
@@ -93,7 +95,8 @@ class Edge:
 
     def arrived(self, raw: bytes, message: Message, then: Take[Message]) -> bool:
         """A ring message from the card; False when a fault lost it for good."""
-        return self._reread(RING_SITES[message.kind], raw, message, {}, then)
+        site = RING_SITES[message.kind]
+        return self._reread(site, self._renumber(site, raw), message, {}, then)
 
     def events(self, message: Message, known: int, then: Take[list[Event]]) -> None:
         """The events of a message behind `known` old ones; faults hit them one by one, malformed
@@ -153,6 +156,14 @@ class Edge:
             self._counters["messages_malformed"] += 1
 
         return self._pass(site, bytes(raw), facts, read) or taken
+
+    def _renumber(self, site: str, raw: bytes) -> bytes:
+        """A peer that has lost its place: another index or count, and a right check."""
+        if self._faults.armed:
+            for fired in self._faults.fire(site, {}, self.now_ns):
+                value = fired.value if isinstance(fired.value, int) else RENUMBER[fired.kind]
+                raw = renumbered(raw, **{fired.kind: value})
+        return raw
 
     def _pass(
         self, site: str, data: bytes | bytearray, facts: Mapping[str, object], go: Take[Any]

@@ -25,7 +25,6 @@ from proto.frame import FrameError, Kind, Message, pack, unpack
 from proto.hello import decode_hello
 from proto.limits import (
     BURST,
-    ETHERNET_BYTES,
     FRAME_MAX_BYTES,
     RING_SIZE,
     WIRE_CREDITS,
@@ -33,12 +32,10 @@ from proto.limits import (
 )
 from proto.link.ring import Consumer, Producer
 from proto.status import OffloadError
-from proto.wire import pack_frames, unpack_frames
+from proto.wire import esp_spi, pack_frames, unpack_frames
 
 SITE = "wire"
 FRAGMENT_BYTES = 64
-
-_ESP = 50
 
 
 class Frame(NamedTuple):
@@ -258,16 +255,3 @@ def _facts(frame: Frame) -> dict[str, object]:
         "esp": int(spi is not None),
         "spi": None if spi is None else f"{spi:#x}",
     }
-
-
-def esp_spi(frame: bytes) -> int | None:
-    """The SPI of an Ethernet frame whose IPv4 or IPv6 header is followed by ESP, else None."""
-    kind, ip = frame[12:ETHERNET_BYTES], frame[ETHERNET_BYTES:]
-    if kind == b"\x08\x00" and len(ip) >= 20:
-        at = 4 * (ip[0] & 15)
-        protocol = ip[9]
-    elif kind == b"\x86\xdd" and len(ip) >= 40:
-        at, protocol = 40, ip[6]
-    else:
-        return None
-    return int.from_bytes(ip[at : at + 4]) if protocol == _ESP and len(ip) >= at + 4 else None

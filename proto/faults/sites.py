@@ -85,6 +85,56 @@ NEW_OBJECT_KINDS = {
 }
 OBJECT_FACTS = ("table", "op")
 
+_FURTHER = 4096  # what an index jumps without a `value`: beyond every ring
+RING_KINDS = {
+    **MESSAGE_KINDS,
+    "index": Kind(f"its index is `value` off ({_FURTHER}), its check is right", (int,), -VALUE_MAX),
+    "count": Kind("its count is `value` off (1), its check is right", (int,), -65_535, 65_535),
+}
+TX_KINDS = {
+    "drop": Kind("the engine fails on it: dropped as ENGINE"),
+    "error": Kind("it completes with syndrome `value` (2), and the queue stops", (int,), 1, 255),
+    "stall": Kind("the queue stands still for `delay_ms`", needs=("delay_ms",)),
+}
+SEAL_KINDS = {
+    "corrupt-icv": Kind("the last byte flips"),
+    "truncate": Kind("the last `value` bytes are missing (1)", (int,), 1),
+    "skip-checksum": Kind("the checksum of its IPv4 header is not what it should be"),
+}
+RX_KINDS = {
+    "drop": Kind("the engine fails on it: dropped as ENGINE"),
+    "no-buffer": Kind("it finds no receive slot"),
+    "verdict-lost": Kind("it is delivered as it came, as if it were no ESP"),
+    "wrong-handle": Kind("its descriptor names another live inbound SA, if there is one"),
+    "stale-handle": Kind("its descriptor names an earlier SA of that row"),
+    "unknown-handle": Kind("its descriptor names no SA"),
+    "short": Kind("its descriptor is `value` bytes short (1)", (int,), 1),
+    "long": Kind("its descriptor is `value` bytes long (1)", (int,), 1),
+    "outside": Kind("its descriptor points to the next slot"),
+    "unwritten": Kind("it is announced, and its slot not written yet"),
+}
+COUNTER_KINDS = {
+    "lost": Kind("nothing is reported"),
+    "stale": Kind("what was reported last time is reported again"),
+    "torn": Kind("one half is of another moment: packets are 2^32 off"),
+    "backwards": Kind("`value` packets fewer than there were (1)", (int,), 1),
+    "skew": Kind("failures are newer than packets, by `value` (1)", (int,), 1),
+    "foreign": Kind("it is another SA's, if there is one"),
+}
+EVENT_KINDS = {
+    "drop": Kind("it is never written"),
+    "duplicate": Kind("it is written again, `value` times (1)", (int,), 1, 64),
+    "wrong-id": Kind("it names an object that there is not"),
+    "wrong-generation": Kind("it names an earlier object of that handle"),
+    "unknown-type": Kind("its type is `value` (99)", (int,), 0, 255),
+    "flood": Kind("`value` others are written before it (4096)", (int,), 1, 65_536),
+}
+INTERRUPT_KINDS = {
+    "lost": Kind("it does not come; the entries wait"),
+    "duplicate": Kind("it comes twice"),
+    "spurious": Kind("one without entries comes before it"),
+}
+
 SITES: dict[str, Site] = {
     "mailbox.command": Site(
         "host", "a command on its way to the card", MESSAGE_KINDS, ("opcode",), messages=True
@@ -96,10 +146,11 @@ SITES: dict[str, Site] = {
         "host", "one event on its way to the driver", MESSAGE_KINDS, ("type", "handle"),
         messages=True,
     ),
-    "ring.tx": Site("host", "the doorbell of transmit descriptors", MESSAGE_KINDS, messages=True),
-    "ring.tx_done": Site("host", "completions of transmit descriptors", MESSAGE_KINDS,
-                         messages=True),
-    "ring.rx": Site("host", "received descriptors", MESSAGE_KINDS, messages=True),
+    "ring.tx": Site("host", "the doorbell of transmit descriptors", RING_KINDS, messages=True),
+    "ring.tx_done": Site("host", "completions of transmit descriptors", RING_KINDS, messages=True),
+    "ring.rx": Site("host", "received descriptors", RING_KINDS, messages=True),
+    "ring.rx_done": Site("host", "receive slots on their way back", RING_KINDS, messages=True),
+    "ring.arm": Site("host", "the doorbell that arms the event queue", RING_KINDS, messages=True),
     "ring.counters": Site("host", "counter records of SAs", MESSAGE_KINDS, messages=True),
     "host.clock": Site(
         "host", "the core's clock, read at each step of the host",
@@ -133,6 +184,16 @@ SITES: dict[str, Site] = {
         "host", "the interrupt of a reply",
         {"lost": Kind("the reply lies there until somebody looks")}, ("opcode",),
     ),
+    "card.tx": Site("card", "a transmit descriptor in the card", TX_KINDS,
+                    ("bytes", "protect", "handle")),
+    "card.seal": Site("card", "a frame that leaves the card", SEAL_KINDS, ("spi", "bytes")),
+    "card.rx": Site("card", "a frame that the card receives", RX_KINDS, ("spi", "bytes")),
+    "card.counters": Site(
+        "card", "totals of an SA; source is record or query", COUNTER_KINDS,
+        ("source", "handle", "spi"),
+    ),
+    "card.events": Site("card", "an event in the card", EVENT_KINDS, ("type", "handle")),
+    "card.interrupt": Site("card", "the interrupt of the event queue", INTERRUPT_KINDS),
     "wire": Site(
         "wire", "a frame between the cards", {**MESSAGE_KINDS, "rate": RATE, "fragment": FRAGMENT},
         ("src", "dst", "esp", "spi"), messages=True, lane="dst",

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_driver.lab.wire import Wire, esp_spi
+from host_driver.lab.wire import Wire
 from proto.faults import FaultSpec
 from proto.frame import Kind, pack, unpack
 from proto.hello import Hello
 from proto.limits import BURST, FRAME_MAX_BYTES, RING_SIZE, WIRE_CREDITS
 from proto.status import OffloadError
+from proto.wire import esp_spi
 
 
 def message(frames: list[bytes], index: int = 0) -> bytes:

@@ -4,6 +4,7 @@
 import msgspec
 import pytest
 
+from nic_model.asking import Asking
 from nic_model.events import EventQueue
 from proto.events import Event, EventType
 from proto.frame import Kind, Message, unpack
@@ -35,7 +36,7 @@ def told(queue: EventQueue) -> tuple[int, list[Event]] | None:
 
 @pytest.fixture
 def queue() -> EventQueue:
-    queue = EventQueue(4)
+    queue = EventQueue(4, Asking())
     arm(queue, 0)
     return queue
 
@@ -53,7 +54,7 @@ def test_an_entry_interrupts_once_and_then_waits_to_be_armed(queue):
 
 
 def test_an_unarmed_queue_is_silent():
-    queue = EventQueue(4)
+    queue = EventQueue(4, Asking())
     queue.post(event(1))
     assert told(queue) is None
     arm(queue, 0)
@@ -91,7 +92,7 @@ def test_what_happens_again_after_it_was_told_is_told_again(queue):
 
 def test_a_full_ring_says_once_that_something_is_lost():
     overruns = []
-    queue = EventQueue(4, lambda: overruns.append(1))
+    queue = EventQueue(4, Asking(), lambda: overruns.append(1))
     arm(queue, 0)
     for handle in range(7):
         queue.post(event(handle))
@@ -108,7 +109,7 @@ def test_a_full_ring_says_once_that_something_is_lost():
 
 
 def test_entries_are_bounded_however_long_nobody_reads():
-    queue = EventQueue(4)
+    queue = EventQueue(4, Asking())
     for handle in range(10_000):
         queue.post(event(handle))
         queue.flush()
@@ -137,7 +138,7 @@ def test_a_doorbell_from_the_past_only_arms(queue):
 
 def test_the_index_wraps():
     """F-RNG-15"""
-    queue = EventQueue(4)
+    queue = EventQueue(4, Asking())
     queue.restart(0, (1 << 32) - 2)
     for handle in range(4):
         queue.post(event(handle))

@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from host_driver.driver.edge import Edge, Output, opcode_fact
 from host_driver.driver.event_queue import EventQueue
 from host_driver.driver.load import load_driver
 from host_driver.driver.mailbox import Mailbox
 from host_driver.driver.probe import probe
 from host_driver.driver.queue_health import QueueHealth
+from host_driver.driver.records import Records
 from host_driver.driver.rx_queue import RxQueue
 from host_driver.driver.sa import SaTable
 from host_driver.driver.tx_queue import TxQueue
@@ -36,10 +35,8 @@ from proto.caps import Caps
 from proto.events import Event, EventType
 from proto.faults import FaultTable
 from proto.frame import CHECKED, Channel, FrameError, Kind, Message, unpack
-from proto.layouts import SA_COUNTERS
 from proto.limits import RECONCILE_INTERVAL_MS
 from proto.link.dma import Dma
-from proto.link.ring import Consumer, RingError
 from proto.status import OffloadError
 
 TICK_NS = RECONCILE_INTERVAL_MS * 1_000_000
@@ -96,18 +93,22 @@ class Host:
         self.mailbox = Mailbox(self.edge.command, self.counters, self.running.might_sleep)
         self.sas = SaTable()
         self.events = EventQueue(self.edge.doorbell, self.counters)
-        self._records = Consumer(1 << 31)  # totals are absolute: any gap can be caught up with
+        self.records = Records(
+            lambda records: self._driver_hook("handle_counters", records),
+            self._read_everything,
+            self.counters,
+        )
         self.tx = TxQueue(dma, mac, peer_mac, self.sas, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
         self.rx = RxQueue(dma, self.nic, self.sas, self.edge.ring, self.netif_rx, self.counters)
         self.queue_health = QueueHealth(
-            self.tx, self.rx, self.events, self.mailbox, self.spawn, self.counters
+            self.tx, self.rx, self.events, self.records, self.mailbox, self.spawn, self.counters
         )
 
         self.ready = Completion()
         self._space = Completion()
-        self._pulse = Completion()
+        self._pulses: list[Completion] = []
         self.queries = Queries(self)
         self._handlers = self._make_handlers()
         self.spawn(probe(self))
@@ -127,8 +128,9 @@ class Host:
         self._tick()
 
         self._run()
-        self._pulse, pulse = Completion(), self._pulse
-        pulse.complete()
+        self._pulses, pulses = [], self._pulses
+        for pulse in pulses:
+            pulse.complete()
         self._run()
         return self.edge.take()
 
@@ -163,16 +165,16 @@ class Host:
             self.epoch = self._epochs.getrandbits(32)
         self.mailbox.begin(self.epoch)
         self.queue_health.restart(self.epoch)
-        self._records.restart(0)
         return self.epoch
 
     def space(self) -> Completion:
         """Completes when the transmit queue has moved."""
         return self._space
 
-    def pulse(self) -> Completion:
-        """Completes at the end of this step, or of the next one if this is its end."""
-        return self._pulse
+    def pulse(self, deadline_ns: int | None = None) -> Completion:
+        """Completes at the end of this step, or of the next if this is its end; or at a time."""
+        self._pulses.append(Completion(deadline_ns))
+        return self._pulses[-1]
 
     # Messages in.
 
@@ -215,7 +217,7 @@ class Host:
         lost = self.counters["events_lost"] + self.counters["events_malformed"]
         self.edge.events(message, self.events.arrived(message), self._happened)
         if lost != self.counters["events_lost"] + self.counters["events_malformed"]:
-            self._happened([Event(EventType.OVERRUN, 0, 0)])
+            self._read_everything()
 
     def _happened(self, events: list[Event]) -> None:
         if others := self.queue_health.take_events(events):
@@ -229,20 +231,10 @@ class Host:
             self.rx.lost(message)
 
     def _sa_counters(self, message: Message, raw: bytes) -> None:
-        self.edge.arrived(raw, message, self._count_sas)
+        self.edge.arrived(raw, message, self.records.arrived)
 
-    def _count_sas(self, message: Message) -> None:
-        if len(message.body) % SA_COUNTERS.itemsize:
-            self.counters["counters_malformed"] += 1
-            return
-        self._driver_hook("handle_counters", np.frombuffer(message.body, SA_COUNTERS))
-        try:
-            lost = self._records.arrived(message.index, message.count)
-        except RingError:  # doubled: totals are absolute, so taking them twice changes nothing
-            return
-        if lost:
-            self.counters["counters_lost"] += lost
-            self._driver_hook("handle_events", [Event(EventType.OVERRUN, 0, 0)])
+    def _read_everything(self) -> None:
+        self._driver_hook("handle_events", [Event(EventType.OVERRUN, 0, 0)])
 
     # Packets.
 

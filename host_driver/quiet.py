@@ -55,15 +55,18 @@ class Quiet:
         """Wait until what the card has sent is here; False where it takes too long."""
         host = self._host
         until_ns = host.now_ns() + RECONCILE_INTERVAL_MS * 1_000_000
+
+        def behind(name: str, index: int) -> bool:
+            return name in fence and distance(fence[name], index) > 0
+
         while (
-            distance(fence["rx"], host.rx.index) > 0
-            or distance(fence["events"], host.events.index) > 0
+            behind("rx", host.rx.index)
+            or behind("events", host.events.index)
+            or behind("records", host.records.index)
         ):
             if host.now_ns() >= until_ns:
                 return False
-            pulse = host.pulse()
-            pulse.deadline_ns = until_ns
-            yield from wait(pulse)
+            yield from wait(host.pulse(until_ns))
         return True
 
     def _busy(self) -> bool:

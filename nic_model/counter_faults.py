@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of reported totals: site card.counters, in counter records and in what QUERY_SA reads."""
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -15,6 +16,8 @@ from proto.commands import SaState
 from proto.faults import Fired
 
 SITE = "card.counters"
+
+Records = npt.NDArray[np.void]
 
 # What records and answers have in common.
 _COMMON = ("packets", "bytes", "seq", "replay_window", "replay", "integrity_failed")
@@ -31,24 +34,31 @@ class CounterFaults:
         self._t = t
         self._last: dict[int, dict[str, Any]] = {}  # by handle
 
-    def records(self, records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-        """What becomes of SA_COUNTERS records."""
-        kept = []
-        for record in records:
-            handle = int(record["handle"])
-            values = {name: int(record[name]) for name in _COMMON}
-            for fired in self._fire("record", handle):
-                if fired.kind == "lost":
-                    break
-                if fired.kind == "foreign" and (other := self._another(handle, fired)):
-                    record["handle"], record["generation"] = other, self._generation(other)
-                values = self._change(handle, values, fired)
-            else:
-                for name, value in values.items():
-                    record[name] = value
-                kept.append(record)
-            self._last[handle] = values
-        return np.array(kept, records.dtype)
+    def records(self, records: Records) -> list[tuple[int, Records]]:
+        """What becomes of SA_COUNTERS records: runs of those that are not lost, each with its place
+        among all of them."""
+        kept = [self._report(record) for record in records]
+        ends = [-1, *(at for at, whole in enumerate(kept) if not whole), len(kept)]
+        return [
+            (before + 1, records[before + 1 : after])
+            for before, after in itertools.pairwise(ends)
+            if after > before + 1
+        ]
+
+    def _report(self, record: np.void) -> bool:
+        """Change one record; whether it is reported at all."""
+        handle = int(record["handle"])
+        values = {name: int(record[name]) for name in _COMMON}
+        reported = True
+        for fired in self._fire("record", handle):
+            if fired.kind == "foreign" and (other := self._another(handle, fired)):
+                record["handle"], record["generation"] = other, self._generation(other)
+            reported = reported and fired.kind != "lost"
+            values = self._change(handle, values, fired)
+        for name, value in values.items():
+            record[name] = value
+        self._last[handle] = values
+        return reported
 
     def state(self, handle: int, state: SaState) -> SaState:
         """What becomes of a QUERY_SA answer."""

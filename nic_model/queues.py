@@ -55,6 +55,7 @@ class Queues:
             "rx": self.rx.index,
             "rx_done": self.rx.first,
             "rx_state": self.rx.state,
+            "records": self._records,
             "wire": self.port.index,
             "queued": self.tx.queued,
         }
@@ -135,15 +136,16 @@ class Queues:
     def _counter_records(self) -> list[bytes]:
         records = tables.counter_records(self._t, tables.drain_touched(self._t))
         records = records[records["generation"] != 0]  # 0: destroyed since
+        messages: list[bytes] = []
+        runs = [(0, records)]
         if self._asking.armed:
-            records = self._counter_faults.records(records)
-        messages = []
-        for start in range(0, len(records), RECORDS_PER_MESSAGE):
-            part = records[start : start + RECORDS_PER_MESSAGE]
-            messages.append(
-                pack(Kind.COUNTERS, part.tobytes(), self._records, len(part), self.epoch)
-            )
-            self._records = (self._records + len(part)) & INDEX_MASK
+            runs = self._counter_faults.records(records)
+        for first, run in runs:
+            for start in range(0, len(run), RECORDS_PER_MESSAGE):
+                part = run[start : start + RECORDS_PER_MESSAGE]
+                index = self._records + first + start
+                messages.append(pack(Kind.COUNTERS, part.tobytes(), index, len(part), self.epoch))
+        self._records = (self._records + len(records)) & INDEX_MASK
         return messages
 
 

@@ -21,6 +21,7 @@ from host_driver.netdev import NetDevice, Skb
 from host_driver.sleep import Completion, Sleep
 from proto.caps import Caps
 from proto.events import Event
+from proto.faults import FaultTable
 
 if TYPE_CHECKING:
     from host_driver.driver.mailbox import Mailbox
@@ -55,6 +56,7 @@ class DriverContext:
     xfrm_add_stats: Callable[[str, int], None]
     counters: Counter[str] = field(default_factory=Counter)
     step: Callable[[str, str], None] = lambda call, step: None
+    faults: FaultTable = field(default_factory=FaultTable)
 
 
 class EventSink(Protocol):

@@ -81,6 +81,7 @@ def _context(host: "Host", caps: Caps) -> DriverContext:
         xfrm_add_stats=host.net.add_stats,
         counters=host.counters,
         step=lambda call, step: _step(host, call, step),
+        faults=host.faults,
     )
 
 

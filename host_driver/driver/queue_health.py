@@ -16,6 +16,7 @@ from typing import Any
 
 from host_driver.driver.event_queue import EventQueue
 from host_driver.driver.mailbox import Mailbox
+from host_driver.driver.records import Records
 from host_driver.driver.reporter import Health, Reporter
 from host_driver.driver.rx_queue import RxQueue
 from host_driver.driver.tx_queue import TxQueue
@@ -29,13 +30,14 @@ from proto.status import OffloadError
 
 
 class QueueHealth:
-    """Watches both queues and the event queue of one card."""
+    """Watches both queues, event queue and counter records of one card."""
 
     def __init__(
         self,
         tx: TxQueue,
         rx: RxQueue,
         events: EventQueue,
+        records: Records,
         mailbox: Mailbox,
         spawn: Callable[[Sleep[Any]], None],
         counters: Counter[str],
@@ -47,6 +49,7 @@ class QueueHealth:
         self._tx = tx
         self._rx = rx
         self._events = events
+        self._records = records
         self._mailbox = mailbox
         self._spawn = spawn
         self._counters = counters
@@ -109,10 +112,11 @@ class QueueHealth:
 
     def confirm(self, fence: Mapping[str, int]) -> None:
         """What a Fence answered: compare it with what arrived here."""
-        if not {"tx", "tx_done", "rx", "rx_done", "events"} <= fence.keys():
+        if not {"tx", "tx_done", "rx", "rx_done", "events", "records"} <= fence.keys():
             return
         self._tx.confirm(fence["tx"], fence["tx_done"])
         self._rx.confirm(fence["rx"], fence["rx_done"], self._now_ns)
+        self._records.confirm(fence["records"], self._now_ns)
         if distance(fence["events"], self._events.index) > 0:
             self._events.poll()
         for number, name in ((QueueId.TX, "tx_state"), (QueueId.RX, "rx_state")):
@@ -124,6 +128,7 @@ class QueueHealth:
         self._tx.restart(epoch)
         self._rx.restart(epoch)
         self._events.restart(epoch)
+        self._records.restart()
 
     def reporters(self) -> list[dict[str, Any]]:
         """Both reporters, as `devlink health show` would say it."""

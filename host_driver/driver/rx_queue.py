@@ -10,6 +10,7 @@ more until `driver.queue_health` has brought it back.
 from collections import Counter
 from collections.abc import Callable
 
+from host_driver.driver.provenance import esp_of, opened_by, should_be_open
 from host_driver.driver.sa import Sa, SaTable
 from host_driver.driver.tx_queue import ETHERTYPES, Send
 from host_driver.netdev import (
@@ -187,16 +188,27 @@ class RxQueue:
         elif not self._dev.up:
             self._counters["rx_device_down"] += 1
         elif not flags & RxFlag.CRYPTO_DONE:
-            self._deliver(Skb(data, in_dev=self._dev))
-        elif sa := self._sas.find(handle, generation):
-            self._deliver(Skb(data, sec_path=SecPath(sa.x), in_dev=self._dev))
-        else:  # RX-11: decrypted by an SA that is gone
+            self._take_clear(data)
+        elif (sa := self._sas.find(handle, generation)) is None:  # RX-11: by an SA that is gone
             self._counters["rx_drop_sadb_miss"] += 1
+        elif not opened_by(self._sas, sa, data):
+            self._counters["rx_drop_provenance"] += 1
+        else:
+            self._deliver(Skb(data, sec_path=SecPath(sa.x), in_dev=self._dev))
+
+    def _take_clear(self, data: bytes) -> None:
+        if should_be_open(self._sas, data):
+            self._counters["rx_drop_not_opened"] += 1
+        else:
+            self._deliver(Skb(data, in_dev=self._dev))
 
     def _take_crypto(self, data: bytes, syndrome: int, sa: Sa | None) -> None:
         """An ESP packet with what the card made of it (OBJ-32); taking it apart is the host's."""
         if sa is None:  # RX-11
             self._counters["rx_drop_sadb_miss"] += 1
+            return
+        if not esp_of(sa, data):
+            self._counters["rx_drop_provenance"] += 1
             return
         status = CRYPTO_SUCCESS
         if syndrome == Drop.INTEGRITY:

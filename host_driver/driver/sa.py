@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver's view of an SA on the card: handles, cached totals, the commands that build it."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from host_driver.driver.totals import Bound, Totals
 from host_driver.sleep import Completion
 from proto.commands import (
     IN,
@@ -16,7 +17,6 @@ from proto.commands import (
     OUT,
     CreateKey,
     CreateSa,
-    SaState,
     Selector,
     SetLimits,
 )  # fmt: skip
@@ -51,31 +51,6 @@ class Read(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Totals:
-    """What the card said last. `packets` and `bytes` never go back (LIFE-36)."""
-
-    packets: int = 0
-    bytes: int = 0
-    seq: int = 0
-    replay_window: int = 0
-    replay: int = 0
-    integrity_failed: int = 0
-    stopped: bool = False
-
-    def raise_to(self, packets: int, octets: int, seq: int) -> None:
-        """Take newer totals; older ones that arrive late change nothing (F-CTL-17)."""
-        self.packets = max(self.packets, packets)
-        self.bytes = max(self.bytes, octets)
-        self.seq = max(self.seq, seq)
-
-    def raise_failures(self, replay_window: int, replay: int, integrity_failed: int) -> None:
-        """The same for the failure counts of `x.stats`."""
-        self.replay_window = max(self.replay_window, replay_window)
-        self.replay = max(self.replay, replay)
-        self.integrity_failed = max(self.integrity_failed, integrity_failed)
-
-
-@dataclass(slots=True, eq=False)
 class Sa:
     """One SA on the card. `undo` are its objects there, in the order of their making.
 
@@ -98,8 +73,12 @@ class Sa:
     telling: bool = False
     deleted: bool = False
     stop_sent: bool = False
+    stops_read: int = 0  # in a row, while no limit that the core knows was reached
     read: Read = Read.IDLE
     retired: Completion = field(default_factory=Completion)
+
+    def __post_init__(self) -> None:
+        self.totals.bound = _bound(self)
 
     @property
     def identity(self) -> Identity:
@@ -138,6 +117,8 @@ class SaTable:
         self._sas: dict[int, Sa] = {}
         self._by_state: dict[XfrmState, Sa] = {}
         self._by_identity: defaultdict[Identity, list[Sa]] = defaultdict(list)
+        self._pairs: Counter[tuple[bytes, bytes]] = Counter()  # of inbound SAs: source, destination
+        self.packet_in = 0  # inbound SAs whose ESP the card opens
         self.limited: dict[int, Sa] = {}
 
     def __len__(self) -> int:
@@ -151,6 +132,7 @@ class SaTable:
         self._sas[sa.handle] = sa
         self._by_state[sa.x] = sa
         self._by_identity[sa.identity].append(sa)
+        self._count_inbound(sa, 1)
         self.note_limits(sa)
 
     def unbind(self, sa: Sa) -> None:
@@ -162,7 +144,26 @@ class SaTable:
             same.remove(sa)
             if not same:
                 del self._by_identity[sa.identity]
+            self._count_inbound(sa, -1)
             self.limited.pop(sa.handle, None)
+
+    def _count_inbound(self, sa: Sa, change: int) -> None:
+        if sa.x.xso.dir != IN:
+            return
+        pair = sa.x.props.saddr, sa.x.id.daddr
+        self._pairs[pair] += change
+        if not self._pairs[pair]:
+            del self._pairs[pair]
+        self.packet_in += 0 if sa.crypto else change
+
+    def has_pair(self, saddr: bytes, daddr: bytes) -> bool:
+        """Whether some inbound SA goes from `saddr` to `daddr` (16 bytes each)."""
+        return (saddr, daddr) in self._pairs
+
+    def inbound(self, daddr: bytes, spi: int, family: int) -> Sa | None:
+        """The inbound SA of an ESP packet, as the card would find it."""
+        same = self._by_identity.get((IN, daddr, spi, family), [])
+        return next((sa for sa in same if not sa.deleted), None)
 
     def note_limits(self, sa: Sa) -> None:
         """Look at `x.lft` again: an update may have changed it without a word (LIFE-37)."""
@@ -178,6 +179,7 @@ class SaTable:
             return None
         sa.limits = now
         sa.totals.stopped = sa.stop_sent = False
+        sa.stops_read = 0
         return SetLimits(handle=sa.handle, **now._asdict())
 
     def find(self, handle: int, generation: int) -> Sa | None:
@@ -234,6 +236,16 @@ def _replay(x: "XfrmState") -> tuple[int, tuple[int, ...]]:
         if x.replay.bitmap >> back & 1:
             word |= 1 << (x.replay.seq - 1 - back) % window
     return x.replay.seq, (word,) if window else ()
+
+
+def _bound(sa: Sa) -> Bound | None:
+    """What sequence numbers say about packets: nothing where they wrap, or are not looked at."""
+    x = sa.x
+    window = replay_window(x) if x.xso.dir == IN else 0
+    wraps = bool(x.props.extra_flags & SA_XFLAG_OSEQ_MAY_WRAP)
+    if sa.crypto or wraps or (x.xso.dir == IN and not window):
+        return None
+    return Bound(_replay(x)[0], window)
 
 
 class Limits(NamedTuple):
@@ -309,10 +321,3 @@ def create_crypto_sa(x: "XfrmState", key: int) -> CreateSa:
         encap_dport=encap.encap_dport if encap else 0,
         crypto=True,
     )
-
-
-def take_state(totals: Totals, state: SaState) -> None:
-    """Totals from a QUERY_SA reply."""
-    totals.raise_to(state.packets, state.bytes, state.seq)
-    totals.raise_failures(state.replay_window, state.replay, state.integrity_failed)
-    totals.stopped = totals.stopped or state.stopped

@@ -134,6 +134,10 @@ INTERRUPT_KINDS = {
     "duplicate": Kind("it comes twice"),
     "spurious": Kind("one without entries comes before it"),
 }
+WORK_KINDS = {
+    "lost": Kind("there is no memory for it: it is forgotten"),
+    "delay": Kind("it begins `delay_ms` late", needs=("delay_ms",)),
+}
 
 SITES: dict[str, Site] = {
     "mailbox.command": Site(
@@ -166,6 +170,8 @@ SITES: dict[str, Site] = {
         },
         ("timer",),
     ),
+    "host.work": Site("host", "work that an event puts off; work is read",
+                      WORK_KINDS, ("work", "spi")),
     "card.command": Site("card", "a command in the firmware", COMMAND_KINDS, ("opcode",)),
     "card.table": Site(
         "card", "a row for a new object; tables are keys, sas, rules",

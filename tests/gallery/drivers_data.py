@@ -9,6 +9,7 @@ import errno
 import msgspec
 
 from host_driver.driver.reference import ReferenceDriver
+from host_driver.driver.totals import Reading
 from proto.commands import (
     INFINITE,
     CreatePolicyRule,
@@ -123,7 +124,7 @@ class Deaf(ReferenceDriver):
         for record in records.tolist():
             sa = self._events._find(record[0], record[1])
             if sa is not None:
-                sa.totals.raise_to(*record[2:5])
+                sa.totals.take(Reading(*record[2:5]))
 
     def needs_reconcile(self):
         return False

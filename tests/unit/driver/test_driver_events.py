@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events are hints: lost, doubled, late and foreign ones change no decision."""
 
+import msgspec
 import numpy as np
 import pytest
 
+from host_driver.driver.events import READS
 from host_driver.xfrm.state import KmState
 from proto import commands as c
 from proto.events import Event, EventType
+from proto.faults import FaultSpec
 from proto.layouts import SA_COUNTERS, SA_STOPPED
 from proto.limits import RECONCILE_BATCH
+from proto.status import Status
 from proto.xfrm_structs import LifetimeCfg
 
 
@@ -16,11 +20,11 @@ def records(*rows):
     return np.array(list(rows), SA_COUNTERS)
 
 
-def state(generation, packets, stopped=False, octets=0):
+def state(sa, packets, stopped=False, octets=0):
     return c.SaState(
-        generation=generation, seq=packets, window=(), remaining=0, soft_remaining=0,
-        soft_arm=False, hard_arm=False, stopped=stopped, packets=packets, bytes=octets, replay=0,
-        replay_window=0, integrity_failed=0, trailer=0, selector=0,
+        handle=sa.handle, generation=sa.generation, seq=packets, window=(), remaining=0,
+        soft_remaining=0, soft_arm=False, hard_arm=False, stopped=stopped, packets=packets,
+        bytes=octets, replay=0, replay_window=0, integrity_failed=0, trailer=0, selector=0,
     )  # fmt: skip
 
 
@@ -43,7 +47,7 @@ def limited(bench, make_state):
 
 def test_an_event_reads_the_card_and_asks_the_core(bench, limited) -> None:
     x, sa = limited
-    bench.card.sa_state = state(sa.generation, 10, stopped=True)
+    bench.card.sa_state = state(sa, 10, stopped=True)
     bench.driver.handle_events([Event(EventType.HARD_LIMIT, sa.handle, sa.generation)])
     bench.run()
     assert bench.card.log == ["QuerySa"], "the card stopped by itself, it is not told again"
@@ -53,7 +57,7 @@ def test_an_event_reads_the_card_and_asks_the_core(bench, limited) -> None:
 
 def test_an_expired_sa_that_still_passes_is_stopped_once(bench, limited) -> None:
     x, sa = limited
-    bench.card.sa_state = state(sa.generation, 10)
+    bench.card.sa_state = state(sa, 10)
     event = Event(EventType.SOFT_LIMIT, sa.handle, sa.generation)
     bench.driver.handle_events([event])
     bench.run()
@@ -65,7 +69,7 @@ def test_an_expired_sa_that_still_passes_is_stopped_once(bench, limited) -> None
 
 def test_doubled_events_while_reading_make_one_more_read(bench, limited) -> None:
     _, sa = limited
-    bench.card.sa_state = state(sa.generation, 3)
+    bench.card.sa_state = state(sa, 3)
     event = Event(EventType.SOFT_LIMIT, sa.handle, sa.generation)
     bench.driver.handle_events([event] * 50)
     bench.sched.run(bench.now_ns)
@@ -123,21 +127,23 @@ def test_first_use_is_reported_without_limits(bench, make_state) -> None:
     sa = next(iter(bench.context.sas))
     bench.expire_hook = lambda x: setattr(x.curlft, "use_time", 1)
     for packets in (0, 1, 2):
-        bench.driver.handle_counters(records((sa.handle, sa.generation, packets, *[0] * 6)))
+        bench.driver.handle_counters(
+            records((sa.handle, sa.generation, packets, 0, packets, *[0] * 4))
+        )
     assert bench.expire_calls == [x]
 
 
 def test_a_state_in_the_making_does_not_expire(bench, limited) -> None:
     x, sa = limited
     x.km.state = KmState.VOID
-    bench.driver.handle_counters(records((sa.handle, sa.generation, 10, *[0] * 6)))
+    bench.driver.handle_counters(records((sa.handle, sa.generation, 10, 0, 10, *[0] * 4)))
     assert bench.expire_calls == []
 
 
 def test_the_tick_finds_what_no_event_told(bench, limited) -> None:
     x, sa = limited
     assert bench.driver.needs_reconcile()
-    bench.card.sa_state = state(sa.generation, 10, stopped=True)
+    bench.card.sa_state = state(sa, 10, stopped=True)
     bench.driver.reconcile()
     bench.run()
     assert x.km.state == KmState.EXPIRED
@@ -171,9 +177,117 @@ def test_the_tick_goes_round_in_batches_and_overrun_reads_all(bench, make_state)
     assert len(bench.card.log) == RECONCILE_BATCH + 44
 
 
+def test_a_reply_about_another_sa_is_refused(bench, limited) -> None:
+    """F-LIM-11: whose it is stands in the answer."""
+    _, sa = limited
+    bench.card.sa_state = msgspec.structs.replace(state(sa, 10), handle=sa.handle + 1)
+    bench.driver.reconcile()
+    bench.run()
+    assert bench.counters["query_stale"] == 1
+    assert bench.expire_calls == []
+
+
+def record(sa, packets, seq=None, octets=0, failures=(0, 0, 0), flags=0):
+    seq = packets if seq is None else seq
+    return records((sa.handle, sa.generation, packets, octets, seq, *failures, flags))
+
+
+@pytest.mark.parametrize(
+    ("packets", "seq", "octets", "why"),
+    [
+        (4, 4, 0, "backwards"),
+        (5, 4, 0, "backwards"),
+        (5 | 1 << 32, 5, 0, "torn"),
+        (6, 5, 0, "torn"),
+        (6, 6, 7 * 65_535, "torn"),
+        (5 | 1 << 32, 5 | 1 << 32, 0, "jump"),
+    ],
+)
+def test_a_reading_that_cannot_be_is_read_again(bench, limited, packets, seq, octets, why) -> None:
+    """F-LIM-22: what is known stays, and the card is asked."""
+    x, sa = limited
+    bench.driver.handle_counters(record(sa, 5, octets=100))
+    bench.card.sa_state = state(sa, 6, octets=120)
+    bench.driver.handle_counters(record(sa, packets, seq, octets or 100))
+    assert (sa.totals.packets, sa.totals.bytes) == (5, 100)
+    bench.run()
+    assert bench.counters[f"counters_{why}"] == 1
+    assert bench.card.log == ["QuerySa"]
+    assert (sa.totals.packets, sa.totals.bytes) == (6, 120)
+    assert x.km.state == KmState.VALID
+
+
+def test_a_card_that_goes_on_saying_what_cannot_be_is_asked_three_times(bench, limited) -> None:
+    x, sa = limited
+    bench.card.sa_state = msgspec.structs.replace(state(sa, 5), packets=5 | 1 << 32)
+    bench.driver.handle_events([Event(EventType.SOFT_LIMIT, sa.handle, sa.generation)])
+    bench.run()
+    assert bench.card.log == ["QuerySa"] * READS
+    assert (sa.totals.packets, x.km.state) == (0, KmState.VALID)
+
+
+def test_a_jump_that_another_reading_confirms_was_none_of_torn_halves(bench, limited) -> None:
+    x, sa = limited
+    bench.card.sa_state = state(sa, 5 | 1 << 32)
+    bench.driver.handle_events([Event(EventType.HARD_LIMIT, sa.handle, sa.generation)])
+    bench.run()
+    assert bench.card.log[:2] == ["QuerySa"] * 2
+    assert (sa.totals.packets, x.km.state) == (5 | 1 << 32, KmState.EXPIRED)
+
+
+def test_failure_counts_of_32_bits_wrap(bench, limited) -> None:
+    """F-LIM-21: and an older record takes nothing back."""
+    _, sa = limited
+    last = (1 << 32) - 1
+    for replay in (1 << 30, 1 << 31, 3 << 30, last, 4, last):
+        bench.driver.handle_counters(record(sa, 1, failures=(0, replay, 0)))
+    assert sa.totals.replay == last + 5
+
+
+def test_an_sa_that_the_card_has_stopped_expires_whatever_is_counted(bench, limited) -> None:
+    """F-LIM-08: reported, not hung; but one reading may be older than new limits."""
+    x, sa = limited
+    bench.card.sa_state = state(sa, 3, stopped=True)
+    bench.driver.reconcile()
+    bench.run()
+    assert bench.expired == []
+    bench.driver.reconcile()
+    bench.run()
+    assert bench.expired == [x]
+
+
+def test_a_stop_that_fails_is_tried_until_it_works(bench, limited) -> None:
+    """F-LIM-17"""
+    _, sa = limited
+    bench.card.refuse["StopSa"] = [Status.INTERNAL_ERROR, Status.OBJECT_BUSY]
+    bench.card.sa_state = state(sa, 10)
+    bench.driver.handle_events([Event(EventType.HARD_LIMIT, sa.handle, sa.generation)])
+    bench.run()
+    for _ in range(5):
+        bench.wait_ms(1000)
+    assert bench.card.log.count("StopSa") == 3
+
+
+@pytest.mark.parametrize("kind", ["lost", "delay"])
+def test_work_that_is_forgotten_or_late_is_made_good(bench, limited, kind) -> None:
+    """F-LIM-07"""
+    x, sa = limited
+    bench.context.faults.add(FaultSpec(site="host.work", kind=kind, times=1, delay_ms=20_000))
+    bench.card.sa_state = state(sa, 10, stopped=True)
+    bench.driver.handle_events([Event(EventType.HARD_LIMIT, sa.handle, sa.generation)])
+    bench.run()
+    assert (bench.card.log, x.km.state) == ([], KmState.VALID)
+    if kind == "lost":
+        bench.driver.reconcile()
+        bench.run()
+    else:
+        bench.wait_ms(20_000)
+    assert x.km.state == KmState.EXPIRED
+
+
 def test_a_reply_about_another_generation_is_refused(bench, limited) -> None:
     _, sa = limited
-    bench.card.sa_state = state(sa.generation + 1, 10)
+    bench.card.sa_state = msgspec.structs.replace(state(sa, 10), generation=sa.generation + 1)
     bench.driver.reconcile()
     bench.run()
     assert bench.counters["query_stale"] == 1

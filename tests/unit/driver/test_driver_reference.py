@@ -5,6 +5,7 @@ import errno
 
 import pytest
 
+from host_driver.driver.totals import Reading
 from host_driver.ops import Extack
 from proto import commands as c
 from proto.limits import COMMAND_TIMEOUT_MS, RECONCILE_INTERVAL_MS
@@ -255,10 +256,10 @@ def test_totals_are_written_absolute_and_never_go_back(bench, make_state) -> Non
     x = make_state(curlft=LifetimeCur(bytes=1000, packets=10))
     bench.add(x)
     sa = next(iter(bench.context.sas))
-    sa.totals.raise_to(5, 300, 5)
-    sa.totals.raise_failures(1, 2, 3)
+    sa.totals.take(Reading(5, 300, 5))
+    sa.totals.take_failures({"replay_window": 1, "replay": 2, "integrity_failed": 3})
     bench.driver.xdo_dev_state_update_curlft(x)
-    sa.totals.raise_to(4, 200, 4)
+    sa.totals.take(Reading(4, 200, 4))
     bench.driver.xdo_dev_state_update_curlft(x)
     assert (x.curlft.packets, x.curlft.bytes) == (15, 1300)
     assert (x.stats.replay_window, x.stats.replay, x.stats.integrity_failed) == (1, 2, 3)

@@ -17,6 +17,7 @@ from host_driver.netdev import (
     NetDevice,
     Skb,
 )
+from proto.commands import IN
 from proto.frame import Kind, Message, unpack
 from proto.layouts import DESCRIPTOR, RxFlag
 from proto.limits import RING_SIZE, SLOT_BYTES
@@ -26,7 +27,8 @@ from proto.status import Drop
 from proto.xfrm import MODE_TRANSPORT, MODE_TUNNEL
 
 MAC, PEER = b"\x02card\x00", b"\x02card\x01"
-IPV4 = bytes((0x45, 0, 0, 28)) + bytes(24)
+IPV4 = bytes((0x45, 0, 0, 28)) + bytes(8) + bytes((10, 0, 0, 1, 10, 0, 0, 2)) + bytes(8)
+ESP = IPV4[:9] + b"\x32" + IPV4[10:20] + bytes.fromhex("0000100000000001")
 IPV6 = bytes((0x60, 0, 0, 0, 0, 8)) + bytes(42)
 
 
@@ -71,7 +73,7 @@ class Rx:
 
 @pytest.fixture
 def rx(make_state) -> Rx:
-    return Rx(make_state())
+    return Rx(make_state(direction=IN))
 
 
 LENGTH = 14 + len(IPV4)
@@ -188,9 +190,10 @@ def test_receive_indices_wrap(rx) -> None:
 def test_what_crypto_offload_found_becomes_the_status(rx, syndrome, mode, status) -> None:
     """OBJ-32: the packet is delivered either way, and the host counts."""
     rx.state.props.mode = mode
-    rx.arrive(0, (rx_offset(0), LENGTH, RxFlag.CRYPTO, syndrome, 7, 3))
+    frame = PEER + MAC + b"\x08\x00" + ESP
+    rx.arrive(0, (rx_offset(0), LENGTH, RxFlag.CRYPTO, syndrome, 7, 3), frame=frame)
     (skb,) = rx.got
-    assert (skb.data, skb.sec_path.x) == (IPV4, rx.state)
+    assert (skb.data, skb.sec_path.x) == (ESP, rx.state)
     assert (skb.sec_path.flags, skb.sec_path.status) == (CRYPTO_DONE, status)
 
 
@@ -201,6 +204,19 @@ def test_what_an_unknown_crypto_sa_opened_is_not_delivered(rx) -> None:
         (rx_offset(1), LENGTH, RxFlag.CRYPTO, Drop.INTEGRITY, 6, 3),
     )
     assert rx.got == [] and rx.counters["rx_drop_sadb_miss"] == 2
+
+
+def test_a_packet_that_cannot_be_of_its_sa_is_not_delivered(rx) -> None:
+    """F-DP-24; `test_driver_provenance` tells which those are."""
+    other = PEER + MAC + b"\x08\x00" + IPV4[:19] + b"\x09" + IPV4[20:]
+    rx.arrive(0, (rx_offset(0), LENGTH, RxFlag.CRYPTO_DONE, 0, 7, 3), frame=other)
+    rx.arrive(1, (rx_offset(1), LENGTH, RxFlag.CRYPTO, 0, 7, 3))
+    assert rx.got == [] and rx.counters["rx_drop_provenance"] == 2
+
+
+def test_esp_that_the_card_should_have_opened_is_not_delivered(rx) -> None:
+    rx.arrive(0, (rx_offset(0), LENGTH, 0, 0, 0, 0), frame=PEER + MAC + b"\x08\x00" + ESP)
+    assert rx.got == [] and rx.counters["rx_drop_not_opened"] == 1
 
 
 def test_frames_that_are_not_ip(rx) -> None:

@@ -283,6 +283,7 @@ def test_fence_counts_everything_that_came_before_it(card, read):
     assert values == {
         "tx": 3, "tx_done": 3, "tx_state": QueueState.RDY, "queued": 0,
         "rx": 1, "rx_done": 0, "rx_state": QueueState.RDY, "events": 1, "wire": 3,
+        "records": 1,
     }  # fmt: skip
     kinds = read.kinds(messages)
     assert kinds.index(Kind.EVENTS) < kinds.index(Kind.REPLY)

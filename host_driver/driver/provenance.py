@@ -17,6 +17,7 @@ from proto.xfrm import IPPROTO_ESP, MODE_TRANSPORT
 if TYPE_CHECKING:
     from host_driver.xfrm.flow import Upper
 
+ESP_HEADER_BYTES = 8  # a shorter one names no SA
 _ANY = bytes(16)
 
 
@@ -59,6 +60,8 @@ def should_be_open(sas: SaTable, packet: bytes) -> bool:
     upper = find_upper(packet)
     if upper is None or upper.fragment or upper.proto not in (IPPROTO_ESP, UDP):
         return False
+    if upper.end - _esp_at(upper) < ESP_HEADER_BYTES:
+        return False
     sa = sas.inbound(upper.daddr, _spi(packet, upper), family_of(packet))
     if sa is None or sa.crypto or sa.deleted:
         return False
@@ -69,6 +72,9 @@ def should_be_open(sas: SaTable, packet: bytes) -> bool:
     return encap is not None and encap.encap_dport == port
 
 
+def _esp_at(upper: "Upper") -> int:
+    return upper.offset + (UDP_BYTES if upper.proto == UDP else 0)
+
+
 def _spi(packet: bytes, upper: "Upper") -> int:
-    at = upper.offset + (UDP_BYTES if upper.proto == UDP else 0)
-    return int.from_bytes(packet[at : at + 4])
+    return int.from_bytes(packet[_esp_at(upper) :][:4])

@@ -107,6 +107,7 @@ def test_whole_esp_of_a_packet_sa_is_the_cards_to_open(sas, bind) -> None:
     assert not should_be_open(sas, udp())
     assert not should_be_open(sas, esp(0x2000))
     assert not should_be_open(sas, esp(flags="MF"))
+    assert not should_be_open(sas, bytes(IP(src=A, dst=B, proto=50) / Raw(esp()[20:27])))
     assert not should_be_open(sas, in_udp(4500)), "the core says XfrmInStateMismatch"
     sa.x.encap = EncapTmpl(2, 4500, 4500)
     assert should_be_open(sas, in_udp(4500))

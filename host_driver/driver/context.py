@@ -40,7 +40,7 @@ class DriverContext:
     also from where sleeping is not allowed. `xfrm_add_stats(name, count)` counts in
     /proc/net/xfrm_stat what the card dropped (MIB-02); `counters` shows up in the host's counters
     as `driver_*`. `step(call, step)` comes before each step of an add, so that a fault can make it
-    fail: it raises OffloadError then.
+    fail: it raises OffloadError then; `faults` are those armed at this host.
     """
 
     dev: NetDevice

@@ -12,6 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from host_driver.driver.edge import Edge, Output, opcode_fact
 from host_driver.driver.event_queue import EventQueue
 from host_driver.driver.load import load_driver
@@ -93,11 +96,7 @@ class Host:
         self.mailbox = Mailbox(self.edge.command, self.counters, self.running.might_sleep)
         self.sas = SaTable()
         self.events = EventQueue(self.edge.doorbell, self.counters)
-        self.records = Records(
-            lambda records: self._driver_hook("handle_counters", records),
-            self._read_everything,
-            self.counters,
-        )
+        self.records = Records(self._count_sas, self._read_everything, self.counters)
         self.tx = TxQueue(dma, mac, peer_mac, self.sas, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
@@ -232,6 +231,9 @@ class Host:
 
     def _sa_counters(self, message: Message, raw: bytes) -> None:
         self.edge.arrived(raw, message, self.records.arrived)
+
+    def _count_sas(self, records: npt.NDArray[np.void]) -> None:
+        self._driver_hook("handle_counters", records)
 
     def _read_everything(self) -> None:
         self._driver_hook("handle_events", [Event(EventType.OVERRUN, 0, 0)])

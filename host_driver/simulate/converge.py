@@ -25,6 +25,7 @@ def converge(player: Player, step: StepDone) -> list[Violation]:
     todo: list[tuple[Phase, str, Callable[[Player], Answer]]] = [
         ("run", "faults healed, everybody back", revive),
         ("healed", "time passes", wait),
+        *(("healed", f"host{host} is audited twice", audit(host)) for host in (0, 1)),
     ]
     todo += [("healed", f"flush state of host{host}", flush("state", host)) for host in (0, 1)]
     todo.append(("healed", "the card is empty of SAs", wait))
@@ -66,6 +67,11 @@ def wait(player: Player) -> Answer:
     """Long enough for every timeout, watchdog and reconcile loop."""
     player.lab.advance(RECOVERY_S[player.plan.target])
     return Answer()
+
+
+def audit(host: int) -> Callable[[Player], Answer]:
+    """A step in which a driver compares itself with its card, and once more."""
+    return lambda player: play_life.audit_twice(player, host)
 
 
 def flush(what: Table, host: int) -> Callable[[Player], Answer]:

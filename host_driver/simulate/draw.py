@@ -201,11 +201,14 @@ class Drawer:
         if self.rng.random() < 0.7:
             flow = self.rng.choice(self._connected)
         odd = self.rng.random() < 0.3
+        kinds = ("port", "port", "tcp", *traffic.KINDS)  # what policies and selectors tell apart
+        drain = self.rng.random() < 0.1  # so many that limits of packets and bytes are met
         return [
             Send(
-                flow=flow, way=way, count=self.rng.randint(1, self._burst),
+                flow=flow, way=way,
+                count=self.rng.randint(20, 60) if drain else self.rng.randint(1, self._burst),
                 size=self.rng.choice(SIZES), member=self.rng.randrange(3),
-                kind=self.rng.choice(tuple(traffic.KINDS)) if odd else "udp",
+                kind=self.rng.choice(kinds) if odd else "udp",
                 reply=self.rng.randint(0, 2), settle=self._settle(),
             )
         ]  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from host_driver.lab.wire import Frame
+from proto.caps import parse_card
 
 Direction = Literal["in", "out", "fwd"]
 Mode = Literal["transport", "tunnel"]
@@ -202,6 +203,14 @@ class Expected(NamedTuple):
     why: str
 
 
+class Audited(NamedTuple):
+    """Two audits of a host's driver, one right behind the other: what each reported."""
+
+    host: int
+    first: dict[str, int]
+    second: dict[str, int]
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What the queries of one host answered after a step that settled; None where nobody did."""
@@ -243,6 +252,7 @@ class Step:
     lives: list[Life] = field(default_factory=list)
     firings: list[dict[str, Any]] = field(default_factory=list)
     trace: list[list[dict[str, Any]]] = field(default_factory=list)
+    audits: list[Audited] = field(default_factory=list)
     wire: dict[str, int] = field(default_factory=dict)
     snapshots: list[Snapshot] = field(default_factory=list)
 
@@ -253,6 +263,7 @@ class Ledger:
     def __init__(self, hosts: int, card: str, seed: int) -> None:
         self.hosts = hosts
         self.card = card
+        self.caps = parse_card(card)
         self.seed = seed
         self.sas: list[SaAsked] = []
         self.policies: list[PolicyAsked] = []
@@ -269,6 +280,11 @@ class Ledger:
     def live_sas(self, host: int | None = None) -> list[SaAsked]:
         """SAs that were accepted, that nobody asked to take back, and that did not expire."""
         return [sa for sa in self.sas if _live(sa) and host in (None, sa.host)]
+
+    def on_card(self, sa: SaAsked) -> bool:
+        """Whether an SA's card has it; crypto offload that a card lacks is done in software
+        (STATE-24)."""
+        return sa.offload == "packet" or (sa.offload == "crypto" and self.caps.crypto)
 
     def live_policies(self, host: int | None = None) -> list[PolicyAsked]:
         """Policies that were accepted and that nobody asked to take back."""

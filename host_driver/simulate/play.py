@@ -146,7 +146,7 @@ class Player:
         down, which flushes what is `offloaded` (NDEV-01)."""
         now_ns, number = self.lab.now_ns(), self.step.number
         for sa in self.ledger.live_sas(host):
-            if not offloaded or sa.offload != "none":
+            if not offloaded or self.ledger.on_card(sa):
                 sa.removed_ns, sa.removed_step = now_ns, number
         for policy in self.ledger.live_policies(host):
             if not offloaded or policy.offload:

@@ -18,7 +18,7 @@ from host_driver.simulate.actions import (
     Live,
     Party,
 )
-from host_driver.simulate.ledger import Armed
+from host_driver.simulate.ledger import Armed, Audited
 from host_driver.simulate.play import Answer, Player
 from proto.status import OffloadError
 
@@ -99,6 +99,7 @@ def _dump(text: str) -> Callable[[HostHandle], Any]:
     return lambda host: host.ip(text)
 
 
+AUDIT = "audit"
 QUESTIONS: dict[str, Callable[[HostHandle], Any]] = {
     "states": _dump("-s xfrm state list"),
     "policies": _dump("-s xfrm policy list"),
@@ -107,13 +108,29 @@ QUESTIONS: dict[str, Callable[[HostHandle], Any]] = {
     "census": lambda host: host.nic.census(),
     "mib": lambda host: host.mib(),
     "info": lambda host: host.info(),
+    AUDIT: lambda host: host.nic.audit(),
 }
 
 
 def ask(player: Player, action: Ask) -> Answer:
     """A question changes nothing (INV-37)."""
+    if action.what == AUDIT:
+        return audit_twice(player, action.host)
     host = player.hosts[action.host]
     return player.call(action.host, lambda: QUESTIONS[action.what](host))[0]
+
+
+def audit_twice(player: Player, host: int) -> Answer:
+    """Two audits: whatever the first one found, the second finds nothing (INV-44)."""
+    nic = player.hosts[host].nic
+    reports: list[dict[str, int]] = []
+    for _ in range(2):
+        answer, report = player.call(host, nic.audit)
+        if report is None:
+            return answer
+        reports.append(report)
+    player.step.audits.append(Audited(host, *reports))
+    return answer
 
 
 def arm(player: Player, action: Arm) -> Answer:

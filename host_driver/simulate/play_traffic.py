@@ -116,14 +116,17 @@ def _reflected(player: Player, action: Attack) -> list[bytes]:
 
 def _clear(player: Player, action: Attack) -> list[bytes]:
     """Clear packets of a flow that may have to be protected, towards its receiver."""
-    way = 1 - action.host
+    way, kind = 1 - action.host, CLEAR_KINDS[action.number % len(CLEAR_KINDS)]
     return [
         _framed(
             player, action,
-            traffic.udp(FLOWS[action.flow], way, f"{player.step.number}.clear{one};", 40),
+            traffic.build(action.flow, way, kind, f"{player.step.number}.clear{one};", 40, 0),
         )
         for one in range(action.count)
     ]  # fmt: skip
+
+
+CLEAR_KINDS = ("udp", "port", "tcp")
 
 
 def _stray(player: Player, action: Attack) -> list[bytes]:

@@ -12,8 +12,9 @@ from host_driver.xfrm.mib import NAMES
 
 # What the driver drops of received packets, each with a counter of its own.
 DRIVER_RX = (
-    "driver_rx_malformed", "driver_rx_not_ip", "driver_rx_error_status", "driver_rx_device_down",
-    "driver_rx_drop_sadb_miss",
+    "driver_rx_malformed", "driver_rx_not_ip", "driver_rx_length", "driver_rx_error_status",
+    "driver_rx_device_down", "driver_rx_drop_sadb_miss", "driver_rx_not_written",
+    "driver_rx_flushed",
 )  # fmt: skip
 # What the core drops inward. The driver adds to the last two what the card has dropped (MLX-14).
 MIB_IN = (*(name for name in NAMES if name.startswith("XfrmIn")), "XfrmAcquireError")

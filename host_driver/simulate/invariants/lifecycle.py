@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from host_driver.simulate.evidence import Evidence, serves
 from host_driver.simulate.headers import parse
 from host_driver.simulate.invariants.registry import invariant
-from host_driver.simulate.ledger import PolicyAsked, SaAsked
-from host_driver.simulate.rulings import Standing, standing
+from host_driver.simulate.ledger import Limits, PolicyAsked, SaAsked
+from host_driver.simulate.rulings import Span, Standing, covers, standing
+from host_driver.simulate.tracks import Seen, Track
 from proto import netlink
-from proto.caps import Caps, parse_card
+from proto.caps import Caps
 from proto.xfrm import Msg
 
 HEALED_S = 30  # what audits and retries may take once nothing disturbs them any more
@@ -20,7 +21,7 @@ SPEECHLESS = (errno.EEXIST, errno.ESRCH, errno.ENOENT, errno.EHOSTDOWN)
 
 def expected(ev: Evidence, host: int) -> dict[str, int]:
     """The census of a card that has exactly what is asked of it."""
-    sas = [sa for sa in ev.ledger.live_sas(host) if sa.offload != "none" and not sa.errno]
+    sas = [sa for sa in ev.ledger.live_sas(host) if ev.ledger.on_card(sa)]
     steered = [sa for sa in sas if sa.offload == "packet" or sa.direction == "in"]
     return {
         "keys": len(sas),
@@ -33,8 +34,7 @@ def expected(ev: Evidence, host: int) -> dict[str, int]:
 def surplus(ev: Evidence, host: int) -> dict[str, int]:
     """By kind, what a card has beyond that (below 0: lacks). Empty where nobody can tell yet."""
     census = ev.step.snapshots[host].census if ev.step.snapshots else None
-    caps = parse_card(ev.ledger.card)
-    if not ev.at_rest or census is None or not caps.crypto or not ev.settled_s(HEALED_S):
+    if not ev.at_rest or census is None or not ev.settled_s(HEALED_S):
         return {}
     want = expected(ev, host)
     return {kind: census.get(kind, 0) - count for kind, count in want.items()}
@@ -130,7 +130,7 @@ def capabilities_honest(ev: Evidence) -> Iterator[str]:
     refused."""
     if ev.ledger.faulty or not ev.step.snapshots:
         return
-    caps = parse_card(ev.ledger.card)
+    caps = ev.ledger.caps
     for sa in ev.ledger.sas:
         if sa.asked_step != ev.step.number or sa.offload != "packet" or not sa.answered_ns:
             continue
@@ -159,14 +159,27 @@ def _promised(caps: Caps, sa: SaAsked) -> bool:
 
 def _plain(ev: Evidence, sa: SaAsked) -> bool:
     """Whether only the card could refuse it: early kernels want a window of ESN out, too."""
-    caps = parse_card(ev.ledger.card)
+    caps = ev.ledger.caps
     return not caps.strict and sa.encap is None and not (sa.esn and sa.direction == "out")
+
+
+@invariant(44, "Audits are idempotent")
+def audits_idempotent(ev: Evidence) -> Iterator[str]:
+    """Of two audits in a row, with no fault between them, the second one finds nothing."""
+    for host, _, second in ev.step.audits if not ev.step.firings else ():
+        found = {name: count for name, count in second.items() if count and name != "objects"}
+        if found and "unfinished" not in second:
+            yield f"the second audit of host{host} still found {found}"
 
 
 @invariant(45, "Rekey continuity")
 def rekey_continuity(ev: Evidence) -> Iterator[str]:
-    """Make before break, without faults: every packet of the step arrives, and once both new SAs
-    are there the new one seals."""
+    """Make before break, without faults: every packet of the step arrives, and once a newer SA of
+    the same policy is there, the older one seals no more (TX-13)."""
+    for seen in ev.sent():
+        newer = _newer(ev, seen) if seen.out is not None else None
+        if newer is not None:
+            yield f"{seen.out} sent number {seen.number:#x}, although {newer} has taken over"
     if not ev.step.action.startswith("Rekey") or ev.step.errno or not ev.balanced:
         return
     if ev.rested != ev.step.number - 1:
@@ -180,6 +193,30 @@ def rekey_continuity(ev: Evidence) -> Iterator[str]:
         came = [d for d, seen in ev.observer.matched if seen.submitted is one]
         if not came:
             yield f"host{one.host} rekeyed in step {ev.step.number} and lost a packet"
+
+
+def _newer(ev: Evidence, seen: Seen) -> Track | None:
+    """A younger SA of packet offload that could have sealed a packet: nothing ends it, and it was
+    there before the stack sent."""
+    old = seen.out
+    parsed = parse(seen.inner or b"")
+    if old is None or parsed is None or seen.submitted is None or old.sa.offload != "packet":
+        return None
+    name = (old.sa.src, old.sa.dst, old.sa.reqid, old.sa.mode, old.sa.offload, "out")
+    for track in ev.tracks(old.sa.host):
+        sa = track.sa
+        if (
+            sa.number > old.sa.number
+            and name == (sa.src, sa.dst, sa.reqid, sa.mode, sa.offload, sa.direction)
+            and standing(sa, Span(seen.submitted.step, seen.step)) is Standing.SURE
+            and track.exact
+            and sa.limits == Limits()
+            and not sa.updates
+            and not track.exhausted
+            and (sa.selector is None or covers(sa.selector, parsed) is True)
+        ):
+            return track
+    return None
 
 
 def _continues(ev: Evidence, host: int) -> bool:

@@ -32,6 +32,40 @@ def error_has_no_effect(ev: Evidence) -> Iterator[str]:
             yield f"card{host} still has {left} that nobody was told of"
 
 
+@invariant(48, "No completion for another command")
+def no_foreign_completion(ev: Evidence) -> Iterator[str]:
+    """Every reply that a fault doubled has found no command that waits for it, and is counted as
+    unexpected: none was credited to the next command of its slot."""
+    if ev.booted or not ev.at_rest or not _replies_only_doubled(ev):
+        return
+    for snapshot in ev.step.snapshots:
+        doubled = sum(
+            1
+            for step in ev.ledger.steps
+            for firing in step.firings
+            if (firing["party"], firing["site"]) == (f"host{snapshot.host}", "mailbox.reply")
+        )
+        counted = (snapshot.counters or {}).get("driver_mailbox_unexpected", 0)
+        if counted < doubled:
+            yield f"{doubled} replies to host{snapshot.host} came twice, {counted} were unexpected"
+
+
+def _replies_only_doubled(ev: Evidence) -> bool:
+    """Whether doubling is all that faults have done to replies, and nobody died meanwhile."""
+    kinds = {
+        firing["kind"]
+        for step in ev.ledger.steps
+        for firing in step.firings
+        if firing["site"].startswith(("mailbox", "card.command"))
+    }
+    return kinds == {"duplicate"} and not _lives(ev)
+
+
+def _lives(ev: Evidence) -> bool:
+    """Whether anybody ever died, hung or was reset."""
+    return any(life.party != "link" for step in ev.ledger.steps for life in step.lives)
+
+
 @invariant(49, "A crash leaves all or nothing")
 def crash_leaves_all_or_nothing(ev: Evidence) -> Iterator[str]:
     """After a new boot of a card no SA of before seals or opens a packet, and the host knows: each
@@ -91,3 +125,5 @@ def rings_keep_bounds(ev: Evidence) -> Iterator[str]:
         drops = sum(count for name, count in one.items() if name.startswith("tx_drop_"))
         if one.get("tx_packets", 0) + drops > one.get("tx_descriptors", 0):
             yield f"card{snapshot.host} is done with more descriptors than it was given"
+        if one.get("driver_rx_packets", 0) > one.get("rx_delivered", 0) and not _lives(ev):
+            yield f"host{snapshot.host} took more packets than its card delivered"

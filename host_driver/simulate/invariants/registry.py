@@ -22,6 +22,14 @@ class Invariant(NamedTuple):
         return " ".join((self.check.__doc__ or "").split())
 
 
+class Elsewhere(NamedTuple):
+    """An invariant that no observer of a simulated run can judge: why, and the files that do."""
+
+    title: str
+    why: str
+    where: tuple[str, ...]
+
+
 REGISTERED: dict[int, Invariant] = {}
 
 

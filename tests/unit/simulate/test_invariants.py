@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from host_driver.simulate.invariants import INVARIANTS
-from host_driver.simulate.ledger import Expected, Limits, Selector, Violation
+from host_driver.simulate.ledger import Audited, Expected, Limits, Selector, Violation
 from support.scene import SPI, A, B, Scene, datagram, numbers
 
 Broken = Callable[[Scene], list[Violation]]
@@ -477,6 +477,12 @@ def within_the_page_and_refused(scene: Scene) -> list[Violation]:
     return scene.step("AddSa", errno=22)
 
 
+@breaks(44)
+def audited_and_still_wrong(scene: Scene) -> list[Violation]:
+    clean = {"objects": 3, "orphans": 0}
+    return scene.step("Ask what=audit", audits=[Audited(0, clean, {**clean, "orphans": 1})])
+
+
 @breaks(45)
 def lost_in_a_rekey(scene: Scene) -> list[Violation]:
     scene.protected()
@@ -487,12 +493,27 @@ def lost_in_a_rekey(scene: Scene) -> list[Violation]:
     return scene.step("Rekey pick=1", clear=[datagram(1)], drops={(0, "tx_drop_no_sa"): 1})
 
 
+@breaks(45)
+def old_sa_goes_on(scene: Scene) -> list[Violation]:
+    scene.protected()
+    old, _ = scene.pair()
+    scene.pair(SPI + 1)
+    return scene.exchange(old, 1)
+
+
 # --- control path and recovery ---
 
 
 @breaks(46)
 def no_answer(scene: Scene) -> list[Violation]:
     return scene.step(unanswered=["host0 did not answer Counters within 30000 ms"])
+
+
+@breaks(48)
+def doubled_reply_credited(scene: Scene) -> list[Violation]:
+    firing = {"party": "host0", "site": "mailbox.reply", "kind": "duplicate"}
+    scene.step(firings=[firing])
+    return scene.step()
 
 
 @breaks(49)

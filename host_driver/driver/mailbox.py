@@ -75,7 +75,6 @@ class Mailbox:
         self._counters = counters
         self._slots = Slots()
         self._generation = 0
-        self._submitted = 0
         self._unannounced: deque[bytes] = deque(maxlen=MAILBOX_SLOTS)
         self._down: OffloadError | None = None
         self._epoch = 0
@@ -170,9 +169,8 @@ class Mailbox:
         return not len(self._slots)
 
     def _submit(self, command: AnyCommand, *, patient: bool) -> Pending:
-        self._submitted += 1
         deadline_ns = self.now_ns + timeout_ms(command) * 1_000_000
-        pending = Pending(command, patient, self._submitted, deadline_ns)
+        pending = Pending(command, patient, deadline_ns)
         if self._down is not None:
             self._abort(pending, self._down)
         elif not patient and (why := self._slots.hopeless(command)):

@@ -8,8 +8,10 @@
     SAFETY   destroys, StopSa, Teardown   all; the last one, RESERVED, is theirs alone, for when all
                                           others are taken
 
-COMMON and SAFETY are served in the order of their submission, CREATE after them. A command whose
-every possible slot is stalled is `hopeless` (F-CTL-09).
+Lanes are served in turn, so that none of them waits for the end of another's queue; within a lane
+the first to come is the first to go. No command depends on one of another lane that is still under
+way, but for full tables, where an add may come before the destroy that would make room. A command
+whose every possible slot is stalled is `hopeless` (F-CTL-09).
 """
 
 from collections import deque
@@ -32,7 +34,6 @@ class Pending:
 
     command: AnyCommand
     patient: bool
-    number: int
     deadline_ns: int
     answered: Completion = field(default_factory=Completion)
     late: Completion = field(default_factory=Completion)
@@ -52,6 +53,7 @@ class Slots:
         self._slots: list[Pending | None] = [None] * MAILBOX_SLOTS
         self._queues: dict[Lane, deque[Pending]] = {lane: deque() for lane in Lane}
         self._impatient: deque[Pending] = deque()  # those that queue, in order
+        self._lanes = deque(Lane)  # the one that was served longest ago in front
 
     def __iter__(self) -> Iterator[Pending]:
         return iter([pending for pending in self._slots if pending is not None])
@@ -98,21 +100,23 @@ class Slots:
         if None not in self._slots:
             return None
         slot = self._slots.index(None)
-        queue = self._turn(slot)
-        if queue is None:
+        way = self._turn(slot)
+        if way is None:
             return None
-        pending = self._slots[slot] = queue.popleft()
+        self._lanes.remove(way)
+        self._lanes.append(way)
+        pending = self._slots[slot] = self._queues[way].popleft()
         pending.token = generation * MAILBOX_SLOTS + slot
         return pending
 
-    def _turn(self, slot: int) -> deque[Pending] | None:
-        """The queue whose first command may have this slot."""
-        safety, common, create = (self._queues[w] for w in (Lane.SAFETY, Lane.COMMON, Lane.CREATE))
+    def _turn(self, slot: int) -> Lane | None:
+        """The lane whose first command may have this slot."""
+        waiting = [way for way in self._lanes if self._queues[way]]
         if slot == RESERVED:
-            return safety or None
-        if waiting := [queue for queue in (safety, common) if queue]:
-            return min(waiting, key=lambda queue: queue[0].number)
-        return create if create and len(self._creating()) < CREATE_SLOTS else None
+            waiting = [way for way in waiting if way is Lane.SAFETY]
+        if Lane.CREATE in waiting and len(self._creating()) >= CREATE_SLOTS:
+            waiting.remove(Lane.CREATE)
+        return waiting[0] if waiting else None
 
     def first_impatient(self) -> Pending | None:
         """The impatient command that has queued longest; those in a slot no longer count."""

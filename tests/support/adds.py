@@ -3,9 +3,13 @@
 host must be as before when one has failed."""
 
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
+
 from host_driver.ip import run
+from host_driver.lab import Lab
 from proto import netlink
 
 ENDS, OUTER = "src 10.1.0.1 dst 10.1.0.2", "src 192.0.2.1 dst 192.0.2.2"
@@ -83,6 +87,57 @@ def everything(host: Any) -> dict[str, Any]:
         "report": report,
         "refs": {dev["name"]: dev["refcnt"] for dev in host.devices()},
     }
+
+
+def labs(seed: int, hosts: int = 1, card: str = "full") -> Callable[..., Any]:
+    """A fixture that gives the lab of a target, made when first asked for."""
+
+    @pytest.fixture(scope="module")
+    def lab():
+        made: dict[str, Lab] = {}
+
+        def of(target: str) -> Lab:
+            if target not in made:
+                made[target] = Lab(target=target, hosts=hosts, card=card, seed=seed)
+                made[target].start()
+            return made[target]
+
+        yield of
+        for one in made.values():
+            one.close()
+
+    return lab
+
+
+def clear_host(lab: Any) -> None:
+    """Nothing armed, nothing installed, nothing unread, counters counted from here."""
+    lab.faults.reset()
+    for host in lab.hosts:
+        take_away(host)
+        lab.settle()
+        assert empty(host)
+        host.notifications()
+        host.receive()
+        host.counted_before = host.nic.counters()
+
+
+def counted(host: Any, *names: str) -> tuple[int, ...]:
+    """How far the driver's counters have moved since `clear_host`."""
+    now, before = host.nic.counters(), host.counted_before
+    names = tuple(f"driver_{name}" for name in names)
+    return tuple(now.get(name, 0) - before.get(name, 0) for name in names)
+
+
+def empty(host: Any) -> bool:
+    """Whether card and driver agree that there is nothing."""
+    report = host.nic.audit()
+    return not any(host.nic.census().values()) and not any(report.values())
+
+
+def other(text: str, number: int) -> str:
+    """The same add for other ends and another SPI."""
+    spi = f"spi {0x2000 + number:#x}"
+    return text.replace("10.1.0.2", f"10.2.{number >> 8}.{number & 255}").replace("spi 0x1000", spi)
 
 
 def take_away(host: Any) -> None:

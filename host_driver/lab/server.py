@@ -35,6 +35,7 @@ class Server:
         self.socket = socket
         self.death: PeerDied | None = None
         self.ending = False
+        self.malformed = 0  # requests that were none
         self._handlers: dict[type[service.Request], Callable[[Any], Any]] = {
             service.Status: self.status,
             service.Ip: self.ip,
@@ -59,7 +60,8 @@ class Server:
                 try:
                     asked = service.decode_request(raw)
                 except FrameError:
-                    continue  # it has no number that an answer could carry
+                    self.malformed += 1  # it has no number that an answer could carry
+                    continue
                 self.socket.send(client, service.encode(self.answer(asked)))
             self.look()
 
@@ -104,6 +106,7 @@ class Server:
             "pid": self.pid,
             "card": settings.card,
             "seed": settings.seed,
+            "malformed_requests": self.malformed,
             "dead": None if self.death is None else self.death.text,
             "processes": {},
             "hosts": [],

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 
 from fuzz.target import Target
-from fuzz.targets import card, host, language, netlink, texts
+from fuzz.targets import card, host, language, netlink, server, texts
 
 TARGETS: dict[str, Callable[[], Target]] = {
     "card-mailbox": lambda: card.CardTarget("mailbox"),
@@ -21,4 +21,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "pcap": texts.PcapTarget,
     "card-text": texts.CardTextTarget,
     "hello": texts.HelloTarget,
+    "fault-plan": texts.FaultPlanTarget,
+    "simulation": texts.SimulationTarget,
+    "server": server.ServerTarget,
 }

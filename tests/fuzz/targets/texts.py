@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files and texts that a user gives: recordings, card profiles, what a process says of itself."""
 
+import contextlib
 import random
 import struct
 import tempfile
@@ -8,13 +9,20 @@ from pathlib import Path
 
 import msgspec
 
-from fuzz.mutate import mutate_bytes
+from fuzz.mutate import INPUT_MAX_BYTES, NUMBERS, mutate_bytes, mutate_tree
 from fuzz.target import Outcome, Trees, plain, require
+from host_driver.faults.catalogue import catalogue
+from host_driver.faults.plan import parse_plan, specs_of
 from host_driver.lab.pcap import read_pcap
+from host_driver.simulate.draw import draw
+from host_driver.simulate.plan import decode_plan, encode_plan
 from proto.caps import PROFILES, Caps, parse_card
+from proto.faults import SITES, FaultTable
 from proto.hello import Hello, decode_hello
 from proto.status import OffloadError
 
+# Some row of the catalogue whose fault is armed.
+NAMED = next(row.fault for row in catalogue().values() if row.inject)
 PACKET = bytes.fromhex("4500001c00000000401100000a0000010a00000200050006000800001122334455667788")
 
 
@@ -138,3 +146,93 @@ class HelloTarget(Trees):
 
     def check(self) -> None:
         require(decode_hello(self.seeds()[1]).name == "card0", "a good HELLO is not read")
+
+
+class FaultPlanTarget:
+    """TOML plans of faults: OffloadError with a place, or faults that can be armed."""
+
+    name = "fault-plan"
+    files = ("host_driver/faults/", "proto/faults/")
+
+    def seeds(self) -> list[bytes]:
+        named = f'[[fault]]\nfault = "{NAMED}"\nhost = 0\nat_s = 10\nuntil_s = 12.5\n'
+        fields = '[[fault]]\nsite = "wire"\nkind = "drop"\nprobability = 0.01\n'
+        more = "match = { esp = 1 }\ntimes = 3\nskip = 2\ninterval = 4\nspace = 100\n"
+        more += "delay_ms = 5\nfail_nth = 2\nseed = 9\n"
+        texts = [named, fields, fields + more, named + fields, fields + 'value = "x"\nname = "n"\n']
+        texts += [
+            f'[[fault]]\nsite = "{site}"\nkind = "{kind}"\n'
+            for site, about in SITES.items()
+            for kind in about.kinds
+        ]
+        return [text.encode() for text in texts]
+
+    def mutate(self, rng: random.Random, data: bytes, other: bytes) -> bytes:
+        """Lines are doubled, swapped and left out; then bytes."""
+        lines = data.split(b"\n")
+        at = rng.randrange(len(lines))
+        change = rng.randrange(4)
+        if change == 0:
+            del lines[at]
+        elif change == 1:
+            lines.insert(at, rng.choice(other.split(b"\n")))
+        elif change == 2:
+            name, _, _ = lines[at].partition(b"=")
+            lines[at] = name + b"= " + str(rng.choice(NUMBERS)).encode()
+        else:
+            return mutate_bytes(rng, data, other, (b"[[fault]]\n", b"inf", b"nan", b"{", b'"""'))
+        return b"\n".join(lines)
+
+    def reset(self) -> None:
+        pass
+
+    def run(self, data: bytes) -> Outcome:
+        try:
+            planned = parse_plan(data.decode(errors="replace"))
+        except OffloadError as refusal:
+            return Outcome(1, 1, {plain(refusal.text)})
+        table = FaultTable()
+        for one in planned:
+            for spec in specs_of(one.fault, one.fields, "-1"):
+                with contextlib.suppress(OffloadError):  # a name that is armed already
+                    table.add(spec)
+        facts = {"opcode": "CREATE_SA", "spi": 5, "bytes": 9}
+        for spec in table.specs():
+            table.fire(spec.site, facts, 1)
+        return Outcome(1, 0, {("faults", len(planned))})
+
+    def check(self) -> None:
+        require(len(parse_plan(self.seeds()[3].decode())) == 2, "a good plan is not read")
+
+
+class SimulationTarget:
+    """Plans that `xfrmnic replay` reads: OffloadError, or a plan that comes out as it went in."""
+
+    name = "simulation"
+    files = ("host_driver/simulate/plan.py",)
+
+    def seeds(self) -> list[bytes]:
+        return [encode_plan(draw(seed, 12)) for seed in range(6)]
+
+    def mutate(self, rng: random.Random, data: bytes, other: bytes) -> bytes:
+        """As a tree, and as text."""
+        with contextlib.suppress(ValueError, RecursionError, OverflowError):
+            if rng.random() < 0.7:
+                tree = mutate_tree(rng, msgspec.json.decode(data), msgspec.json.decode(other))
+                return msgspec.json.encode(tree)[: 8 * INPUT_MAX_BYTES]
+        return mutate_bytes(rng, data, other, (b"[" * 1500, b'{"a":' * 900, b"1e999", b"null"))
+
+    def reset(self) -> None:
+        pass
+
+    def run(self, data: bytes) -> Outcome:
+        try:
+            plan = decode_plan(data, "input")
+        except OffloadError as refusal:
+            return Outcome(1, 1, {plain(refusal.text)})
+        require(decode_plan(encode_plan(plan), "again") == plan, "another plan comes out")
+        plan.lines()
+        return Outcome(1, 0, {("actions", len(plan.actions))})
+
+    def check(self) -> None:
+        require(decode_plan(self.seeds()[0], "good").seed == 0, "a good plan is not read")

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One card without a host: messages in, answers taken apart, credits given back at once."""
 
-import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -41,12 +40,12 @@ class Bench:
 
     def __init__(self) -> None:
         self.firmware = Firmware("card0", parse_card(CARD), DMA, random.Random(1), bytes(6))
-        self._tokens = itertools.count(1000)
+        self._token = 1000
         self.handles: list[int] = []
-        self.tx_index = self.wire_index = 0
+        self.wire_index = 0
         self.step(Channel.CONTROL, b"")  # HELLO
-        self.command(c.InitFunction(EPOCH))
-        self.give_back(self.step(Channel.EVENTS, self.pack(Kind.ARM)))
+        self.step(Channel.MAILBOX, self.take(EPOCH))
+        self.begin()
         for direction in (c.OUT, c.IN):
             key = self.make(c.CreateKey(KEY))
             sa = self.make(sa_command(key, direction, spi=0x1000 * direction))
@@ -60,6 +59,16 @@ class Bench:
         encap = sa_command(self.handles[0], c.IN, spi=0x6000, encap_sport=9, encap_dport=9)
         self.make(c.CreateSaRule(self.make(encap)))
         self.census = self.command(c.QueryCensus()).values
+
+    def take(self, epoch: int) -> bytes:
+        """The message with which a host takes the card."""
+        body = msgspec.msgpack.encode(c.Request(self.token(), c.InitFunction(epoch)))
+        return pack(Kind.COMMAND, body, epoch=epoch)
+
+    def begin(self) -> None:
+        """A host has taken the card: its queues begin anew."""
+        self.tx_index = 0
+        self.give_back(self.step(Channel.EVENTS, self.pack(Kind.ARM)))
 
     def close(self) -> None:
         """Let go of the tables now: they are large, and the parts of a card refer to each other."""
@@ -79,12 +88,15 @@ class Bench:
         """All of the card's, without asking it."""
         return self.firmware.all_counters()
 
+    def token(self, again: bool = False) -> int:
+        """The next token, or the last one."""
+        self._token += not again
+        return self._token
+
     def command(self, command: c.Command) -> c.Reply:
         """A valid command and its reply."""
-        body = msgspec.msgpack.encode(c.Request(next(self._tokens), command))
+        body = msgspec.msgpack.encode(c.Request(self.token(), command))
         raw = self.pack(Kind.COMMAND, body)
-        if isinstance(command, c.InitFunction):
-            raw = pack(Kind.COMMAND, body, epoch=command.epoch)
         (reply,) = (m for m in self.step(Channel.MAILBOX, raw) if m.kind is Kind.REPLY)
         return decode(reply.body, c.Reply)
 

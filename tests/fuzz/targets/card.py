@@ -9,8 +9,10 @@ An input is a list of records, each one message:
     ["done", kind, count]                         ["ctl", [id, [request...]]]
     ["msg", channel, kind, index, count, body]    ["raw", channel, bytes]
     ["cut", size, record]                         ["flip", bit, record]
+    ["take", epoch]                               INIT_FUNCTION with this epoch
 
-`{"h": n}` stands for the n-th handle. Judged after each message: it was refused and counted once,
+`{"h": n}` stands for the n-th handle, `{"k": 0}` for the next token and `{"k": 1}` for the last one
+again. Judged after each message: it was refused and counted once,
 or it did what it says; frames and packets are conserved; nothing clear leaves while everything is
 to be protected.
 """
@@ -68,6 +70,7 @@ class CardTarget(Trees):
                 Channel(channel), self.bench.pack(Kind(kind), body, index, count % (1 << 16))
             ),
             "raw": lambda channel, raw: (Channel(channel), bytes(memoryview(raw))),
+            "take": lambda epoch: (Channel.MAILBOX, self.bench.take(epoch % (1 << 32))),
             "cut": self._cut,
             "flip": self._flip,
         }  # fmt: skip
@@ -131,7 +134,9 @@ class CardTarget(Trees):
         return [self._resolved(field) for field in packet]
 
     def _resolved(self, tree: Any) -> Any:
-        """With handles in the place of `{"h": n}`."""
+        """With handles in the place of `{"h": n}`, and tokens in that of `{"k": n}`."""
+        if isinstance(tree, dict) and set(tree) == {"k"}:
+            return self.bench.token(bool(tree["k"]))
         if isinstance(tree, dict) and set(tree) == {"h"}:
             return self.bench.handles[tree["h"] % len(self.bench.handles)]
         if isinstance(tree, list):
@@ -197,6 +202,9 @@ class CardTarget(Trees):
         outcome.features |= {("status", reply.status, reply.syndrome), plain(reply.text)}
         if moved["cmd_refused"]:
             require(reply.status and reply.syndrome and reply.text, "a refusal without its reason")
+        if moved_on := reply.values.get("boot"):
+            require(moved_on == self.bench.firmware.boot, "another boot")
+            self.bench.begin()
         if reply.handle:
             self.bench.handles.append(reply.handle)
             del self.bench.handles[24:-8]
@@ -240,17 +248,21 @@ def _mailbox() -> list[Any]:
         sa_command(1, c.OUT, esn=True, seq=1 << 32, packets=9, soft_packets=5, bytes=9000),
         sa_command(1, c.IN, spi=0x99, mode=1, bitmap=(1, 2), replay_window=64, seq=70),
         policy_command(c.OUT, spi=7, mode=1, tmpl_family=2, tmpl_saddr=HERE, tmpl_daddr=THERE),
-        policy_command(c.IN, action=c.BLOCK, protect=False),
+        policy_command(c.IN, action=c.BLOCK, protect=False), c.InitFunction(9),
+        c.ListObjects(1), c.ListObjects(2, after=1, cookie=1),
+        c.SetQueue(0, 2), c.SetQueue(1, 2), c.SetQueue(0, 0), c.SetQueue(0, 1, 5),
     ]  # fmt: skip
     sessions: list[Any] = []
-    for number, command in enumerate(commands):
+    new, again = {"k": 0}, {"k": 1}
+    for command in commands:
         tree = _tree(command)
-        sessions.append([["cmd", [33 + number, tree]]])
+        sessions.append([["cmd", [new, tree]], ["cmd", [again, tree]]])
         for place, field in enumerate(tree):
             if field == 1 and place == 1:  # a handle, or the key of an SA
                 for handle in h[:8]:
                     tree = [*tree[:1], handle, *tree[2:]]
-                    sessions.append([["cmd", [33 + number, tree]]] * 2)
+                    sessions.append([["cmd", [new, tree]]] * 2)
+    sessions.append([["take", 9], ["take", 9], ["cmd", [new, ["QueryCensus"]]], ["take", 0]])
     sessions.append([["body", b""], ["body", b"\x92\x01\x91"], ["raw", 0, b"\0" * 40]])
     return sessions
 
@@ -289,7 +301,7 @@ def _control() -> list[Any]:
         {"type": "RemoveFault", "name": "x"}, {"type": "AddFault", "spec": spec},
         {"type": "AddFault", "spec": {"site": "card.table", "kind": "full", "name": "x"}},
     ]  # fmt: skip
-    query = [["cmd", [50, ["QueryCensus"]]], ["cmd", [51, ["CreateKey", KEY]]]]
+    query = [["cmd", [{"k": 0}, ["QueryCensus"]]], ["cmd", [{"k": 0}, ["CreateKey", KEY]]]]
     return [[["ctl", [7, request]], *query] for request in requests]
 
 

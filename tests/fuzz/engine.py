@@ -67,7 +67,7 @@ class Report:
 class Fuzzer:
     """One target and one seed."""
 
-    def __init__(self, target: Target, seed: int, corpus: Sequence[bytes] = ()) -> None:
+    def __init__(self, target: Target, seed: int | str, corpus: Sequence[bytes] = ()) -> None:
         self.report = Report(target.name)
         self._target = target
         self._rng = random.Random(f"{target.name} {seed}")

@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total = Report("total")
     for report in reports.values():
         print(_row(report))
+        features, edges = total.features + report.features, total.edges + report.edges
         total.add(report)
+        total.features, total.edges = features, edges
     print(_row(total))
     if options.json:
         options.json.write_text(json.dumps([_json(r) for r in (*reports.values(), total)]))

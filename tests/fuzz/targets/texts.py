@@ -33,8 +33,8 @@ class PcapTarget:
     files = ("host_driver/lab/pcap.py",)
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="xn-")
-        self._path = Path(self._directory.name) / "input.pcap"
+        self._file = tempfile.NamedTemporaryFile(suffix=".pcap")  # as long as the target lives
+        self._path = Path(self._file.name)
 
     def seeds(self) -> list[bytes]:
         frame = bytes(12) + b"\x08\x00" + PACKET
@@ -64,7 +64,7 @@ class PcapTarget:
         packets = recording.packets()
         require(all(packet[0] >> 4 in (4, 6) for packet in packets), "no IP packet")
         lost = int(recording.skipped_bytes > 0)
-        return Outcome(1, lost, {("records", len(recording), len(packets), lost)})
+        return Outcome(1, lost, {("records", min(len(recording), 3), min(len(packets), 3), lost)})
 
     def check(self) -> None:
         outcome = self.run(self.seeds()[2])
@@ -212,7 +212,7 @@ class SimulationTarget:
     files = ("host_driver/simulate/plan.py",)
 
     def seeds(self) -> list[bytes]:
-        return [encode_plan(draw(seed, 12)) for seed in range(6)]
+        return [encode_plan(draw(seed, 2)) for seed in range(9)]
 
     def mutate(self, rng: random.Random, data: bytes, other: bytes) -> bytes:
         """As a tree, and as text."""

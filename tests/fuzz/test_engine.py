@@ -14,6 +14,7 @@ from fuzz.mutate import mutate_bytes
 from fuzz.target import Outcome, require, tree_of
 from fuzz.targets import TARGETS
 from host_driver import control
+from host_driver.lab import service
 from proto import commands, management
 
 
@@ -107,6 +108,7 @@ def _words(name: str) -> str:
         ("card-mailbox", get_args(commands.AnyCommand)),
         ("card-control", get_args(management.AnyRequest)),
         ("host-control", get_args(control.AnyQuery)),
+        ("server", get_args(service.AnyRequest)),
     ],
 )
 def test_every_kind_of_message_is_among_the_seeds(target, kinds):

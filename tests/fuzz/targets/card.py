@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 
 from fuzz.bench import CHANNELS, HERE, KEY, THERE, Bench, frames_of, policy_command, sa_command
+from fuzz.examples import examples
 from fuzz.frames import FRAMES, SEALED, SPIS, esp_frame, ipv4
 from fuzz.target import Outcome, Trees, encode, plain, require, tree_of
 from proto import commands as c
@@ -32,7 +33,7 @@ from proto.codec import decode
 from proto.faults import FaultSpec
 from proto.frame import Channel, Kind, Message, unpack
 from proto.layouts import DESCRIPTOR, TxFlag
-from proto.management import Answer
+from proto.management import Answer, AnyRequest
 
 RECORDS_MAX = 12
 EPOCHS_TRIED = 6
@@ -266,6 +267,7 @@ def _mailbox() -> list[Any]:
                 for handle in h[:8]:
                     tree = [*tree[:1], handle, *tree[2:]]
                     sessions.append([["cmd", [new, tree]]] * 2)
+    sessions += [[["cmd", [new, tree]]] for tree in examples(c.AnyCommand)]
     sessions.append([["take", 9], ["take", 9], ["cmd", [new, ["QueryCensus"]]], ["take", 0]])
     sessions.append([["body", b""], ["body", b"\x92\x01\x91"], ["raw", 0, b"\0" * 40]])
     return sessions
@@ -306,6 +308,7 @@ def _control() -> list[Any]:
         {"type": "AddFault", "spec": {"site": "card.table", "kind": "full", "name": "x"}},
     ]  # fmt: skip
     query = [["cmd", [{"k": 0}, ["QueryCensus"]]], ["cmd", [{"k": 0}, ["CreateKey", KEY]]]]
+    requests += examples(AnyRequest)
     return [[["ctl", [7, request]], *query] for request in requests]
 
 

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 
 from fuzz.commands import COMMANDS, KEY
+from fuzz.examples import examples
 from fuzz.frames import FRAMES, SEALED
 from fuzz.pair import CALM_S, Pair, reply_tree
 from fuzz.target import Outcome, Trees, encode, require, tree_of
@@ -267,6 +268,7 @@ def _control() -> list[Any]:
         control.AddDevice("nic1"), control.SetClockForward(5), control.Capture(True),
     ]  # fmt: skip
     trees = [msgspec.to_builtins(query, builtin_types=(bytes,)) for query in queries]
+    trees += examples(control.AnyQuery)
     trees += [
         {"type": "AddFault", "spec": {"site": "mailbox", "kind": "drop", "times": 1, "name": "x"}},
         {"type": "RemoveFault", "name": "x"}, {"type": "ResetFaults"}, {"type": "ListFaults"},

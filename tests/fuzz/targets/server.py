@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from fuzz.commands import COMMANDS, SETUP
+from fuzz.examples import examples
 from fuzz.target import Outcome, Trees, encode, plain, require, tree_of
 from fuzz.targets.texts import NAMED
 from host_driver.lab import Lab, service
@@ -59,6 +60,7 @@ class ServerTarget(Trees):
             {"type": "FollowPlan", "plan": [{"fields": fault, "host": 0}]},
             {"type": "ListFaults"}, {"type": "FaultLog"},
         ]  # fmt: skip
+        requests += examples(service.AnyRequest)
         requests += [{"type": "Ip", "host": 0, "text": text} for text in COMMANDS]
         return [encode([[7, request]]) for request in requests]
 

@@ -33,7 +33,7 @@ class PcapTarget:
     files = ("host_driver/lab/pcap.py",)
 
     def __init__(self) -> None:
-        self._file = tempfile.NamedTemporaryFile(suffix=".pcap")  # as long as the target lives
+        self._file = tempfile.NamedTemporaryFile(suffix=".pcap")  # noqa: SIM115  # lives with it
         self._path = Path(self._file.name)
 
     def seeds(self) -> list[bytes]:

@@ -32,13 +32,13 @@ Strays = list[tuple[ObjectKind, ObjectInfo]]
 
 
 class Audit:
-    """Audits of one card. `lost` makes good for an object that the card does not have any more."""
+    """Audits of one card. `lost` is told of objects that the card does not have any more."""
 
     def __init__(
         self,
         context: DriverContext,
         objects: CardObjects,
-        lost: Callable[[CardObject], Sleep[None]],
+        lost: Callable[[CardObject], None],
     ) -> None:
         self._context = context
         self._objects = objects
@@ -86,11 +86,11 @@ class Audit:
                 report["unfinished"] = 1
                 return report
 
-        for one in before:
-            if one.life is Life.LIVE and one not in seen:
-                report["missing"] += 1
-                self._objects.forget(one)
-                yield from self._lost(one)
+        missing = [one for one in before if one.life is Life.LIVE and one not in seen]
+        report["missing"] = len(missing)
+        for one in missing:
+            self._objects.forget(one)
+            self._lost(one)
         yield from self._remove(strays, report)
         for one in self._objects:
             if one.life is Life.LOST and one.unknown is None:

@@ -135,7 +135,12 @@ class CardObjects:
         self, command: Create, undo: list[CardObject], owner: Any = None, uses: int = 0
     ) -> Sleep[CardObject]:
         """Create one object and note it in `undo`. Raises OffloadError; `unwind` then takes back
-        what is in `undo`, this one included if it may be there."""
+        what is in `undo`, this one included if it may be there.
+
+        What `undo` has already must still live: after a reset its handles are somebody else's.
+        """
+        if any(before.life is not Life.LIVE for before in undo):
+            raise OffloadError(errno.ENXIO, f"{opcode(command)}: the card was reset meanwhile")
         self._last_cookie += 1
         one = CardObject(KINDS[type(command)], self._last_cookie, uses, owner)
         command.cookie = one.cookie
@@ -228,7 +233,8 @@ class CardObjects:
 
     def forget(self, one: CardObject | None = None) -> None:
         """The card does not have it any more, or, without an argument, has nothing at all."""
-        for each in self if one is None else (one,):
+        everything = {*self._known.values(), *self._named.values()}
+        for each in everything if one is None else {one}:
             self._end(each)
 
     def _post(self, objects: list[CardObject]) -> list[tuple[CardObject, Completion]]:

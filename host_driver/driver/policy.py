@@ -8,7 +8,7 @@ from host_driver.driver.context import DriverContext
 from host_driver.driver.objects import CardObject, CardObjects, Life
 from host_driver.driver.sa import selector
 from host_driver.driver.validate import check_policy
-from host_driver.sleep import Sleep
+from host_driver.sleep import Completion, Sleep, wait
 from proto.commands import ALLOW, IN, OUT, CreatePolicyRule
 from proto.status import OffloadError
 from proto.xfrm import MODE_TUNNEL, POLICY_IN
@@ -34,6 +34,7 @@ class Policies:
         self._context = context
         self._objects = objects
         self._entries: dict[int, Entry] = {}
+        self._restoring: Completion | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -56,21 +57,29 @@ class Policies:
         if entry is not None:
             self._context.spawn(self._objects.retire(entry.undo))
 
-    def restore(self, lost: Entry) -> Sleep[None]:
-        """Make the rule again that the card lost, and in their order all later ones of the same
-        priority, so that the order among equals stays. Where that fails `restore_missing` finds
-        it; packets that need the policy are dropped meanwhile.
-        """
-        entries = list(self._entries.values())
-        later = entries[entries.index(lost) :] if lost in entries else []
-        rank = (lost.xp.dir, lost.xp.priority)
-        for entry in [one for one in later if (one.xp.dir, one.xp.priority) == rank]:
-            yield from self._replace(entry)
-
     def restore_missing(self) -> Sleep[None]:
-        """Make all rules that are not there, oldest policy first."""
+        """Make the rules that are not on the card, oldest policy first, and in their order all
+        later ones of the same priority, so that the order among equals stays.
+
+        What cannot be made is tried again with the next call; packets that need it are dropped
+        meanwhile. One call at a time: another one waits.
+        """
+        while self._restoring is not None:
+            yield from wait(self._restoring)
+        self._restoring = Completion()
+        try:
+            yield from self._restore_missing()
+        finally:
+            done, self._restoring = self._restoring, None
+            done.complete()
+
+    def _restore_missing(self) -> Sleep[None]:
+        ranks = set()
         for entry in list(self._entries.values()):
+            rank = entry.xp.dir, entry.xp.priority
             if not any(one.life is Life.LIVE for one in entry.undo):
+                ranks.add(rank)
+            if rank in ranks:
                 yield from self._replace(entry)
 
     def _replace(self, entry: Entry) -> Sleep[None]:

@@ -186,12 +186,11 @@ class ReferenceDriver:
     def _doubt(self) -> None:
         self._audit.want()
 
-    def _lost(self, one: CardObject) -> Sleep[None]:
+    def _lost(self, one: CardObject) -> None:
         """The card has lost an object: a policy is made again, an SA can never be (its numbers may
         have been used), so it expires hard."""
         if isinstance(one.owner, Entry):
-            yield from self._policies.restore(one.owner)
-            return
+            return  # `audit` makes it again
         sa = self._context.sas.of(one.owner)
         if sa is None or sa.deleted or not sa.x.xso.offload_handle:
             return

@@ -5,8 +5,8 @@ One command at a time for each SA (F-TAB-05), and the newest value only: what ch
 under way follows in the next. A setting that the card did not take is out of step: the driver does
 not believe its own table, and tells it again at every tick (F-TAB-04, F-CTL-16).
 
-An inbound crypto SA whose card cannot be told of its high half any more for half a cycle of numbers
-would open packets with the wrong one: it expires instead.
+An inbound crypto SA whose card could not be told of a new high half for half a cycle of numbers
+might open packets with the wrong one: it expires instead.
 """
 
 from host_driver.driver.command import failure
@@ -39,7 +39,7 @@ class Settings:
         for sa in list(self._behind):
             if sa.deleted:
                 del self._behind[sa]
-            elif sa.crypto and _highest(sa) - sa.told >= HALF_CYCLE:
+            elif sa.crypto and _beyond(sa) >= HALF_CYCLE:
                 del self._behind[sa]
                 self._context.counters["esn_given_up"] += 1
                 self._context.xfrm_state_expire(sa.x)
@@ -69,6 +69,11 @@ class Settings:
                 sa.told = command.seq
             command = self._next(sa)
         sa.telling = False
+
+
+def _beyond(sa: Sa) -> int:
+    """How many numbers have been seen since the high half is another than the card was told."""
+    return _highest(sa) - ((sa.told >> 32) + 1 << 32)
 
 
 def _highest(sa: Sa) -> int:

@@ -119,6 +119,7 @@ def clear_host(lab: Any) -> None:
         host.notifications()
         host.receive()
         host.counted_before = host.nic.counters()
+        host.frames_before = len(lab.wire.frames())
 
 
 def counted(host: Any, *names: str) -> tuple[int, ...]:

@@ -7,10 +7,13 @@ import pytest
 
 from host_driver.driver.objects import DESTROY_ATTEMPTS
 from host_driver.ops import Extack
-from host_driver.xfrm.state import KmState
+from host_driver.xfrm.state import OFFLOAD_CRYPTO, KmState, ReplayEsn
 from proto import commands as c
+from proto.caps import Caps
 from proto.limits import AUDIT_INTERVAL_MS, COMMAND_TIMEOUT_MS, RECONCILE_INTERVAL_MS
 from proto.status import OffloadError, Status
+from proto.xfrm import STATE_ESN
+from proto.xfrm_structs import ReplayStateEsn
 
 ADD = ["CreateKey", "CreateSa", "CreateSaRule"]
 CLEAN = {"objects": 0, "orphans": 0, "undead": 0, "missing": 0, "lost": 0, "quarantined": 0}
@@ -114,7 +117,7 @@ def test_equal_policies_come_back_in_their_order(bench, make_policy) -> None:
 
 def test_a_policy_that_cannot_be_made_again_is_tried_with_each_audit(bench, busy) -> None:
     bench.card.vanish("CreatePolicyRule")
-    bench.card.refuse["CreatePolicyRule"] = [Status.NO_RESOURCES] * 2
+    bench.card.refuse["CreatePolicyRule"] = [Status.NO_RESOURCES]
     audit(bench)
     assert "CreatePolicyRule" not in bench.card.live.values()
     audit(bench)
@@ -260,3 +263,69 @@ def test_settings_of_an_sa_go_one_at_a_time_and_the_newest_last(bench, busy) -> 
     bench.run()
     told = [one.packets for one in bench.card.commands if isinstance(one, c.SetLimits)]
     assert told == [500, 300]
+
+
+@pytest.fixture
+def esn(bench, make_state):
+    """An inbound crypto SA just before its numbers have a new high half."""
+    x = make_state(0x3000, c.IN)
+    x.xso.type = OFFLOAD_CRYPTO
+    x.replay_esn = ReplayEsn(ReplayStateEsn(1, seq=0xFFFF_FFFF, replay_window=32), [0])
+    x.props.flags = STATE_ESN
+    bench.context.caps = Caps(name="test", crypto=True)
+    assert bench.add(x) == 0
+    x.km.state = KmState.VALID
+    return x
+
+
+def see(bench, x, number: int) -> None:
+    x.replay_esn.fixed.seq_hi, x.replay_esn.fixed.seq = number >> 32, number & 0xFFFF_FFFF
+    bench.driver.xdo_dev_state_advance_esn(x)
+    bench.run()
+
+
+def test_a_new_high_half_that_the_card_did_not_take_is_told_again(bench, esn) -> None:
+    """F-CTL-16"""
+    bench.card.refuse["AdvanceEsn"] = [Status.INTERNAL_ERROR] * 2
+    see(bench, esn, (1 << 32) + 5)
+    assert bench.counters["settings_errors"] == 1
+    see(bench, esn, (1 << 32) + 9)
+    tick(bench)
+    told = [one.seq for one in bench.card.commands if isinstance(one, c.AdvanceEsn)]
+    assert told == [(1 << 32) + 5, (1 << 32) + 9, (1 << 32) + 9]
+    tick(bench)
+    assert bench.card.log.count("AdvanceEsn") == 3
+    assert bench.expired == []
+
+
+def test_a_card_that_never_takes_it_loses_the_sa_within_half_a_cycle(bench, esn) -> None:
+    """F-CTL-16: before the card could take the wrong half, nobody uses the SA any more."""
+    bench.card.refuse["AdvanceEsn"] = [Status.INTERNAL_ERROR] * 99
+    see(bench, esn, (1 << 32) + (1 << 31) - 1)
+    tick(bench)
+    assert bench.expired == []
+    see(bench, esn, (1 << 32) + (1 << 31))
+    tick(bench)
+    assert bench.expired == [esn]
+    assert bench.counters["esn_given_up"] == 1
+
+
+def test_an_add_that_outlives_a_reset_fails(bench, make_state) -> None:
+    """While it waits for an SA that leaves, the card is emptied: its handles mean others then."""
+    x, y = make_state(0x1000, c.IN), make_state(0x1000, c.IN)
+    assert bench.add(x) == 0
+    bench.card.silent = True
+    bench.driver.xdo_dev_state_delete(bench.dev, x)
+    bench.card.silent = False
+    bench.card.inbox.clear()
+    extack = Extack()
+    bench.start("second", bench.driver.xdo_dev_state_add(bench.dev, y, extack))
+    assert "second" not in bench.results
+    bench.mailbox.fail_all(OffloadError(errno.ENXIO, "the card is in error"))
+    bench.driver.firmware_lost()
+    bench.mailbox.begin(2)
+    since = len(bench.card.log)
+    bench.run()
+    assert bench.results["second"] == -errno.ENXIO
+    assert "the card was reset meanwhile" in extack.msg
+    assert bench.card.log[since:] == []

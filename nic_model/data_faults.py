@@ -36,6 +36,7 @@ class Departure(NamedTuple):
     dropped: bool = False
     syndrome: int = 0
     stall: Fired | None = None
+    unwritten: bool = False
 
 
 def judge_descriptor(asking: Asking, descriptor: np.void) -> Departure:
@@ -52,6 +53,8 @@ def judge_descriptor(asking: Asking, descriptor: np.void) -> Departure:
         elif fired.kind == "error":
             syndrome = number(fired, CompletionError.LOCAL_QUEUE_OPERATION)
             departure = departure._replace(syndrome=syndrome)
+        elif fired.kind == "unwritten":
+            departure = departure._replace(unwritten=True)
         else:
             departure = departure._replace(stall=fired)
     return departure

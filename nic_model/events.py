@@ -11,7 +11,6 @@ one OVERRUN entry behind the others says so (F-RNG-12).
 """
 
 from collections import deque
-from collections.abc import Callable
 
 import msgspec
 
@@ -28,17 +27,14 @@ Output = list[tuple[Channel, bytes]]
 
 
 class EventQueue:
-    """`size` entries, and room for OVERRUN. `overran` is called whenever the ring was full."""
+    """`size` entries, and room for OVERRUN. `overran`: the ring was full since the last restart."""
 
-    def __init__(
-        self, size: int, asking: Asking, overran: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, size: int, asking: Asking) -> None:
         self.counters = dict.fromkeys(
             ("events_raised", "events_coalesced", "events_overrun", "events_index_unexpected"), 0
         )
         self._size = size
         self._asking = asking
-        self._overran = overran
         self.restart(0)
 
     def restart(self, epoch: int, index: int = 0) -> None:
@@ -50,6 +46,7 @@ class EventQueue:
         self._first = index & INDEX_MASK
         self._armed = False
         self._lost = False  # since the last OVERRUN entry
+        self.overran = False
 
     @property
     def index(self) -> int:
@@ -71,7 +68,7 @@ class EventQueue:
         elif len(self._entries) >= self._size:
             self.counters["events_overrun"] += 1
             self._lost = True
-            self._overran()
+            self.overran = True
         else:
             self.counters["events_raised"] += 1
             self._entries.append(event)

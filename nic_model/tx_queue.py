@@ -118,7 +118,10 @@ class TxQueue:
         while self._waiting and self._port.credits and not self._stalled:
             first = self._waiting[0]
             count = min(BURST, self._port.credits, len(first.descriptors))
-            failed = self._send(first.index, first.descriptors[:count])
+            if self._asking.armed:
+                count, failed = self._send_one(first.index, first.descriptors[:1])
+            else:
+                failed = self._burst(first.index, first.descriptors[:count])
             self._done += first.lost + count
             first.lost = 0
             first.index += count
@@ -128,29 +131,22 @@ class TxQueue:
             if failed:
                 self._stop()
 
-    def _send(self, index: int, descriptors: npt.NDArray[np.void]) -> bool:
-        """One burst; whether the queue has to stop."""
-        if self._asking.armed:
-            return self._send_singly(index, descriptors)
-        return self._burst(index, descriptors)
-
-    def _send_singly(self, index: int, descriptors: npt.NDArray[np.void]) -> bool:
-        """The same, asking for faults at each descriptor."""
-        for at, descriptor in enumerate(descriptors):
-            departure = judge_descriptor(self._asking, descriptor)
-            if departure.stall:
-                self._stalled = True
-                self._asking.later(departure.stall, SITE_TX, self._resume)
-            if departure.dropped or departure.syndrome:
-                self._t.drops[TX, Drop.ENGINE] += 1
-            elif self._burst(index + at, descriptors[at : at + 1]):
-                self._flush(index + at + 1, len(descriptors) - at - 1)
-                return True
-            if departure.syndrome:
-                self._report(index + at, 1, departure.syndrome, Drop.ENGINE)
-                self._flush(index + at + 1, len(descriptors) - at - 1)
-                return True
-        return False
+    def _send_one(self, index: int, descriptor: npt.NDArray[np.void]) -> tuple[int, bool]:
+        """One descriptor, asking for faults; how many are done, and whether the queue stops."""
+        departure = judge_descriptor(self._asking, descriptor[0])
+        if departure.stall:
+            self._stalled = True
+            self._asking.later(departure.stall, SITE_TX, self._resume)
+            return 0, False
+        if departure.unwritten:
+            slots, _ = slots_of(index, 1)
+            self._dma.tx_marks[slots] ^= 0x5555
+        if not departure.dropped and not departure.syndrome:
+            return 1, self._burst(index, descriptor)
+        self._t.drops[TX, Drop.ENGINE] += 1
+        if departure.syndrome:
+            self._report(index, 1, departure.syndrome, Drop.ENGINE)
+        return 1, bool(departure.syndrome)
 
     def _resume(self) -> None:
         self._stalled = False

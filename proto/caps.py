@@ -13,14 +13,19 @@ AES_BITS = (128, 192, 256)
 GCM_ICV_BYTES = (8, 12, 16)  # RFC 4106 section 6
 
 
+OVERRUNS = ("mark", "fatal")
+
+
 class Caps(msgspec.Struct, frozen=True, kw_only=True):
     """The capability page that QUERY_CAPS answers; a driver validates against it, the card again.
 
     Sizes count objects; `key_bits` are AES bits without salt; `icv_bytes` and `replay_windows`
     (packets) list what is accepted, and an empty `replay_windows` means any size up to
-    `replay_window_max`. `event_queue` bounds the events of one step. `tunnel` and `espinudp` are of
-    packet offload; in crypto offload the headers around ESP are the host's business, but for UDP.
-    A driver of a `strict` card refuses all that the kernel's reference driver does (MLX-06..12).
+    `replay_window_max`. `event_queue` bounds the events that wait for the host; with `overrun` mark
+    an event says that others were lost, with fatal the card gives up (health syndrome 0xc).
+    `tunnel` and `espinudp` are of packet offload; in crypto offload the headers around ESP are the
+    host's business, but for UDP. A driver of a `strict` card refuses all that the kernel's
+    reference driver does (MLX-06..12).
     """
 
     name: str
@@ -40,6 +45,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     sa_max: int = 65_536
     rule_max: int = 131_072
     event_queue: int = EVENT_QUEUE - 1
+    overrun: str = OVERRUNS[0]
 
 
 PROFILES: dict[str, Caps] = {
@@ -69,6 +75,8 @@ def _override(caps: Caps, name: str, text: str) -> Any:
             return {"0": False, "no": False, "false": False, "1": True, "yes": True, "true": True}[
                 text.lower()
             ]
+        if isinstance(current, str):
+            return text
         if isinstance(current, tuple):
             return tuple(int(part) for part in text.split("/") if part)
         return int(text, 0)
@@ -99,6 +107,10 @@ def parse_card(text: str) -> Caps:
             raise OffloadError(
                 errno.EINVAL, f"{name} {getattr(caps, name)} are not among {possible}"
             )
+    if caps.overrun not in OVERRUNS:
+        raise OffloadError(
+            errno.EINVAL, f"overrun {caps.overrun!r} is not among {', '.join(OVERRUNS)}"
+        )
     if not 1 <= caps.event_queue < EVENT_QUEUE:
         raise OffloadError(
             errno.EINVAL, f"event_queue {caps.event_queue} is outside 1..{EVENT_QUEUE - 1}"

@@ -95,6 +95,7 @@ TX_KINDS = {
     "drop": Kind("the engine fails on it: dropped as ENGINE"),
     "error": Kind("it completes with syndrome `value` (2), and the queue stops", (int,), 1, 255),
     "stall": Kind("the queue stands still for `delay_ms`", needs=("delay_ms",)),
+    "unwritten": Kind("its slot is read before the host has written it"),
 }
 SEAL_KINDS = {
     "corrupt-icv": Kind("the last byte flips"),

@@ -39,6 +39,7 @@ def test_overrides_change_one_card():
         ("full:key_bits=64", "256"),
         ("full:icv_bytes=4/16", "12"),
         ("full:event_queue=4096", "1023"),
+        ("full:overrun=never", "mark, fatal"),
     ],
 )
 def test_a_bad_card_says_what_is_wrong(text, says):

@@ -251,7 +251,7 @@ class CardObjects:
                     left.append(one)
             if not left:
                 return
-            for one in left if attempt == 1 else ():
+            for one in left:
                 if one.kind is ObjectKind.SA:
                     self._context.mailbox.post(StopSa(one.handle))
             if attempt < DESTROY_ATTEMPTS:

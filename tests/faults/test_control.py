@@ -273,3 +273,25 @@ def test_nothing_is_announced_before_the_result_is_there(world, host, target) ->
     assert host.notifications() == []
     assert host.ip("xfrm state list").stdout == ""
     assert host.nic.census()["sas"] == 0
+
+
+@row("F-CTL-19", process=True)
+@pytest.mark.parametrize(
+    ("kind", "counter"),
+    [("wrong-id", "events_unknown"), ("wrong-generation", "events_unknown"),
+     ("unknown-type", "events_malformed")],
+)  # fmt: skip
+def test_an_event_that_names_nothing_is_counted_and_the_limit_still_told(
+    world, host, target, kind, counter
+) -> None:
+    """Events are hints: the tick reads what they should have named."""
+    limited = ADD.replace("offload", "limit packet-soft 2 limit packet-hard 4 offload")
+    assert attempt(host, limited) == attempt(host, POLICY) == (0, "")
+    world.faults.add("event-of-nothing", kind=kind)
+    host.send([datagram(ends=(A, B))] * 9)
+    world.settle()
+    world.advance(3)
+    world.settle()
+    assert counted(host, counter)[0] >= 1
+    assert len(world.wire.frames()) - host.frames_before == 4
+    assert host.ip("xfrm state list").stdout == "", "it has expired"

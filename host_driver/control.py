@@ -11,7 +11,7 @@ import msgspec
 from proto.management import FaultRequest
 
 
-class Query(msgspec.Struct, tag=lambda name: name):
+class Query(msgspec.Struct, tag=lambda name: name, forbid_unknown_fields=True):
     """Base of all requests; the tag is the class name."""
 
 
@@ -162,7 +162,7 @@ AnyQuery = (
 )  # fmt: skip
 
 
-class Ask(msgspec.Struct, frozen=True, array_like=True):
+class Ask(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A query with the id that its answer repeats."""
 
     id: int

@@ -40,7 +40,7 @@ QUERY_TRIES = 3
 SYSCTLS = ("acq_expires", "larval_drop", "aevent_etime", "aevent_rseqth")
 
 
-class _Envelope(msgspec.Struct, array_like=True):
+class _Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """An Ask whose query is still closed, so that a malformed one can be answered."""
 
     id: int

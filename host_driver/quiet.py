@@ -4,6 +4,7 @@
 from typing import TYPE_CHECKING
 
 from host_driver.control import Answer, Quiesce
+from host_driver.driver.command import failure
 from host_driver.sleep import Sleep, wait
 from proto.commands import Fence, Reply
 from proto.limits import RECONCILE_INTERVAL_MS
@@ -47,7 +48,7 @@ class Quiet:
         host = self._host
         while True:
             answer = yield from wait(host.mailbox.post(Fence()))
-            if isinstance(answer, Reply) and answer.values:
+            if isinstance(answer, Reply) and failure(Fence(), answer) is None:
                 return answer.values
             yield from wait(host.pulse())
 

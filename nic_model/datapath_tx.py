@@ -31,6 +31,7 @@ from proto.status import Drop
 from proto.xfrm import AF_INET6
 
 _PROTECT, _CRYPTO, _SEALED = int(TxFlag.PROTECT), int(TxFlag.CRYPTO), int(TxFlag.SEALED)
+_FOREIGN = 0xFF & ~int(TxFlag.PROTECT | TxFlag.CRYPTO | TxFlag.SEALED)  # of another version
 _TOO_LONG, _FRAGMENT, _BLOCKED = int(Drop.TOO_LONG), int(Drop.FRAGMENT), int(Drop.POLICY_BLOCK)
 _NO_SA, _DESCRIPTOR = int(Drop.NO_SA), int(Drop.DESCRIPTOR)
 _EXHAUSTED, _FLUSHED = int(Drop.SEQUENCE_EXHAUSTED), int(Drop.FLUSHED)
@@ -66,6 +67,8 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_stride, out_l
         if not failed:
             index = first_index + i
             length = _fetch(t, memory, index, np.int64(d["offset"]), np.int64(d["length"]))
+            if d["flags"] & _FOREIGN:  # what they ask for is not known (F-SEC-04)
+                length = -_DESCRIPTOR
             failed = length < 0
         if length >= 0:
             length = _send(t, d, length, mtu, out, i * out_stride, out_stride)

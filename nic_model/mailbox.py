@@ -36,7 +36,7 @@ class LoadKey(Command, tag="CreateKey"):
         return []
 
 
-class _Envelope(msgspec.Struct, array_like=True):
+class _Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     token: int
     command: msgspec.Raw
 

@@ -19,7 +19,7 @@ from proto.frame import FrameError, Kind, Message, pack
 from proto.status import OffloadError
 
 
-class _Envelope(msgspec.Struct, array_like=True):
+class _Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """An Ask whose request is still closed, so that a malformed one can be answered."""
 
     id: int

@@ -14,7 +14,7 @@ IN, OUT = 1, 2  # xfrm_dev_offload.dir (section 2.1)
 ALLOW, BLOCK = 0, 1  # XFRM_POLICY_* (UAPI-23)
 
 
-class Selector(msgspec.Struct, frozen=True, array_like=True):
+class Selector(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A traffic selector (UAPI-32). Addresses are 16 bytes, IPv4 in the first 4."""
 
     family: int = 0
@@ -38,8 +38,11 @@ class ObjectKind(IntEnum):
     RULE = 3
 
 
-class Command(msgspec.Struct, array_like=True, tag=lambda name: name):
+class Command(msgspec.Struct, array_like=True, tag=lambda name: name, forbid_unknown_fields=True):
     """Base of all commands; the tag is the class name.
+
+    A field that this version does not know is refused, here and in every other message: passed
+    over, it could change what the rest means (F-SEC-04).
 
     Commands that create carry a `cookie`: 64 bits by which the driver knows the object again, also
     when it never saw the reply (ListObjects). 0: it does not care.
@@ -264,7 +267,7 @@ AnyCommand = (
 )  # fmt: skip
 
 
-class SaState(msgspec.Struct, frozen=True, array_like=True):
+class SaState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """An ASO block as read: what changes per packet.
 
     `remaining` and `soft_remaining` count packets down to 0; `hard_arm` and `soft_arm` are one-shot
@@ -290,7 +293,7 @@ class SaState(msgspec.Struct, frozen=True, array_like=True):
     handle: int = 0
 
 
-class ObjectInfo(msgspec.Struct, frozen=True, array_like=True):
+class ObjectInfo(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A live object as listed. `uses`: the handle of the key under an SA, of the SA under a rule,
     0 under a policy rule; `spi` of SAs and their rules."""
 
@@ -301,7 +304,7 @@ class ObjectInfo(msgspec.Struct, frozen=True, array_like=True):
     spi: int = 0
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True):
+class Reply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Answer to the command with the same token. `status` is a Status, `text` says what and why.
 
     With a `delivery` (proto.status.Delivery) other than OK the firmware never saw the command.
@@ -320,7 +323,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     objects: tuple[ObjectInfo, ...] | None = None
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True):
+class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What travels to the card: the token of the mailbox slot and the command.
 
     `token % MAILBOX_SLOTS` is the slot, the rest a running generation, so no token is used twice. A

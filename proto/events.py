@@ -17,7 +17,7 @@ class EventType(IntEnum):
     QUEUE_ERROR = 5  # `handle` is a queue.QueueId, `generation` a queue.CompletionError
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True):
+class Event(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """(type, object, generation). A handle is reused only with another generation."""
 
     type: int

@@ -15,7 +15,7 @@ from proto.faults import FaultSpec, FaultTable
 LOG_PAGE = 4096  # firings in one answer at most
 
 
-class Request(msgspec.Struct, tag=lambda name: name):
+class Request(msgspec.Struct, tag=lambda name: name, forbid_unknown_fields=True):
     """Base of all requests; the tag is the class name."""
 
 
@@ -61,7 +61,7 @@ FaultRequest = AddFault | RemoveFault | ResetFaults | ListFaults | FaultLog
 AnyRequest = FaultRequest | Info | Census | Counters
 
 
-class Ask(msgspec.Struct, frozen=True, array_like=True):
+class Ask(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A request with the id that its answer repeats."""
 
     id: int

@@ -32,6 +32,7 @@ from proto.queue import QueueState
 from proto.status import Drop
 from proto.xfrm import MODE_TRANSPORT
 
+KNOWN_FLAGS = RxFlag.CRYPTO_DONE | RxFlag.CRYPTO
 LOST_NS = RECONCILE_INTERVAL_MS * 1_000_000
 _IPV4_BYTES, _IPV6_BYTES = 20, 40
 
@@ -175,7 +176,7 @@ class RxQueue:
             return
         frame = bytes(self._memory[offset : offset + length])
         data = frame[ETHERNET_BYTES:]
-        if not data:
+        if not data or flags & ~KNOWN_FLAGS:
             self._counters["rx_malformed"] += 1
         elif ETHERTYPES.get(data[0] >> 4) != frame[ETHERNET_BYTES - 2 : ETHERNET_BYTES]:
             self._counters["rx_not_ip"] += 1

@@ -37,7 +37,7 @@ _OWN_FIELDS = ("fault", "host", "at_s", "until_s")
 _HEADING = re.compile(r"^\s*\[\[\s*fault\s*\]\]", re.MULTILINE)
 
 
-class PlannedFault(msgspec.Struct, frozen=True, kw_only=True):
+class PlannedFault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry of a plan: `lab.faults.add(fault, host=host, **fields)`, from `at_s` seconds after
     the plan was given until `until_s`, or for ever."""
 

@@ -31,7 +31,7 @@ MONITOR_KINDS = {
 }
 
 
-class Request(msgspec.Struct, tag=lambda name: name):
+class Request(msgspec.Struct, tag=lambda name: name, forbid_unknown_fields=True):
     """Base of all requests; the tag is the class name."""
 
 
@@ -130,7 +130,7 @@ AnyRequest = Union[
 ]  # fmt: skip
 
 
-class Asked(msgspec.Struct, frozen=True, array_like=True):
+class Asked(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A request with its number."""
 
     number: int

@@ -17,7 +17,7 @@ TEXT_MAX = 80  # characters of names and matched facts
 _LOW = {"times": 1, "skip": 0, "interval": 1, "space": 0, "fail_nth": 1, "delay_ms": 0, "seed": 0}
 
 
-class FaultSpec(msgspec.Struct, kw_only=True, frozen=True):
+class FaultSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """One fault. A site names itself and all below it (`mailbox` means commands and replies).
 
     `match` compares facts of the message, as text (`{"opcode": "CREATE_SA"}`; case, underscores and

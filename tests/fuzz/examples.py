@@ -12,7 +12,12 @@ from msgspec import inspect
 
 def examples(union: Any) -> list[Any]:
     """A tree for each struct of a tagged union, with all its fields."""
-    return [_struct(inspect.type_info(kind)) for kind in get_args(union)]
+    return [example(kind) for kind in get_args(union)]
+
+
+def example(kind: type[msgspec.Struct]) -> Any:
+    """A tree for one struct."""
+    return _struct(inspect.type_info(kind))
 
 
 def _struct(info: Any) -> Any:

@@ -89,6 +89,7 @@ class Host:
         self.net = XfrmNet(
             self.devices, self.sched, random.Random(seed), self.notifications.multicast,
             self.notifications.listening, profile_by_name(profile), self.running, iv_rng,
+            self.counters,
         )  # fmt: skip
         self.devices.on_event = self.net.netdev_event
 

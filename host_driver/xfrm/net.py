@@ -12,6 +12,7 @@ cryptography of it to a device (crypto offload).
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from host_driver.netdev import HW_ESP, Devices, NetDevice, Skb
@@ -68,6 +69,7 @@ class XfrmNet:
     `listening` tells without a message whether a group has listeners (TX-16); by default it has.
     `profile` says which kernel it is; `running` what it does at this moment (section 0.5). `iv_rng`
     draws what IVs must not have in common with another core that has the key: `rng`, if not given.
+    `counters` gets what no kernel counts: requests that were refused or skipped.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class XfrmNet:
         profile: Profile = LATEST,
         running: Running | None = None,
         iv_rng: random.Random | None = None,
+        counters: Counter[str] | None = None,
     ) -> None:
         self.profile = profile
+        self.counters = Counter() if counters is None else counters
         self.running = running or Running()
         self.devices = devices
         self.sched = sched

@@ -126,6 +126,8 @@ def netlink_rcv(net: "XfrmNet", datagram: bytes, privileged: bool = True) -> Sle
             nlh = NlMsg(type, flags, seq, pid, payload)
             yield from _message(net, Request(nlh), privileged, answers)
             offset += align(length)
+        if offset < len(datagram):
+            net.counters["netlink_malformed"] += 1  # a tail that is no message: skipped (UAPI-01)
     finally:
         net.cfg_mutex.unlock()
     return answers
@@ -145,6 +147,9 @@ def _message(net: "XfrmNet", request: Request, privileged: bool, answers: Answer
             yield from _dispatch(net, request)
         except OffloadError as refusal:
             error = request.refused(refusal)
+            net.counters["netlink_refused"] += 1
+    else:
+        net.counters["netlink_skipped"] += 1
     if error or nlh.flags & NLM_F_ACK:
         request.replies.append(_ack(request, error))
     answers.add(request.replies)
@@ -204,6 +209,7 @@ def _dump(net: "XfrmNet", request: Request) -> Iterator[bytes]:
             yield reply
     except OffloadError as refusal:
         error = request.refused(refusal)
+        net.counters["netlink_refused"] += 1
     tlvs = b"" if began else _tlvs(request, error)
     flags = NLM_F_MULTI | (NLM_F_ACK_TLVS if tlvs else 0)
     done = (-error).to_bytes(4, "little", signed=True) + tlvs

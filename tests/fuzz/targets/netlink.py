@@ -14,11 +14,13 @@ from fuzz.target import Outcome, plain, require
 from host_driver import ip
 from host_driver.lab import Lab
 from proto import netlink
-from proto.netlink import NLA, NLM_F_CAPPED, NLMSG_ERROR, NLMSGHDR, align
+from proto.netlink import NLA, NLM_F_CAPPED, NLMSG_DONE, NLMSG_ERROR, NLMSGHDR, align
 from proto.xfrm import MSG_MIN, Msg
+from support.inside import party
 
 CARD = "full:key_max=64,sa_max=64,rule_max=160"
 ATTRIBUTES = 40
+COUNTED = ("netlink_refused", "netlink_skipped", "netlink_malformed")
 OTHER_TYPES = (Msg.NEWAE, Msg.GETAE, Msg.MIGRATE, Msg.EXPIRE, Msg.POLEXPIRE, Msg.ACQUIRE,
                Msg.GETSADINFO, Msg.NEWSADINFO, Msg.SETDEFAULT, Msg.MIGRATE + 9)  # fmt: skip
 
@@ -106,11 +108,25 @@ class NetlinkTarget:
 
     def run(self, data: bytes) -> Outcome:
         outcome = Outcome(0)
+        counters = party(self.lab, "host0").counters
+        before = {name: counters[name] for name in COUNTED}
+        self._run(data, outcome)
+        moved = {name: counters[name] - before[name] for name in COUNTED}
+        require(moved["netlink_refused"] == outcome.refused, f"refused {outcome.refused}: {moved}")
+        passed_over = moved["netlink_skipped"] + moved["netlink_malformed"]
+        outcome.offered, outcome.refused = (
+            outcome.offered + passed_over,
+            outcome.refused + passed_over,
+        )
+        outcome.features |= {name for name in COUNTED if moved[name]}
+        return outcome
+
+    def _run(self, data: bytes, outcome: Outcome) -> None:
         for answer in self.host.netlink(data):
             outcome.offered += 1
             (message,) = netlink.messages(answer)
             outcome.features.add(("answer", message.type))
-            if message.type != NLMSG_ERROR:
+            if message.type not in (NLMSG_ERROR, NLMSG_DONE):
                 continue
             error = -int.from_bytes(message.payload[:4], "little", signed=True)
             if not error:
@@ -119,9 +135,10 @@ class NetlinkTarget:
             text = self._text(message)
             outcome.refused += 1
             outcome.features |= {("errno", error), plain(text)}
-        return outcome
 
     def _text(self, message: netlink.NlMsg) -> str:
+        if message.type == NLMSG_DONE:
+            return ""
         (length,) = (int.from_bytes(message.payload[4:8], "little"),)
         echoed = NLMSGHDR.size if message.flags & NLM_F_CAPPED else align(length)
         tlvs = netlink.attributes(message.payload, 4 + echoed).values

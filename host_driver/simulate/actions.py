@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be done in one step: frozen records, drawn before the run begins.
 
-A parameter that means an object of the run (`pick`, `frame`) is a number, taken modulo how many
-there are when its turn comes. So a list from which steps were taken away still means something.
-`settle` False: the next step begins while this one's packets are still on their way.
+A step that means an object of the run has a `pick`: a number, taken modulo how many there are when
+its turn comes. Once a run has shown what that was, it can be `pinned`: then the step means the same
+object in a list from which others were taken away.
 """
 
 from typing import Any, Literal
@@ -24,8 +24,12 @@ Incident = Literal[
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
-    """Base of all; the tag is the class name."""
+    """Base of all; the tag is the class name. `id` is the step's own in its plan.
 
+    `settle` False: the next step begins while this one's packets are still on their way.
+    """
+
+    id: int = 0
     settle: bool = True
 
     def words(self) -> str:
@@ -36,23 +40,30 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown
             for (name, value), field in zip(
                 fields.items(), msgspec.structs.fields(self), strict=True
             )
-            if value != field.default
+            if value != field.default and name not in ("id", "pick")
         )
         return " ".join((type(self).__name__, *told))
 
 
-class AddSa(Action, frozen=True, kw_only=True, tag=True):
+class Picking(Action, frozen=True, kw_only=True, tag=True):
+    """A step about one of several objects. `pinned` names it; "" is none, None is `pick`."""
+
+    pick: int = 0
+    pinned: str | None = None
+
+
+class AddSa(Picking, frozen=True, kw_only=True, tag=True):
     """One way of a flow gets an SA at one end or both. `number` makes key and SPI its own.
 
-    `respi`: the SPI of an SA before it instead. `limits` hold at `limited` ends. `start`: the
-    sequence number before the first.
+    `respi`: the SPI of an SA before it instead, if there is one. `limits` hold at `limited` ends.
+    `start`: the sequence number before the first.
     """
 
     flow: int
     way: int
     number: int
     ends: Ends = "both"
-    respi: int | None = None
+    respi: bool = False
     key_bits: int = 128
     icv_bytes: int = 16
     esn: bool = False
@@ -64,24 +75,21 @@ class AddSa(Action, frozen=True, kw_only=True, tag=True):
     limited: Ends = "both"
 
 
-class UpdateSa(Action, frozen=True, kw_only=True, tag=True):
+class UpdateSa(Picking, frozen=True, kw_only=True, tag=True):
     """An SA gets other limits, by UPDSA."""
 
-    pick: int
     limits: Limits
 
 
-class DeleteSa(Action, frozen=True, kw_only=True, tag=True):
+class DeleteSa(Picking, frozen=True, kw_only=True, tag=True):
     """An SA goes, or with `both` the one at the other end, too."""
 
-    pick: int
     both: bool = False
 
 
-class Rekey(Action, frozen=True, kw_only=True, tag=True):
+class Rekey(Picking, frozen=True, kw_only=True, tag=True):
     """Make before break: new SAs at both ends, packets before and after, old ones deleted."""
 
-    pick: int
     number: int
     packets: int = 2
     limits: Limits = Limits()
@@ -107,10 +115,8 @@ class AddPolicy(Action, frozen=True, kw_only=True, tag=True):
     software: bool = False
 
 
-class DeletePolicy(Action, frozen=True, kw_only=True, tag=True):
+class DeletePolicy(Picking, frozen=True, kw_only=True, tag=True):
     """A policy goes."""
-
-    pick: int
 
 
 class Flush(Action, frozen=True, kw_only=True, tag=True):
@@ -139,13 +145,12 @@ class Send(Action, frozen=True, kw_only=True, tag=True):
     reply: int = 0  # so many packets come back in the same step
 
 
-class Attack(Action, frozen=True, kw_only=True, tag=True):
-    """A frame from nobody. `kind` is one of `play_attack.KINDS`; `frame` picks one that was seen,
-    `number` is a bit, an offset or a sequence number, as the kind wants it."""
+class Attack(Picking, frozen=True, kw_only=True, tag=True):
+    """A frame from nobody. `kind` is one of `play_attack.KINDS`; it is about a frame that was
+    seen, or an SA; `number` is a bit, an offset or a sequence number, as the kind wants it."""
 
     kind: str
     host: int
-    frame: int
     number: int
     flow: int = 0
     count: int = 1
@@ -179,7 +184,6 @@ class Ask(Action, frozen=True, kw_only=True, tag=True):
 
     host: int
     what: str
-    pick: int = 0
 
 
 class Arm(Action, frozen=True, kw_only=True, tag=True):

@@ -54,7 +54,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def plan_of(task: Task) -> Plan:
     """The plan that a task plays."""
-    return task.plan or draw(task.seed, task.steps, task.target, task.follow)
+    return (task.plan or draw(task.seed, task.steps, task.target, task.follow)).numbered()
 
 
 def run_task(task: Task, may_go_on: Callable[[], bool] = lambda: True) -> Result:
@@ -84,17 +84,19 @@ def run_task(task: Task, may_go_on: Callable[[], bool] = lambda: True) -> Result
 def shrunk(plan: Plan, outcome: Outcome, budget: Budget) -> Plan:
     """The shortest plan found that breaks one of the same invariants."""
     broken = {one.invariant for one in outcome.violations}
+    ends = outcome.steps > len(plan.actions)
 
     def fails(actions: Sequence[AnyAction]) -> bool:
         candidate = msgspec.structs.replace(plan, actions=tuple(actions))
-        found = run_plan(candidate, make_judge()).violations
+        found = run_plan(candidate, make_judge(), ends=ends).violations
         return not broken.isdisjoint(one.invariant for one in found)
 
-    actions = list(plan.actions[: outcome.steps])
-    if len(actions) < len(plan.actions) and not (budget.spend() and fails(actions)):
-        actions = list(plan.actions)
-    actions = simplify(ddmin(actions, fails, budget), fails, budget)
-    return msgspec.structs.replace(plan, actions=tuple(actions))
+    pinned = plan.pinned(outcome.pins).actions
+    for actions in (pinned[: outcome.steps], pinned):
+        if budget.spend() and fails(actions):
+            kept = simplify(ddmin(actions, fails, budget), fails, budget)
+            return msgspec.structs.replace(plan, actions=tuple(kept))
+    return plan
 
 
 def leave(folder: Path, drawn: Plan, smallest: Plan) -> Outcome:

@@ -149,7 +149,7 @@ class Drawer:
         start = rng.choice(SEQUENCES)
         return AddSa(
             flow=flow, way=way, number=self._next_number(), ends=ends, settle=self._settle(),
-            respi=self._pick() if rng.random() < 0.1 else None,
+            respi=rng.random() < 0.1, pick=self._pick(),
             key_bits=rng.choice((128, 128, 256, 192)), icv_bytes=rng.choice((16, 16, 16, 12, 8)),
             esn=esn, window=rng.choice(WINDOWS[1:] if esn else WINDOWS),
             start=start if esn else start & 0xFFFF_FFFF, selector=rng.random() < 0.3,
@@ -218,7 +218,7 @@ class Drawer:
         number = rng.choice((rng.randrange(40), rng.randrange(1 << 14), 1 << 31, (1 << 32) - 40))
         return [
             Attack(
-                kind=rng.choice(ATTACKS), host=rng.randrange(2), frame=self._pick(), number=number,
+                kind=rng.choice(ATTACKS), host=rng.randrange(2), pick=self._pick(), number=number,
                 flow=rng.choice(self._flows), count=rng.choice((1, 1, 2, 5)),
                 settle=self._settle(),
             )
@@ -265,4 +265,4 @@ def draw(
     return Plan(
         seed=seed, card=card, profile=profile, link=link, target=target, actions=tuple(actions),
         follow=tuple(follow or ()),
-    )  # fmt: skip
+    ).numbered()  # fmt: skip

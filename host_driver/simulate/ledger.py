@@ -224,7 +224,8 @@ class Snapshot:
 
 @dataclass
 class Step:
-    """One step and all that came of it. `action` as text, `errno` and `text` as it answered.
+    """One step and all that came of it. `id` is the action's in its plan, -1 for what comes after
+    the plan; `action` as text, `errno` and `text` as it answered.
 
     `settled`: nothing moved any more when the snapshots were taken; else there are none, and
     `restless` says what still moved. `trace` are the xdo_* calls of each host since the step before
@@ -237,6 +238,7 @@ class Step:
     phase: Phase
     action: str
     began_ns: int
+    id: int = -1
     ended_ns: int = 0
     errno: int = 0
     text: str = ""

@@ -3,12 +3,13 @@
 
 import errno
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from host_driver.faults.plan import PlannedFault
-from host_driver.simulate.actions import AnyAction, Arm, Heal
+from host_driver.simulate.actions import AnyAction, Arm, Heal, Picking
 from proto.status import OffloadError
 
 PLAN_MAX_BYTES = 16 << 20
@@ -29,6 +30,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def faults(self) -> list[Arm]:
         """The faults that are armed, in order."""
         return [action for action in self.actions if isinstance(action, Arm)]
+
+    def numbered(self) -> "Plan":
+        """The same, where each step has an id of its own."""
+        if len({action.id for action in self.actions}) == len(self.actions):
+            return self
+        numbered = (
+            msgspec.structs.replace(action, id=number) for number, action in enumerate(self.actions)
+        )
+        return msgspec.structs.replace(self, actions=tuple(numbered))
+
+    def pinned(self, pins: Mapping[int, str]) -> "Plan":
+        """The same, where each step means what it meant in the run that gave these pins."""
+        fixed = (
+            msgspec.structs.replace(action, pinned=pins[action.id])
+            if isinstance(action, Picking) and action.id in pins
+            else action
+            for action in self.actions
+        )
+        return msgspec.structs.replace(self, actions=tuple(fixed))
 
     def lines(self) -> list[str]:
         """What was drawn, for people: settings, how often what, and every fault with its time."""

@@ -7,17 +7,20 @@ here is what they share: asking a host, and who is alive.
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from host_driver.conformance.messages import reply
 from host_driver.ip import run
 from host_driver.lab import Lab
 from host_driver.lab.asking import NoAnswer, PeerDied
 from host_driver.lab.handles import HostHandle
+from host_driver.simulate.actions import Picking
 from host_driver.simulate.ledger import Ledger, Life, Step, Submitted
 from host_driver.simulate.plan import Plan
 from host_driver.xfrm.profile import profile_by_name
 from proto.status import OffloadError
+
+T = TypeVar("T")
 
 DEVICE = "nic0"
 DISTURBED_S = 0.05  # what a step lasts while a card or host is down, and nothing settles
@@ -43,6 +46,7 @@ class Player:
         self.step = Step(0, "run", "", lab.now_ns())
         self.running = set(range(len(lab.hosts)))
         self.cards = set(self.running)
+        self.pins: dict[int, str] = {}  # what steps were about
         self.insiders: dict[int, int] = {}  # by number of the SA: how far insiders have counted
         self._patience = 0  # steps until it is worth to wait again
         self.featured = set(self.running)
@@ -64,6 +68,14 @@ class Player:
     def healthy(self, host: int) -> bool:
         """Whether host and card run, as far as was asked for."""
         return host in self.running and host in self.cards
+
+    def choose(self, action: Picking, among: Sequence[T], name: Callable[[T], str]) -> T | None:
+        """What a step is about: by name if it is pinned, else by number; and its name is kept."""
+        if action.pinned is not None:
+            return next((one for one in among if name(one) == action.pinned), None)
+        chosen = among[action.pick % len(among)] if among else None
+        self.pins[action.id] = "" if chosen is None else name(chosen)
+        return chosen
 
     def call(self, host: int, question: Callable[[], Any]) -> tuple[Answer, Any]:
         """Ask a living host; -> how that ended, and the answer (None where there is none)."""

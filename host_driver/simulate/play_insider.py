@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from host_driver.conformance.packets import ip, udp
 from host_driver.lab.wire import Frame
-from host_driver.simulate import traffic
+from host_driver.simulate import play_sa, traffic
 from host_driver.simulate.actions import Attack
 from host_driver.simulate.esp import Esp
 from host_driver.simulate.flows import FLOWS, Flow
@@ -25,14 +25,14 @@ STRANGERS = {4: "10.99.0.7", 6: "fd00:99::7"}
 def sealed(player: Player, action: Attack) -> list[bytes]:
     """IP packets of an insider, sealed for an SA of the host that is attacked."""
     sas = [sa for sa in player.ledger.live_sas(action.host) if sa.direction == "in"]
-    if not sas:
+    sa = player.choose(action, sas, play_sa.name_of)
+    if sa is None:
         return []
-    sa = sas[action.frame % len(sas)]
     flow, way = FLOWS[(sa.reqid - 1) // 2], (sa.reqid - 1) % 2
     make = INSIDE[action.kind]
     packets = []
     for one in range(action.count):
-        tag = f"{player.step.number}.insider{one};"
+        tag = f"{action.id}.insider{one};"
         number = _number(player, sa, action)
         clear = make(flow, way, tag, sa)
         packets.append(_packet(sa, number, clear))

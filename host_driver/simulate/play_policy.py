@@ -77,10 +77,8 @@ def take_back(player: Player, policy: PolicyAsked) -> Answer:
 
 def delete_policy(player: Player, action: DeletePolicy) -> Answer:
     """One of those that are there."""
-    policies = player.ledger.live_policies()
-    if not policies:
-        return NOTHING
-    return take_back(player, policies[action.pick % len(policies)])
+    policy = player.choose(action, player.ledger.live_policies(), lambda one: str(one.priority))
+    return NOTHING if policy is None else take_back(player, policy)
 
 
 def flush(player: Player, action: Flush) -> Answer:

@@ -6,7 +6,7 @@ import errno
 import random
 
 from host_driver.simulate import texts, traffic
-from host_driver.simulate.actions import AddSa, AllocSpi, DeleteSa, Ends, Rekey, UpdateSa
+from host_driver.simulate.actions import AddSa, AllocSpi, DeleteSa, Ends, Picking, Rekey, UpdateSa
 from host_driver.simulate.flows import FLOWS
 from host_driver.simulate.ledger import Direction, Limits, SaAsked
 from host_driver.simulate.play import DEVICE, Answer, Player
@@ -39,8 +39,8 @@ def _asked(player: Player, action: AddSa, direction: Direction) -> SaAsked:
     flow, ledger = FLOWS[action.flow], player.ledger
     source, target = flow.outer(action.way)
     spi = FIRST_SPI + action.number
-    if action.respi is not None and ledger.sas:
-        spi = ledger.sas[action.respi % len(ledger.sas)].spi
+    if action.respi and (like := player.choose(action, ledger.sas, name_of)):
+        spi = like.spi
     return SaAsked(
         number=len(ledger.sas),
         pair=action.number,
@@ -81,9 +81,13 @@ def take_back(player: Player, sa: SaAsked) -> Answer:
     return answer
 
 
-def _picked(player: Player, pick: int) -> SaAsked | None:
-    sas = player.ledger.live_sas()
-    return sas[pick % len(sas)] if sas else None
+def name_of(sa: SaAsked) -> str:
+    """The same in every run of a plan, whatever else there is."""
+    return f"{sa.pair} {sa.direction}"
+
+
+def _picked(player: Player, action: Picking) -> SaAsked | None:
+    return player.choose(action, player.ledger.live_sas(), name_of)
 
 
 def _other_end(player: Player, sa: SaAsked) -> SaAsked | None:
@@ -95,7 +99,7 @@ def _other_end(player: Player, sa: SaAsked) -> SaAsked | None:
 
 def update_sa(player: Player, action: UpdateSa) -> Answer:
     """The same SA with other limits. The core takes them, so the ledger has them, too."""
-    sa = _picked(player, action.pick)
+    sa = _picked(player, action)
     if sa is None:
         return NOTHING
     wanted = dataclasses.replace(sa, limits=action.limits)
@@ -106,7 +110,7 @@ def update_sa(player: Player, action: UpdateSa) -> Answer:
 
 def delete_sa(player: Player, action: DeleteSa) -> Answer:
     """One end, or both: the sender's first."""
-    sa = _picked(player, action.pick)
+    sa = _picked(player, action)
     if sa is None:
         return NOTHING
     ends = [sa]
@@ -120,14 +124,16 @@ def rekey(player: Player, action: Rekey) -> Answer:
 
     Where a new SA is refused, the old ones stay.
     """
-    pairs = [
-        {end.direction: end, other.direction: other}
+    paired = [
+        end
         for end in player.ledger.live_sas()
-        if end.direction == "out" and (other := _other_end(player, end))
+        if end.direction == "out" and _other_end(player, end)
     ]
-    if not pairs:
+    sender = player.choose(action, paired, name_of)
+    receiver = sender and _other_end(player, sender)
+    if sender is None or receiver is None:
         return NOTHING
-    old = pairs[action.pick % len(pairs)]
+    old = {"out": sender, "in": receiver}
     fresh = [_successor(player, old[direction], action) for direction in _directions("both")]
     for number, end in enumerate(fresh):
         end.number = len(player.ledger.sas)
@@ -139,7 +145,7 @@ def rekey(player: Player, action: Rekey) -> Answer:
     flow, way = (old["out"].reqid - 1) // 2, old["out"].host
     for leaving in ("out", "in"):
         for one in range(action.packets):
-            packet = traffic.udp(FLOWS[flow], way, f"{player.step.number}{leaving}{one};", 64)
+            packet = traffic.udp(FLOWS[flow], way, f"{action.id}{leaving}{one};", 64)
             player.send(way, [packet])
         take_back(player, old[leaving])
         player.settle()

@@ -16,6 +16,7 @@ from host_driver.simulate.play_sa import NOTHING
 
 ETHERNET_BYTES, ESP = 14, 50
 STRAY_SPI = 0xDEAD0000
+RECENT_STEPS = 60
 
 
 def send(player: Player, action: Send) -> Answer:
@@ -24,7 +25,7 @@ def send(player: Player, action: Send) -> Answer:
     for way, count in ((action.way, action.count), (1 - action.way, action.reply)):
         packets = [
             traffic.build(
-                action.flow, way, action.kind, f"{player.step.number}.{way}.{one};", action.size,
+                action.flow, way, action.kind, f"{action.id}.{way}.{one};", action.size,
                 action.member,
             )
             for one in range(count)
@@ -48,20 +49,23 @@ def attack(player: Player, action: Attack) -> Answer:
 
 
 def _seen(player: Player, action: Attack) -> list[Frame]:
-    """Frames that a card sent to this host, those of the last steps first, as many as asked."""
+    """Frames that a card sent to this host not long ago."""
+    return _recent(player, action, lambda frame: frame.dst == action.host)
+
+
+def _recent(player: Player, action: Attack, wanted: Callable[[Frame], bool]) -> list[Frame]:
+    """Frames of cards, as many as asked; a frame is named by its step and its place there."""
     frames = [
-        frame
+        (f"{step.id} {place}", frame)
         for step in player.ledger.steps[-RECENT_STEPS:]
-        for frame in step.frames
-        if frame.src is not None and frame.dst == action.host
+        for place, frame in enumerate(step.frames)
+        if frame.src is not None and wanted(frame)
     ]
-    if not frames:
+    first = player.choose(action, frames, lambda named: named[0])
+    if first is None:
         return []
-    first = action.frame % len(frames)
-    return frames[first : first + action.count]
-
-
-RECENT_STEPS = 60
+    at = frames.index(first)
+    return [frame for _, frame in frames[at : at + action.count]]
 
 
 def _replay(player: Player, action: Attack) -> list[bytes]:
@@ -105,13 +109,8 @@ def _padded(player: Player, action: Attack) -> list[bytes]:
 
 def _reflected(player: Player, action: Attack) -> list[bytes]:
     """A host's own frames come back to it."""
-    own = [
-        frame.data
-        for step in player.ledger.steps[-RECENT_STEPS:]
-        for frame in step.frames
-        if frame.src == action.host
-    ]
-    return own[action.frame % len(own) :][: action.count] if own else []
+    own = _recent(player, action, lambda frame: frame.src == action.host)
+    return [frame.data for frame in own]
 
 
 def _clear(player: Player, action: Attack) -> list[bytes]:
@@ -120,7 +119,7 @@ def _clear(player: Player, action: Attack) -> list[bytes]:
     return [
         _framed(
             player, action,
-            traffic.build(action.flow, way, kind, f"{player.step.number}.clear{one};", 40, 0),
+            traffic.build(action.flow, way, kind, f"{action.id}.clear{one};", 40, 0),
         )
         for one in range(action.count)
     ]  # fmt: skip

@@ -54,11 +54,15 @@ class Judge(Protocol):
 
 @dataclass
 class Outcome:
-    """How a run ended. `hash` covers all that was seen; `steps` were played, `plan` is theirs."""
+    """How a run ended. `hash` covers all that was seen; `steps` were played, `plan` is theirs.
+
+    `pins`: what the steps with a pick were about, by their ids.
+    """
 
     plan: Plan
     violations: list[Violation] = field(default_factory=list)
     steps: int = 0
+    pins: dict[int, str] = field(default_factory=dict)
     hash: str = ""
 
     @property
@@ -68,9 +72,13 @@ class Outcome:
 
 
 class Run:
-    """A plan being run in a lab of its own. `ledger` and `lab` may be looked at until `close`."""
+    """A plan being run in a lab of its own. `ledger` and `lab` may be looked at until `close`.
 
-    def __init__(self, plan: Plan, judge: Judge) -> None:
+    Without `ends` it is not healed and judged for the last time.
+    """
+
+    def __init__(self, plan: Plan, judge: Judge, *, ends: bool = True) -> None:
+        self.ends = ends
         self.plan = plan
         self.lab = Lab(
             target=plan.target, hosts=2, card=plan.card, profile=plan.profile, seed=plan.seed,
@@ -92,26 +100,35 @@ class Run:
             outcome.violations = self._play()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
             outcome.violations = [Violation(53, len(self.ledger.steps), _where(error))]
+        outcome.pins = self._player.pins
         outcome.steps = len(self.ledger.steps)
         outcome.hash = self._hash.hexdigest()
         return outcome
 
     def _play(self) -> list[Violation]:
         for action in self.plan.actions:
-            found = self.step("run", action.words(), _handler(action), action.settle)
+            found = self.step(
+                "run", action.words(), _handler(action), settle=action.settle, id=action.id
+            )
             if found:
                 return found
-        return converge(self._player, self.step)
+        return converge(self._player, self.step) if self.ends else []
 
     def close(self) -> None:
         """End the lab."""
         self.lab.close()
 
     def step(
-        self, phase: Phase, words: str, do: Callable[[Player], Answer], settle: bool = True
+        self,
+        phase: Phase,
+        words: str,
+        do: Callable[[Player], Answer],
+        *,
+        settle: bool = True,
+        id: int = -1,
     ) -> list[Violation]:
         """One step, written down and judged."""
-        step = Step(len(self.ledger.steps), phase, words, self.lab.now_ns())
+        step = Step(len(self.ledger.steps), phase, words, self.lab.now_ns(), id)
         self._player.step = step
         step.errno, step.text = do(self._player)
         step.settled = settle and self._player.settle()
@@ -140,9 +157,9 @@ def encode_step(step: Step) -> bytes:
     return msgspec.msgpack.encode(step, order="deterministic")
 
 
-def run_plan(plan: Plan, judge: Judge) -> Outcome:
+def run_plan(plan: Plan, judge: Judge, *, ends: bool = True) -> Outcome:
     """Run a plan and end its lab."""
-    run = Run(plan, judge)
+    run = Run(plan, judge, ends=ends)
     try:
         return run.run()
     finally:

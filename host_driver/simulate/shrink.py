@@ -12,6 +12,8 @@ import msgspec
 
 from host_driver.simulate.actions import AnyAction
 
+MEANING = ("id", "pick", "pinned")  # which step it is, and what it is about
+
 T = TypeVar("T")
 Fails = Callable[[Sequence[T]], bool]
 
@@ -73,6 +75,8 @@ def simplify(
 def _drawn(action: AnyAction) -> Iterator[tuple[str, object]]:
     """Parameters that are not what they are by default, and what that is."""
     for field in msgspec.structs.fields(action):
+        if field.name in MEANING:
+            continue
         plain = field.default
         if plain is not msgspec.NODEFAULT and getattr(action, field.name) != plain:
             yield field.name, plain

@@ -5,7 +5,9 @@ import random
 
 import pytest
 
-from host_driver.simulate.actions import Advance, DeleteSa, Flush, Send
+from host_driver.simulate.actions import AddSa, Advance, DeleteSa, Flush, Send
+from host_driver.simulate.plan import Plan
+from host_driver.simulate.runner import Run, run_plan
 from host_driver.simulate.shrink import Budget, ddmin, simplify
 
 
@@ -60,3 +62,28 @@ def test_parameters_become_plain_unless_they_matter() -> None:
 def test_a_step_tells_what_was_drawn_and_nothing_else() -> None:
     assert Flush(host=1, what="state").words() == "Flush host=1 what=state"
     assert Send(flow=2, way=1, size=9).words() == "Send flow=2 way=1 size=9"
+
+
+def test_pins_keep_what_a_step_is_about() -> None:
+    """Without the first delete, the second still means what it meant."""
+    plan = Plan(
+        seed=4,
+        card="full",
+        actions=(
+            AddSa(flow=0, way=0, number=1),
+            AddSa(flow=0, way=1, number=2),
+            DeleteSa(pick=0),
+            DeleteSa(pick=2),
+        ),
+    ).numbered()
+    silent = type("Silent", (), {"judge": lambda self, ledger, step: []})
+    outcome = run_plan(plan, silent())
+    assert outcome.pins == {2: "1 in", 3: "2 out"}
+
+    kept = [action for action in plan.pinned(outcome.pins).actions if action.id != 2]
+    run = Run(Plan(seed=4, card="full", actions=tuple(kept)), silent(), ends=False)
+    try:
+        run.run()
+    finally:
+        run.close()
+    assert [sa.pair for sa in run.ledger.sas if sa.removed_step == 2] == [2]

@@ -5,6 +5,7 @@ play -> settle -> record -> judge      after every step
 heal -> converge                       at the end (`converge`)
 """
 
+import gc
 import hashlib
 import traceback
 from collections.abc import Callable
@@ -115,8 +116,9 @@ class Run:
         return converge(self._player, self.step) if self.ends else []
 
     def close(self) -> None:
-        """End the lab."""
+        """End the lab, and let go of its memory at once: hosts and cards lie in circles."""
         self.lab.close()
+        gc.collect()
 
     def step(
         self,

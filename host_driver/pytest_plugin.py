@@ -71,7 +71,8 @@ def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.fixture
 def xnic(request: pytest.FixtureRequest) -> Iterator["Lab"]:
-    """A lab of one host and its card; the wire ends in the open."""
+    """A lab of one host and its card; the wire ends in the open. To break it for a while:
+    `with xnic.faults.inject("reply-lost"): ...`, a name of docs/faults.md or a fault's fields."""
     yield from _lab(request, hosts=1)
 
 

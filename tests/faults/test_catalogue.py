@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from host_driver.faults.catalogue import catalogue, find
+from host_driver.faults.page import FIELDS, page
+from host_driver.faults.plan import specs_of
+from proto.faults import FaultSpec
 from proto.status import OffloadError
 
 HERE = Path(__file__).parent
@@ -37,6 +40,22 @@ def test_the_catalogue_is_whole():
     rows = catalogue().values()
     assert len(rows) == 186
     assert sum(row.minimum for row in rows) == 37
+
+
+def test_what_a_row_injects_can_be_armed():
+    for row in catalogue().values():
+        if row.inject:
+            assert [spec.kind for spec in specs_of(row.fault, {}, "")]
+
+
+def test_the_page_says_what_the_catalogue_says():
+    written = (HERE.parents[1] / "docs" / "faults.md").read_text()
+    again = "it is old: python -m host_driver.faults.page > docs/faults.md"
+    assert written == page(), again
+
+
+def test_the_page_names_every_field_of_a_fault():
+    assert {"site", "kind", *FIELDS} == set(FaultSpec.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", ["", "no-such-fault"])

@@ -28,6 +28,16 @@ def test_pair(xnic_pair):
     assert b.receive() == [PACKET]
 
 
+def test_broken(xnic_pair):
+    a, b = xnic_pair.hosts
+    with xnic_pair.faults.inject("frames-lost", probability=1.0):
+        a.send([PACKET])
+        xnic_pair.settle()
+        assert b.receive() == []
+    assert [entry["name"] for entry in xnic_pair.faults.log()] == ["frames-lost"]
+    assert xnic_pair.faults.list() == []
+
+
 def test_fails(xnic):
     assert not xnic.hosts
 """
@@ -47,7 +57,7 @@ def run(suite: pytest.Pytester, *words: str) -> pytest.RunResult:
 
 def test_fixtures_work_and_a_failure_tells_how_to_repeat_it(suite: pytest.Pytester) -> None:
     result = run(suite, "--xnic-card=tiny")
-    result.assert_outcomes(passed=2, failed=1)
+    result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(
         ["to repeat this: pytest 'test_suite.py::test_fails' --xnic-target=sim --xnic-seed=*"]
     )
@@ -55,4 +65,6 @@ def test_fixtures_work_and_a_failure_tells_how_to_repeat_it(suite: pytest.Pytest
 
 def test_fixtures_are_documented(suite: pytest.Pytester) -> None:
     result = run(suite, "--fixtures")
-    result.stdout.fnmatch_lines(["xnic*", "*A lab of one host*", "xnic_pair*"])
+    result.stdout.fnmatch_lines(
+        ["xnic*", "*A lab of one host*", "*xnic.faults.inject(*", "xnic_pair*"]
+    )

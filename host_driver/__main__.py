@@ -4,8 +4,9 @@
     parse -> die with the launcher -> driver -> connect to card and lab -> serve
 
 The launcher creates the DMA file; host and card open it. With `--dma inline` packets travel behind
-their descriptors. HELLO comes from the host once its card has answered. Exit status: 0 after a
-goodbye, 2 for a bad flag, 3 when the environment refuses (an address, a file, a key).
+their descriptors. HELLO comes from the host at once, and again when its card has answered. Exit
+status: 0 after a goodbye, 2 for a bad flag, 3 when the environment refuses (an address, a file, a
+key).
 """
 
 import argparse

@@ -96,6 +96,18 @@ class Audit(Query):
     """
 
 
+class Reporters(Query):
+    """-> Answer.value: the health reporters fw, fw_fatal, tx and rx, as dicts."""
+
+
+class Recover(Query):
+    """A device that was given up after too many failures is tried once more."""
+
+
+class Reload(Query):
+    """Unload the driver and probe anew; EBUSY while anything is offloaded."""
+
+
 class Trace(Query):
     """-> Answer.value: the xdo_* calls made so far, oldest first, without the first `start`."""
 
@@ -159,6 +171,7 @@ AnyQuery = (
     Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Receive | Mib
     | Counters | Census | Audit | Trace | FaultRequest | SetLink | SetNetworks
     | AddDevice | SetClockForward | Info | Capture | Quiesce
+    | Reporters | Recover | Reload
 )  # fmt: skip
 
 

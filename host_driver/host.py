@@ -7,25 +7,26 @@ The host composes core (`xfrm`), devices, driver and rings; it decides nothing i
 its card is in `driver.probe`.
 """
 
+import errno
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from host_driver.driver.edge import Edge, Output, opcode_fact
+from host_driver.driver.edge import Edge, Output
 from host_driver.driver.event_queue import EventQueue
+from host_driver.driver.health import CardHealth, dump_of
 from host_driver.driver.load import load_driver
 from host_driver.driver.mailbox import Mailbox
 from host_driver.driver.probe import probe
 from host_driver.driver.queue_health import QueueHealth
 from host_driver.driver.records import Records
+from host_driver.driver.recovery import Recovery
 from host_driver.driver.rx_queue import RxQueue
 from host_driver.driver.sa import SaTable
 from host_driver.driver.tx_queue import TxQueue
 from host_driver.inbox import ClearSide, Notifications, PacketSocket
+from host_driver.intake import Intake
 from host_driver.netdev import Devices, NetDevice, Skb
 from host_driver.queries import Queries
 from host_driver.running import Running
@@ -35,9 +36,8 @@ from host_driver.trace import Trace
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.profile import LATEST, profile_by_name
 from proto.caps import Caps
-from proto.events import Event, EventType
 from proto.faults import FaultTable
-from proto.frame import CHECKED, Channel, FrameError, Kind, Message, unpack
+from proto.frame import Channel
 from proto.limits import RECONCILE_INTERVAL_MS
 from proto.link.dma import Dma
 from proto.status import OffloadError
@@ -72,6 +72,7 @@ class Host:
         self.caps: Caps | None = None
         self.epoch = 0
         self._epochs = iv_rng or random.Random(f"epochs {seed}")
+        self._rng = random.Random(f"health {seed}")
         self._now_ns = 0
         self.clock_ahead_ns = 0  # of the core, whose timers run in seconds and minutes
         self._tick_ns = 0
@@ -93,11 +94,21 @@ class Host:
         )  # fmt: skip
         self.devices.on_event = self.net.netdev_event
 
+        self.ready = Completion()
+        self._space = Completion()
+        self._pulses: list[Completion] = []
+        self.queries = Queries(self)
+        self.intake = Intake(self)
+        self._make_device(dma, mac, peer_mac)
+        self.spawn(probe(self))
+
+    def _make_device(self, dma: Dma, mac: bytes, peer_mac: bytes) -> None:
+        """nic0 with its queues, and the bus behind it; lo beside it."""
         self.edge = Edge(self.faults, self.counters)
         self.mailbox = Mailbox(self.edge.command, self.counters, self.running.might_sleep)
         self.sas = SaTable()
         self.events = EventQueue(self.edge.doorbell, self.counters)
-        self.records = Records(self._count_sas, self._read_everything, self.counters)
+        self.records = Records(self.intake.count_sas, self.intake.read_everything, self.counters)
         self.tx = TxQueue(dma, mac, peer_mac, self.sas, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
@@ -106,12 +117,9 @@ class Host:
             self.tx, self.rx, self.events, self.records, self.mailbox, self.spawn, self.counters
         )
 
-        self.ready = Completion()
-        self._space = Completion()
-        self._pulses: list[Completion] = []
-        self.queries = Queries(self)
-        self._handlers = self._make_handlers()
-        self.spawn(probe(self))
+        self.recovery = Recovery(self)
+        self.health = CardHealth(self._rng, self.counters, self.events, self.recovery)
+        self.nic.carrier = False
 
     def step(self, now_ns: int, inputs: Sequence[tuple[Channel, bytes]]) -> Output:
         """Take messages, give messages. Never raises for bad input: that is counted."""
@@ -119,7 +127,7 @@ class Host:
         self.clock_ahead_ns += self._timers.slept_ns(now_ns)
         self.net.now_ns = now_ns + self.clock_ahead_ns
         for channel, raw in inputs:
-            self._take(channel, raw)
+            self.intake.take(channel, raw)
         self.edge.release()
         if self._timers.may_run("command", self.mailbox.deadline_ns(), now_ns):
             self.mailbox.expire(now_ns)
@@ -135,7 +143,12 @@ class Host:
         return self.edge.take()
 
     def deadline_ns(self) -> int | None:
-        """When a timer, a timeout or the reconcile tick is due."""
+        """When a timer, a timeout, the reconcile tick or a heartbeat is due."""
+        urgent_ns, poll_ns = self.urgent_ns(), self.health.deadline_ns()
+        return poll_ns if urgent_ns is None else min(urgent_ns, poll_ns)
+
+    def urgent_ns(self) -> int | None:
+        """The same without heartbeats."""
         deadlines = [
             self.sched.deadline_ns(),
             self._timers.deadline_ns("command", self.mailbox.deadline_ns()),
@@ -143,6 +156,7 @@ class Host:
             self.queue_health.deadline_ns(),
             self._reconcile_ns(),
             self.faults.deadline_ns(),
+            self.recovery.deadline_ns(),
         ]
         return min((ns for ns in deadlines if ns is not None), default=None)
 
@@ -150,22 +164,36 @@ class Host:
         due_ns = self.net.next_timer_ns()
         return None if due_ns is None else due_ns - self.clock_ahead_ns
 
+    @property
+    def at_ease(self) -> bool:
+        """Whether time may skip the heartbeats of host and card (`skip`), up to `urgent_ns`."""
+        return self.ready.done and self.recovery.settled and not self.faults.armed
+
+    def skip(self, by_ns: int) -> None:
+        """Time in which only heartbeats would have passed, and have not."""
+        self.health.skip(by_ns)
+
     def now_ns(self) -> int:
         """The time of the present step."""
         return self._now_ns
 
     def spawn(self, task: Sleep[Any]) -> None:
         """Start a task that must not end the host, whatever it raises."""
-        self.sched.spawn(self._guarded(task))
+        self.sched.spawn(self.guarded(task))
 
     def new_epoch(self) -> int:
-        """Open an epoch: queues begin anew, and what still comes of the last one is stale."""
+        """Open an epoch: rings begin anew, and what still comes of the last one is stale."""
         last = self.epoch
         while self.epoch in (0, last):
             self.epoch = self._epochs.getrandbits(32)
-        self.mailbox.begin(self.epoch)
         self.queue_health.restart(self.epoch)
         return self.epoch
+
+    def dump(self) -> dict[str, int | str]:
+        """What a reporter keeps of this moment; no key is in it."""
+        state: dict[str, int | str] = {"device_state": self.recovery.state.value}
+        state |= {"tx_index": self.tx.index, "rx_index": self.rx.index, "epoch": self.epoch}
+        return state | {f"card_{name}": it for name, it in dump_of(self.health.record).items()}
 
     def space(self) -> Completion:
         """Completes when the transmit queue has moved."""
@@ -175,69 +203,6 @@ class Host:
         """Completes at the end of this step, or of the next if this is its end; or at a time."""
         self._pulses.append(Completion(deadline_ns))
         return self._pulses[-1]
-
-    # Messages in.
-
-    def _make_handlers(self) -> dict[tuple[Channel, Kind], Callable[[Message, bytes], None]]:
-        return {
-            (Channel.MAILBOX, Kind.REPLY): self._reply,
-            (Channel.EVENTS, Kind.EVENTS): self._events,
-            (Channel.RINGS, Kind.TX_DONE): self._tx_done,
-            (Channel.RINGS, Kind.RX): self._receive,
-            (Channel.RINGS, Kind.COUNTERS): self._sa_counters,
-            (Channel.CONTROL, Kind.CONTROL): self.queries.asked,
-        }
-
-    def _take(self, channel: Channel, raw: bytes) -> None:
-        try:
-            message = unpack(raw)
-        except FrameError:
-            self.counters["messages_malformed"] += 1
-            return
-        handler = self._handlers.get((channel, message.kind))
-        if handler is None:
-            self.counters["messages_unexpected"] += 1
-        elif message.kind in CHECKED and message.epoch != self.epoch:
-            self.counters["messages_stale"] += 1  # of a card or a probe that is gone
-        else:
-            handler(message, raw)
-
-    def _reply(self, message: Message, raw: bytes) -> None:
-        command = self.mailbox.command_of(message.body) if self.faults.armed else None
-        self.edge.reply(raw, message, command, self._replied)
-
-    def _replied(self, message: Message) -> None:
-        announced = True
-        if self.faults.armed:
-            facts = opcode_fact(self.mailbox.command_of(message.body))
-            announced = not self.faults.fire("mailbox.interrupt", facts, self._now_ns)
-        self.mailbox.replied(message.body, announced)
-
-    def _events(self, message: Message, raw: bytes) -> None:
-        lost = self.counters["events_lost"] + self.counters["events_malformed"]
-        self.edge.events(message, self.events.arrived(message), self._happened)
-        if lost != self.counters["events_lost"] + self.counters["events_malformed"]:
-            self._read_everything()
-
-    def _happened(self, events: list[Event]) -> None:
-        if others := self.queue_health.take_events(events):
-            self._driver_hook("handle_events", others)
-
-    def _tx_done(self, message: Message, raw: bytes) -> None:
-        self.edge.arrived(raw, message, lambda one: self.tx.done(one, self._now_ns))
-
-    def _receive(self, message: Message, raw: bytes) -> None:
-        if not self.edge.arrived(raw, message, self.rx.arrived):
-            self.rx.lost(message)
-
-    def _sa_counters(self, message: Message, raw: bytes) -> None:
-        self.edge.arrived(raw, message, self.records.arrived)
-
-    def _count_sas(self, records: npt.NDArray[np.void]) -> None:
-        self._driver_hook("handle_counters", records)
-
-    def _read_everything(self) -> None:
-        self._driver_hook("handle_events", [Event(EventType.OVERRUN, 0, 0)])
 
     # Packets.
 
@@ -250,6 +215,9 @@ class Host:
         self.devices.set_up(lo, True)
 
     def _xmit(self, skb: Skb) -> int:
+        if not self.nic.carrier:
+            self.counters["tx_no_carrier"] += 1
+            return errno.ENETDOWN
         error = self.tx.enqueue(skb)
         if not error:
             self.clear_side.record(self._now_ns, "out", skb.data)
@@ -277,17 +245,19 @@ class Host:
         return self._timers.deadline_ns("reconcile", self._tick_ns) if due else None
 
     def _tick(self) -> None:
+        self.health.tick(self._now_ns)
+        self.recovery.tick(self._now_ns)
         self.queue_health.tick(self._now_ns)
         if not self._needs_reconcile():
             self._tick_ns = self._now_ns + TICK_NS
         elif self._timers.may_run("reconcile", self._tick_ns, self._now_ns):
             self._tick_ns = self._now_ns + TICK_NS
-            self._driver_hook("reconcile")
+            self.driver_hook("reconcile")
 
     def _needs_reconcile(self) -> bool:
-        return self._driver_hook("needs_reconcile")
+        return self.driver_hook("needs_reconcile")
 
-    def _driver_hook(self, name: str, *arguments: Any) -> bool:
+    def driver_hook(self, name: str, *arguments: Any) -> bool:
         """Call an optional method of the driver: whether it said yes. What it raises is counted."""
         try:
             hook = getattr(self.driver, name, None)
@@ -298,7 +268,8 @@ class Host:
             self.counters["exceptions"] += 1
             return False
 
-    def _guarded(self, task: Sleep[Any]) -> Sleep[None]:
+    def guarded(self, task: Sleep[Any]) -> Sleep[None]:
+        """A task that must not end the host: what it raises is counted."""
         try:
             yield from completions_of(task)
         except OffloadError:

@@ -59,9 +59,9 @@ class Skb:
 class NetDevice:
     """A device. `start_xmit` takes an Skb into the driver's queue and returns 0 or an errno.
 
-    `xfrmdev_ops` is the callback table or None; callbacks that a driver lacks are missing
-    attributes. `refcnt` counts the SAs and policies that hold the device; it falls below 0 in a
-    kernel that gives back what it never took (TRAP-11).
+    Without `carrier` its driver sends nothing. `xfrmdev_ops` is the callback table or None;
+    callbacks that a driver lacks are missing attributes. `refcnt` counts the SAs and policies that
+    hold the device; it falls below 0 in a kernel that gives back what it never took (TRAP-11).
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class NetDevice:
         self.mac = mac
         self.mtu = mtu
         self.up = False
+        self.carrier = True
         self.features = set(features)
         self.xfrmdev_ops = xfrmdev_ops
         self.refcnt = 0

@@ -15,15 +15,15 @@ import msgspec
 
 from host_driver import control
 from host_driver.control import Answer, AnyQuery
-from host_driver.driver.command import CommandTimeout
+from host_driver.device_queries import DeviceQueries
 from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice, Skb
 from host_driver.quiet import Quiet
-from host_driver.sleep import Completion, Sleep, completions_of, may_sleep, wait
+from host_driver.sleep import Completion, Sleep, may_sleep, wait
 from host_driver.xfrm.answers import Answers
 from proto import VERSION
 from proto.clock import NS
 from proto.codec import decode
-from proto.commands import AnyCommand, QueryCensus, QueryCounters, Reply, SetPort
+from proto.commands import SetPort
 from proto.frame import FrameError, Kind, Message, pack
 from proto.limits import MESSAGE_MAX_BYTES, NOTIFICATION_QUEUE, OPEN_DUMPS, PROTOCOL_VERSION
 from proto.management import FaultRequest, about_faults
@@ -33,8 +33,6 @@ from proto.xfrm import Group
 if TYPE_CHECKING:
     from host_driver.host import Host
 
-
-QUERY_TRIES = 3
 
 # net.core.xfrm_*, by what the core calls them.
 SYSCTLS = ("acq_expires", "larval_drop", "aevent_etime", "aevent_rseqth")
@@ -64,9 +62,7 @@ class Queries:
             control.Send: self._send,
             control.Receive: self._receive,
             control.Mib: self._mib,
-            control.Counters: self._counters,
-            control.Census: self._census,
-            control.Audit: self._audit,
+            **DeviceQueries(host).handlers,
             control.Trace: self._trace,
             **dict.fromkeys(get_args(FaultRequest), self._about_faults),
             control.SetLink: self._set_link,
@@ -191,32 +187,6 @@ class Queries:
     def _mib(self, query: control.Mib) -> Answer:
         return Answer(0, values=self._host.net.statistics())
 
-    def _counters(self, query: control.Counters) -> Sleep[Answer]:
-        """The card's counters, and the driver's as `driver_*`."""
-        reply = yield from self._ask_card(QueryCounters())
-        ours = {f"driver_{name}": count for name, count in sorted(self._host.counters.items())}
-        return Answer(0, values=reply.values | ours)
-
-    def _census(self, query: control.Census) -> Sleep[Answer]:
-        reply = yield from self._ask_card(QueryCensus())
-        return Answer(0, values=reply.values)
-
-    def _ask_card(self, command: AnyCommand) -> Sleep[Reply]:
-        """A tool's question is asked again where its reply gets lost, but not for ever (INV-46)."""
-        for _ in range(QUERY_TRIES - 1):
-            try:
-                return (yield from self._host.mailbox.execute(command))
-            except CommandTimeout:
-                continue
-        return (yield from self._host.mailbox.execute(command))
-
-    def _audit(self, query: control.Audit) -> Sleep[Answer]:
-        audit = getattr(self._host.driver, "audit", None)
-        if audit is None:
-            name = self._host.driver_name
-            raise OffloadError(errno.EOPNOTSUPP, f"driver {name} offers no audit")
-        return Answer(0, values=(yield from completions_of(audit())))
-
     def _trace(self, query: control.Trace) -> Answer:
         return Answer(0, value=self._host.trace.entries(query.start))
 
@@ -287,6 +257,7 @@ class Queries:
             "profile": host.net.profile.name,
             "driver": host.driver_name,
             "error": host.driver_error,
+            "device_state": host.recovery.state.value,
             "caps": msgspec.to_builtins(host.caps),
             "devices": [_device(dev) for dev in host.devices],
         }
@@ -307,6 +278,7 @@ def _device(dev: NetDevice) -> dict[str, Any]:
         "mac": dev.mac,
         "mtu": dev.mtu,
         "up": dev.up,
+        "carrier": dev.carrier,
         "features": sorted(dev.features),
         "refcnt": dev.refcnt,
     }

@@ -35,6 +35,10 @@ class Quiet:
                     yield from wait(host.pulse())
                 before = self._moved()
                 fence = yield from self._fence()
+                if fence is None:  # the card is gone or given up
+                    if self._busy():
+                        continue
+                    return Answer(0, values=before)
                 host.queue_health.confirm(fence)
                 arrived = yield from self._caught_up(fence)
                 patience -= not arrived
@@ -43,14 +47,15 @@ class Quiet:
         finally:
             self._quiescing -= 1
 
-    def _fence(self) -> Sleep[dict[str, int]]:
-        """How far the card is. A question that broke on its way is asked again."""
+    def _fence(self) -> Sleep[dict[str, int] | None]:
+        """How far the card is; None without one. A question that got broken is asked again."""
         host = self._host
-        while True:
+        while host.recovery.up:
             answer = yield from wait(host.mailbox.post(Fence()))
             if isinstance(answer, Reply) and failure(Fence(), answer) is None:
                 return answer.values
             yield from wait(host.pulse())
+        return None
 
     def _caught_up(self, fence: dict[str, int]) -> Sleep[bool]:
         """Wait until what the card has sent is here; False where it takes too long."""
@@ -73,7 +78,7 @@ class Quiet:
     def _busy(self) -> bool:
         host = self._host
         others = len(host.sched) - (self._quiescing - 1)  # the one that runs is on no list
-        queues_idle = host.tx.idle and host.queue_health.idle
+        queues_idle = host.tx.idle and host.queue_health.idle and host.recovery.settled
         return others > 0 or not queues_idle or not host.mailbox.idle or host.faults.held > 0
 
     def _moved(self) -> dict[str, int]:

@@ -4,7 +4,8 @@
     parse -> die with the launcher -> compile -> bind and connect -> HELLO on the wire -> serve
 
 Compiling comes before binding, so a HELLO means that the card answers at once. Exit status: 0 after
-a goodbye, 2 for a bad flag, 3 when the environment refuses (an address, a file, a key).
+a goodbye, 2 for a bad flag, 3 when the environment refuses (an address, a file, a key), CRASHED
+when a fault wanted it.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from nic_model.cache import compiles, mark_warm
+from nic_model.life_faults import CRASHED, Crash
 from proto.caps import Caps, parse_card
 from proto.clock import RealClock
 from proto.frame import Channel, FrameError
@@ -140,6 +142,9 @@ def main(argv: list[str]) -> int:
         if flags.warm and compiles():
             mark_warm()
         status = 0 if flags.warm else _serve(flags)
+    except Crash as crash:
+        _say(f"{flags.name}: crashed: {crash}")
+        os._exit(CRASHED)  # as a crash does: no goodbye, nothing is put in order
     except (OffloadError, FrameError, OSError) as error:
         _say(f"{flags.name}: {error}")
         return 3

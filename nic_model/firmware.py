@@ -4,28 +4,28 @@
     step: for each message  ->  commands run against the objects, packets through the queues
           at the end        ->  frames, counters, completions, received packets, events
 
-A command is one method, found by its type. Every refusal takes one way out (`_refuse`): it is
-counted and becomes a reply with status, syndrome and text. A message that is none is counted and
-changes nothing; `step` never raises for bad input.
+Every refusal of a command takes one way out (`_refuse`): it is counted and becomes a reply with
+status, syndrome and text. A message that is none is counted and changes nothing; `step` never
+raises for bad input.
 
-A card belongs to the host that last said InitFunction. Messages of another epoch, or on the wire of
-another boot, are left over from somebody who is gone: counted, wiped, dropped.
+A card belongs to the host that last said InitFunction (`life`). Messages of another epoch, or on
+the wire of another boot, are left over from somebody who is gone: counted, wiped, dropped.
 """
 
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from nic_model import checks, mailbox, tables
+from nic_model import mailbox, tables
 from nic_model.asking import Asking
 from nic_model.checks import Refused
 from nic_model.command_faults import SITE_COMMAND, CommandFaults, Verdict, altered, written
+from nic_model.commands import Commands
 from nic_model.events import EventQueue
-from nic_model.handles import Handle
-from nic_model.mailbox import LoadKey
+from nic_model.life import Life
+from nic_model.life_faults import hang_ms
 from nic_model.management import Management
 from nic_model.objects import Objects
 from nic_model.port import Port
@@ -35,20 +35,22 @@ from proto.caps import Caps
 from proto.faults import FaultTable, Released
 from proto.faults.held import Data
 from proto.frame import Channel, FrameError, Kind, Message, pack, unpack
+from proto.health import FunctionState
 from proto.hello import Hello
-from proto.limits import MTU_DEFAULT
 from proto.link.dma import Dma
 from proto.link.ring import RingError
-from proto.status import Status, Syndrome
 
-EPOCHS_KEPT = 1024  # of hosts that are gone, so that none of them comes back
+HOST_CHANNELS = frozenset((Channel.MAILBOX, Channel.EVENTS, Channel.RINGS))
+
+
+def _no_matter() -> None:
+    """An overrun is told as an event, and no more."""
 
 
 class Firmware:
     """One card. `rng` draws boot id and IV masks; `mac` (6 bytes) is what the MAC filter lets pass.
 
-    `epoch` is that of the host whose card this is, 0 before the first; `greeting` is what the card
-    says on the wire once it is up.
+    `greeting` is what the card says on the wire once it is up; its boot id is filled in.
     """
 
     def __init__(
@@ -57,23 +59,26 @@ class Firmware:
         self.name = name
         self.caps = caps
         self.objects = Objects(caps)
-        self.boot = rng.getrandbits(32) or 1
-        self.epoch = 0
-        self.greeting = Hello(party="card", name=name, pid=0, caps=caps, boot=self.boot)
-        self.port = Port(mac, self.boot)
         self.faults = FaultTable()
         self.asking = Asking(self.faults)
-        self.events = EventQueue(caps.event_queue, self.asking)
+        self.life = Life(self, rng, self.faults)
+        self.greeting = Hello(party="card", name=name, pid=0, caps=caps)
+        self.port = Port(mac)
+        overran = self.life.overran if caps.overrun == "fatal" else _no_matter
+        self.events = EventQueue(caps.event_queue, self.asking, overran)
         self.queues = Queues(self.objects.tables, dma, self.port, self.asking, self.events.post)
         self.counters = dict.fromkeys(("cmd_refused", "msg_malformed", "msg_stale"), 0)
+        self._commands = Commands(
+            caps, self.life, self.objects, self.queues, self.events, rng, self._flush,
+            self.all_counters,
+        )  # fmt: skip
         self.command_faults = CommandFaults(self.faults, self.objects)
         self.management = Management(
-            name, caps, self.faults, self.objects.census, self.all_counters
+            name, caps, self.faults, self.objects.census, self.all_counters, self.life
         )
         self._now_ns = 0
-        self._greeted = False
-        self._epochs: deque[int] = deque(maxlen=EPOCHS_KEPT)
-        self._rng = rng
+        self._hung_until_ns: int | None = None
+        self._backlog: list[tuple[Channel, bytearray]] = []
         self._tokens = mailbox.Tokens()
         self._output: Output = []
         self._messages: dict[tuple[Channel, Kind], Callable[[Message], None]] = {
@@ -85,28 +90,16 @@ class Firmware:
             (Channel.WIRE, Kind.WIRE_DONE): self.queues.wire_done,
             (Channel.CONTROL, Kind.CONTROL): self._manage,
         }
-        self._commands: dict[type, Callable[[int, Any], c.Reply]] = {
-            c.InitFunction: self._init_function,
-            c.QueryCaps: self._query_caps,
-            LoadKey: self._create_key,
-            c.DestroyKey: self._destroy_key,
-            c.CreateSa: self._create_sa,
-            c.DestroySa: self._destroy_sa,
-            c.SetLimits: self._set_limits,
-            c.AdvanceEsn: self._advance_esn,
-            c.StopSa: self._stop_sa,
-            c.QuerySa: self._query_sa,
-            c.CreateSaRule: self._create_sa_rule,
-            c.CreatePolicyRule: self._create_policy_rule,
-            c.DestroyRule: self._destroy_rule,
-            c.QueryCounters: self._query_counters,
-            c.QueryCensus: self._query_census,
-            c.ListObjects: self._list_objects,
-            c.SetPort: self._set_port,
-            c.Fence: self._fence,
-            c.Teardown: self._teardown,
-            c.SetQueue: self._set_queue,
-        }
+
+    @property
+    def boot(self) -> int:
+        """The id of this boot, epoch of what goes to the wire."""
+        return self.life.boot
+
+    @property
+    def epoch(self) -> int:
+        """That of the host whose card this is, 0 for nobody."""
+        return self.life.epoch
 
     def step(
         self, now_ns: int, inputs: Sequence[tuple[Channel, bytes | bytearray | memoryview]]
@@ -116,34 +109,50 @@ class Firmware:
         No limit of the card depends on time.
         """
         self._now_ns = self.asking.now_ns = now_ns
-        if not self._greeted:
-            self._greeted = True
-            hello = msgspec.msgpack.encode(self.greeting)
-            self._output.append((Channel.WIRE, pack(Kind.HELLO, hello)))
-        for late in self.faults.due(now_ns):
-            late.context(late.data)
+        inputs = [*self._wake(), *inputs]
+        if self._hung_until_ns is None:
+            self.life.tick(now_ns)
+            for late in self.faults.due(now_ns):
+                late.context(late.data)
         for channel, raw in inputs:
             try:
                 self._take(channel, memoryview(raw))
             except (FrameError, RingError):
                 self.counters["msg_malformed"] += 1
-        self._flush()
+        if self._hung_until_ns is None:
+            self._flush()
         output, self._output = self._output, []
         return output
 
     def deadline_ns(self) -> int | None:
-        """At once while it has not said HELLO; when a fault lets go what it held; else the card
-        acts on messages only."""
-        return self.faults.deadline_ns() if self._greeted else 0
+        """When a heartbeat or another change of its life is due, or a fault lets go."""
+        if self._hung_until_ns is not None:
+            return self._hung_until_ns
+        held_ns = self.faults.deadline_ns()
+        due_ns = self.life.deadline_ns()
+        return due_ns if held_ns is None else min(held_ns, due_ns)
+
+    @property
+    def at_ease(self) -> bool:
+        """Whether it has nothing to do but heartbeats, so that time may skip them (`skip`)."""
+        return self.life.at_ease and not self.faults.armed
+
+    def skip(self, by_ns: int) -> None:
+        """See `life.Life.skip`."""
+        self.life.skip(by_ns)
 
     def all_counters(self) -> dict[str, int]:
         """Of port, queues and firmware, by name."""
         port = tables.counters(self.objects.tables)
-        return port | self.queues.counters | self.events.counters | self.counters
+        ours = self.counters | self.life.counters
+        return port | self.queues.counters | self.events.counters | ours
 
     def _take(self, channel: Channel, raw: memoryview) -> None:
         try:
             message = unpack(raw)
+            if channel is not Channel.CONTROL and self._hangs(channel, message):
+                self._backlog.append((channel, bytearray(raw)))
+                return
             handler = self._messages.get((channel, message.kind))
             if handler is None:
                 raise FrameError(f"{message.kind.name} does not belong on {channel.name}")
@@ -153,10 +162,33 @@ class Firmware:
             if channel is Channel.MAILBOX:
                 mailbox.wipe(raw)
 
+    def _hangs(self, channel: Channel, message: Message) -> bool:
+        """Whether a fault lets the firmware do nothing; what comes waits. Raises Crash."""
+        if self._hung_until_ns is None and self.faults.armed:
+            name = channel.name.lower()
+            if ms := hang_ms(self.faults, name, message.kind.name, self._now_ns):
+                self._hung_until_ns = self._now_ns + ms * 1_000_000
+        return self._hung_until_ns is not None
+
+    def _wake(self) -> list[tuple[Channel, bytearray]]:
+        """What has waited, once the hang is over."""
+        if self._hung_until_ns is None or self._now_ns < self._hung_until_ns:
+            return []
+        self._hung_until_ns = None
+        backlog, self._backlog = self._backlog, []
+        return backlog
+
     def _is_current(self, channel: Channel, message: Message) -> bool:
         """Whether a message counts, or is left over; the lab stands outside of all epochs."""
-        epoch = {Channel.WIRE: self.boot, Channel.CONTROL: 0}.get(channel, self.epoch)
-        current = message.epoch == epoch or mailbox.takes_card(message)
+        life = self.life
+        epoch = {Channel.WIRE: life.boot, Channel.CONTROL: 0}.get(channel, life.epoch)
+        current = message.epoch == epoch
+        if current and channel in HOST_CHANNELS:
+            life.heard()
+            current = channel is Channel.MAILBOX or life.state is FunctionState.ACTIVE
+        elif not current:
+            in_error = life.state is FunctionState.ERROR
+            current = mailbox.takes_card(message, in_error=in_error)
         self.counters["msg_stale"] += not current
         return current
 
@@ -191,13 +223,13 @@ class Firmware:
         token = 0
         try:
             token, raw = mailbox.open_envelope(message.body)
-            known = message.epoch == self.epoch
+            known = message.epoch == self.life.epoch
             reply = self._tokens.repeated(token, len(message.body)) if known else None
             if reply is None:
                 reply = altered(self._execute(token, raw, verdict), verdict)
         except Refused as refused:
             reply = self._refuse(token, refused)
-        if message.epoch == self.epoch:
+        if message.epoch == self.life.epoch:
             self._tokens.keep(reply)
         if verdict.answer:
             answer = pack(Kind.REPLY, written(reply, verdict), epoch=message.epoch)
@@ -215,7 +247,7 @@ class Firmware:
         command = mailbox.decode(raw)
 
         def run() -> c.Reply:
-            return self._commands[type(command)](token, command)
+            return self._commands.execute(token, command)
 
         if not self.faults.armed:
             return run()
@@ -233,110 +265,26 @@ class Firmware:
 
     def _flush(self) -> None:
         """Hand over what the queues hold; events come after the counters they hint at."""
-        self._output += self.queues.flush() + self.events.flush()
+        self._output += self.queues.flush() + self.events.flush() + self.life.records()
 
-    # Commands. Each returns its reply or raises Refused with nothing changed.
+    # What the life of the card does to it (life.Chip).
 
-    @staticmethod
-    def _created(token: int, new: Handle) -> c.Reply:
-        return c.Reply(token, handle=new.handle, generation=new.generation)
-
-    def _init_function(self, token: int, command: c.InitFunction) -> c.Reply:
-        if not command.epoch or command.epoch in self._epochs:
-            raise Refused(
-                Status.BAD_PARAMETER,
-                Syndrome.EPOCH,
-                f"epoch {command.epoch:#x} cannot be taken, it is 0 or was used in this boot",
-            )
+    def empty(self, epoch: int) -> None:
+        """Everything is destroyed or flushed; rings and events begin anew for the host of `epoch`,
+        and without one the port is closed."""
+        self.queues.abandon()
         self._flush()
-        self.epoch = command.epoch
-        self._epochs.append(command.epoch)
         self._tokens.clear()
         self.objects.teardown()
-        self.queues.restart(command.epoch)
-        self.events.restart(command.epoch)
-        self.port.mtu, self.port.mac_filter = MTU_DEFAULT, False
-        return c.Reply(token, values={"boot": self.boot})
+        self.queues.restart(epoch)
+        self.events.restart(epoch)
+        self.port.configure(opened=bool(epoch))
 
-    def _query_caps(self, token: int, _: c.QueryCaps) -> c.Reply:
-        return c.Reply(token, caps=self.caps)
-
-    def _create_key(self, token: int, command: LoadKey) -> c.Reply:
-        checks.check_key(len(command.key) * 8, self.caps)
-        checks.check_cookie(command.cookie)
-        return self._created(token, self.objects.create_key(command.key, command.cookie))
-
-    def _destroy_key(self, token: int, command: c.DestroyKey) -> c.Reply:
-        self.objects.destroy_key(command.handle)
-        return c.Reply(token)
-
-    def _create_sa(self, token: int, command: c.CreateSa) -> c.Reply:
-        checks.check_sa(command, self.caps)
-        if command.direction == c.OUT:  # REPLAY-10: no window there, whatever was given
-            command = msgspec.structs.replace(command, replay_window=0, bitmap=())
-        self.objects.require_sa(command.key)
-        iv_mask = self._rng.getrandbits(64)
-        return self._created(token, self.objects.create_sa(command, iv_mask))
-
-    def _destroy_sa(self, token: int, command: c.DestroySa) -> c.Reply:
-        self.objects.destroy_sa(command.handle)
-        return c.Reply(token)
-
-    def _set_limits(self, token: int, command: c.SetLimits) -> c.Reply:
-        checks.check_limits(f"SA handle {command.handle:#x}", command)
-        self.objects.set_limits(command)
-        return c.Reply(token)
-
-    def _advance_esn(self, token: int, command: c.AdvanceEsn) -> c.Reply:
-        checks.check_sequence(f"SA handle {command.handle:#x}", command.seq, esn=True)
-        self.objects.advance_esn(command)
-        return c.Reply(token)
-
-    def _stop_sa(self, token: int, command: c.StopSa) -> c.Reply:
-        self.objects.stop_sa(command.handle)
-        return c.Reply(token)
-
-    def _query_sa(self, token: int, command: c.QuerySa) -> c.Reply:
-        state = self.objects.query_sa(command.handle)
-        return c.Reply(token, sa=self.queues.reported(command.handle, state))
-
-    def _create_sa_rule(self, token: int, command: c.CreateSaRule) -> c.Reply:
-        checks.check_cookie(command.cookie)
-        return self._created(token, self.objects.create_sa_rule(command.sa, command.cookie))
-
-    def _create_policy_rule(self, token: int, command: c.CreatePolicyRule) -> c.Reply:
-        checks.check_policy(command, self.caps)
-        return self._created(token, self.objects.create_policy_rule(command))
-
-    def _destroy_rule(self, token: int, command: c.DestroyRule) -> c.Reply:
-        self.objects.destroy_rule(command.handle)
-        return c.Reply(token)
-
-    def _query_counters(self, token: int, _: c.QueryCounters) -> c.Reply:
-        return c.Reply(token, values=self.all_counters())
-
-    def _query_census(self, token: int, _: c.QueryCensus) -> c.Reply:
-        return c.Reply(token, values=self.objects.census())
-
-    def _list_objects(self, token: int, command: c.ListObjects) -> c.Reply:
-        checks.check_list(command)
-        objects, following = self.objects.list(command)
-        return c.Reply(token, values={"next": following}, objects=objects)
-
-    def _set_port(self, token: int, command: c.SetPort) -> c.Reply:
-        checks.check_port(command, self.port.mac)
-        self.port.mtu, self.port.mac_filter = command.mtu, command.mac_filter
-        return c.Reply(token)
-
-    def _fence(self, token: int, _: c.Fence) -> c.Reply:
-        self._flush()
-        return c.Reply(token, values=self.queues.indices() | {"events": self.events.index})
-
-    def _teardown(self, token: int, _: c.Teardown) -> c.Reply:
-        self.objects.teardown()
-        return c.Reply(token)
-
-    def _set_queue(self, token: int, command: c.SetQueue) -> c.Reply:
-        self._flush()
-        index = self.queues.set_state(command.queue, command.state, command.index)
-        return c.Reply(token, values={"index": index})
+    def power_on(self, boot: int) -> None:
+        """A new boot says HELLO on the wire; whatever was counted is forgotten."""
+        for counters in (self.counters, self.events.counters, *self.queues.all_counters):
+            counters.update(dict.fromkeys(counters, 0))
+        tables.forget_counters(self.objects.tables)
+        self.port.restart(boot)
+        hello = msgspec.structs.replace(self.greeting, boot=boot)
+        self._output.append((Channel.WIRE, pack(Kind.HELLO, msgspec.msgpack.encode(hello))))

@@ -15,7 +15,7 @@ from typing import Any, Union, get_args
 import msgspec
 
 from nic_model.checks import Refused
-from proto.commands import AnyCommand, Command, CreateKey, InitFunction, Reply
+from proto.commands import AnyCommand, Command, CreateKey, InitFunction, Reply, Reset
 from proto.frame import Kind, Message
 from proto.limits import MAILBOX_GENERATIONS, MAILBOX_MESSAGE_BYTES, MAILBOX_SLOTS
 from proto.status import Delivery, Status, Syndrome
@@ -89,15 +89,17 @@ def decode(raw: msgspec.Raw) -> Any:
     )
 
 
-def takes_card(message: Message) -> bool:
-    """Whether this is the InitFunction of the epoch in its header: it may open a new epoch."""
+def takes_card(message: Message, *, in_error: bool) -> bool:
+    """Whether this is for a card of whatever epoch: InitFunction, and Reset where it is in error,
+    with the epoch in its header."""
     if message.kind is not Kind.COMMAND:
         return False
     try:
         command = decode(open_envelope(message.body)[1])
     except Refused:
         return False
-    return isinstance(command, InitFunction) and command.epoch == message.epoch
+    wanted = (InitFunction, Reset) if in_error else InitFunction
+    return isinstance(command, wanted) and command.epoch == message.epoch
 
 
 class Tokens:

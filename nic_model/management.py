@@ -11,11 +11,14 @@ from typing import Any
 
 import msgspec
 
+from nic_model.checks import Refused
+from nic_model.life import Life
 from proto import management as m
 from proto.caps import Caps
 from proto.codec import decode
 from proto.faults import FaultTable
 from proto.frame import FrameError, Kind, Message, pack
+from proto.health import FunctionState, HealthRecord
 from proto.status import OffloadError
 
 
@@ -36,12 +39,14 @@ class Management:
         faults: FaultTable,
         census: Callable[[], dict[str, int]],
         counters: Callable[[], dict[str, int]],
+        life: Life,
     ) -> None:
         self._name = name
         self._caps = caps
         self._faults = faults
         self._census = census
         self._counters = counters
+        self._life = life
 
     def answer(self, message: Message) -> bytes:
         """The CONTROL message that answers one. Raises FrameError for one that has no id."""
@@ -65,5 +70,30 @@ class Management:
                 return self._census()
             case m.Counters():
                 return self._counters()
+            case m.Health():
+                return _described(self._life.record())
+            case m.ResetCard():
+                return self._reset(request.level)
             case _:
                 return m.about_faults(self._faults, request)
+
+    def _reset(self, level: str) -> None:
+        resets = {
+            "function": self._life.reset_function,
+            "firmware": self._life.reset_firmware,
+        }
+        if level not in resets:
+            raise OffloadError(
+                errno.EINVAL, f"reset level {level!r} is none of {', '.join(resets)}"
+            )
+        try:
+            self._life.require_agreement(level)
+        except Refused as refused:
+            raise OffloadError(errno.EBUSY, refused.text) from None
+        resets[level]()
+
+
+def _described(record: HealthRecord) -> dict[str, Any]:
+    """A record with its state as a word."""
+    state = FunctionState(record.state).name.lower()
+    return {**msgspec.structs.asdict(record), "state": state}

@@ -32,20 +32,32 @@ class Port:
     """Settings and credits of one port. `mac` is 6 bytes, all zero = the card has none.
 
     `boot` is the epoch of what goes out; what came for another boot of this card is not taken.
+    A port that is not `open` delivers nothing.
     """
 
     def __init__(self, mac: bytes, boot: int = 0) -> None:
         self.boot = boot
         self.mac = mac
-        self.mtu = MTU_DEFAULT
-        self.mac_filter = False
+        self.configure(opened=False)
         self._out = Producer(WIRE_CREDITS)
         self._in = Consumer(WIRE_CREDITS)
+
+    def configure(self, *, opened: bool) -> None:
+        """The settings that a host finds."""
+        self.open = opened
+        self.mtu = MTU_DEFAULT
+        self.mac_filter = False
+
+    def restart(self, boot: int) -> None:
+        """A new boot: indices and credits begin anew on both sides."""
+        self.boot = boot
+        self._out.restart(0)
+        self._in.restart(0)
 
     @property
     def credits(self) -> int:
         """Frames that may go out now."""
-        return self._out.credits
+        return self._out.credits if self.open else 0
 
     @property
     def index(self) -> int:

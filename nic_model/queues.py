@@ -46,6 +46,11 @@ class Queues:
         """What both queues counted."""
         return self.tx.counters | self.rx.counters
 
+    @property
+    def all_counters(self) -> tuple[dict[str, int], ...]:
+        """The same, to be set to 0."""
+        return self.tx.counters, self.rx.counters
+
     def indices(self) -> dict[str, int]:
         """How far the rings have come; see commands.Fence."""
         return {
@@ -60,11 +65,14 @@ class Queues:
             "queued": self.tx.queued,
         }
 
+    def abandon(self) -> None:
+        """What waits is flushed, never sent, and frames give their wire credits back."""
+        self.tx.abandon()
+        self.rx.abandon()
+
     def restart(self, epoch: int) -> None:
-        """Both queues and the counter records begin at 0, empty and ready, for the host of `epoch`.
-        What still waits for an earlier one is flushed, never sent."""
-        if self.tx.state is QueueState.RDY:
-            self.tx.fail(CompletionError.FLUSHED)
+        """Both queues and the counter records begin at 0, empty and ready, for the host of
+        `epoch`."""
         self.epoch = self.tx.epoch = self.rx.epoch = epoch
         self.tx.restart(0)
         self.rx.restart(0)

@@ -74,6 +74,10 @@ class RxQueue:
         arrival = self._port.arrived(message)
         self.counters["rx_lost"] += arrival.lost
         held = self._ring.outstanding
+        if not self._port.open:
+            self._t.drops[RX, Drop.CLOSED] += message.count
+            self._credit += arrival.lost + message.count
+            return
         data = arrival.data.copy()  # decrypted in place, and a message is not ours to write
         for start in range(0, message.count, BURST):
             chosen = slice(start, start + BURST)
@@ -163,6 +167,10 @@ class RxQueue:
             self.counters["rx_errors"] += 1
             self._release()
             self._failed(syndrome)
+
+    def abandon(self) -> None:
+        """Nobody reads the slots any more."""
+        self._release()
 
     def _release(self) -> None:
         """The host will not give back what it holds: the wire gets those credits now."""

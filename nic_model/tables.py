@@ -288,6 +288,12 @@ def counter_records(t: Tables, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.vo
     return records
 
 
+def forget_counters(t: Tables) -> None:
+    """Port totals and drop counters begin at 0."""
+    t.totals[:] = 0
+    t.drops[:] = 0
+
+
 def counters(t: Tables) -> dict[str, int]:
     """Port totals and every drop counter by name (`tx_drop_no_sa`); zeros included."""
     values = {name: int(value) for name, value in zip(TOTALS, t.totals, strict=True)}

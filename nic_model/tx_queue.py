@@ -190,6 +190,10 @@ class TxQueue:
         self.counters["tx_errors"] += 1
         self._flush_waiting()
 
+    def abandon(self) -> None:
+        """Nothing that waits is sent any more."""
+        self._flush_waiting()
+
     def _flush_waiting(self) -> None:
         """Complete what waits without sending it: each of these packets counts as FLUSHED."""
         while self._waiting:

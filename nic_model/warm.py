@@ -29,6 +29,9 @@ _FRAME = bytes.fromhex("0200000000010200000000020800") + bytes.fromhex(
 )
 
 
+EPOCH = 1
+
+
 class Step(NamedTuple):
     """`run` compiles what `name` says; a second run costs nothing."""
 
@@ -43,11 +46,14 @@ class _Card:
         self._dma = Dma.private()
         self._card = Firmware("warm", PROFILES["tiny"], self._dma, random.Random(0))
         self._card.step(0, [])  # HELLO
+        self._command(c.InitFunction(EPOCH))
         self._frames = pack_frames([_FRAME])
 
     def _command(self, command: c.Command) -> c.Reply:
         body = msgspec.msgpack.encode([0, command])
-        ((_, reply),) = self._card.step(0, [(Channel.MAILBOX, pack(Kind.COMMAND, body))])
+        message = pack(Kind.COMMAND, body, epoch=EPOCH)
+        outputs = self._card.step(0, [(Channel.MAILBOX, message)])
+        (reply,) = (raw for channel, raw in outputs if channel is Channel.MAILBOX)
         return msgspec.msgpack.decode(unpack(reply).body, type=c.Reply)
 
     def keys(self) -> None:
@@ -75,14 +81,15 @@ class _Card:
         self._dma.tx_marks[0] = 1
         descriptor = np.zeros(1, DESCRIPTOR)
         descriptor["length"] = len(_FRAME)
-        message = pack(Kind.TX, self._dma.gather(descriptor), 0, 1)
+        message = pack(Kind.TX, self._dma.gather(descriptor), 0, 1, EPOCH)
         for channel, raw in self._card.step(0, [(Channel.RINGS, message)]):
             if channel is Channel.WIRE:
                 self._frames = bytes(unpack(raw).body)
 
     def receive(self) -> None:
         """The same frame in."""
-        self._card.step(0, [(Channel.WIRE, pack(Kind.WIRE, self._frames, 0, 1, self._card.boot))])
+        message = pack(Kind.WIRE, self._frames, 0, 1, self._card.life.boot)
+        self._card.step(0, [(Channel.WIRE, message)])
 
 
 def steps() -> Iterator[Step]:

@@ -27,6 +27,7 @@ from proto.link.dma import Dma, slots_of, tx_offset
 from proto.wire import unpack_lengths
 from proto.xfrm import AF_INET
 
+EPOCH = 1  # of the host that has the card
 SIZES = (64, 1420)
 BURSTS = 40  # bursts per measurement
 COUNTED = 2 * BURST + 1  # a burst, the credits for it, and one COUNTERS record
@@ -49,6 +50,7 @@ class Bench:
         self.dma = Dma.anonymous()
         self.card = Firmware("bench", PROFILES["full"], self.dma, random.Random(1))
         self.card.step(0, [])  # HELLO
+        self._command(c.InitFunction(EPOCH))
         key = self._command(c.CreateKey(bytes(range(16))))
         for direction in (c.OUT, c.IN):
             self._protect(key, direction)
@@ -60,8 +62,10 @@ class Bench:
         self.sealed = self._seal_one_burst()
 
     def _command(self, command: c.Command) -> int:
-        message = pack(Kind.COMMAND, msgspec.msgpack.encode(c.Request(0, command)))
-        ((_, raw),) = self.card.step(0, [(Channel.MAILBOX, message)])
+        body = msgspec.msgpack.encode(c.Request(0, command))
+        message = pack(Kind.COMMAND, body, epoch=EPOCH)
+        outputs = self.card.step(0, [(Channel.MAILBOX, message)])
+        (raw,) = (raw for channel, raw in outputs if channel is Channel.MAILBOX)
         reply = msgspec.msgpack.decode(unpack(raw).body, type=c.Reply)
         assert reply.status == 0, reply.text
         return reply.handle
@@ -82,7 +86,9 @@ class Bench:
     def _seal_one_burst(self) -> bytes:
         outputs = self.card.step(0, [self.tx_message()])
         body = next(unpack(raw).body for channel, raw in outputs if channel is Channel.WIRE)
-        self.card.step(0, [(Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST, epoch=self.card.boot))])
+        self.card.step(
+            0, [(Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST, epoch=self.card.life.boot))]
+        )
         return bytes(body)
 
     def _descriptors(self, first: int) -> np.ndarray:
@@ -94,14 +100,18 @@ class Bench:
     def tx_message(self) -> tuple[Channel, bytes]:
         """One burst of descriptors, at the next ring positions."""
         message = pack(
-            Kind.TX, self.dma.gather(self._descriptors(self.tx_index)), self.tx_index, BURST
+            Kind.TX,
+            self.dma.gather(self._descriptors(self.tx_index)),
+            self.tx_index,
+            BURST,
+            epoch=EPOCH,
         )
         self.tx_index += BURST
         return Channel.RINGS, message
 
     def wire_message(self) -> tuple[Channel, bytes]:
         """One burst of ESP frames, with the next numbers."""
-        message = pack(Kind.WIRE, self.sealed, self.wire_index, BURST, self.card.boot)
+        message = pack(Kind.WIRE, self.sealed, self.wire_index, BURST, self.card.life.boot)
         self.wire_index += BURST
         return Channel.WIRE, message
 
@@ -111,7 +121,9 @@ class Bench:
 
     def rx_done(self) -> tuple[Channel, bytes]:
         """The slots of the burst before the next are free."""
-        return Channel.RINGS, pack(Kind.RX_DONE, index=self.wire_index - BURST, count=BURST)
+        return Channel.RINGS, pack(
+            Kind.RX_DONE, index=self.wire_index - BURST, count=BURST, epoch=EPOCH
+        )
 
     def tx_burst(self) -> Callable[[], None]:
         """The transmit kernel, once."""

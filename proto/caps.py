@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from proto.limits import EVENT_QUEUE, REPLAY_WINDOW_MAX
+from proto.limits import COMMAND_REVISION, EVENT_QUEUE, REPLAY_WINDOW_MAX
 from proto.status import OffloadError
 
 AES_BITS = (128, 192, 256)
@@ -24,8 +24,9 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     `replay_window_max`. `event_queue` bounds the events that wait for the host; with `overrun` mark
     an event says that others were lost, with fatal the card gives up (health syndrome 0xc).
     `tunnel` and `espinudp` are of packet offload; in crypto offload the headers around ESP are the
-    host's business, but for UDP. A driver of a `strict` card refuses all that the kernel's
-    reference driver does (MLX-06..12).
+    host's business, but for UDP. `revision` is that of the command interface: a driver of another
+    one must not use the card. A driver of a `strict` card refuses all that the kernel's reference
+    driver does (MLX-06..12).
     """
 
     name: str
@@ -46,6 +47,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     rule_max: int = 131_072
     event_queue: int = EVENT_QUEUE - 1
     overrun: str = OVERRUNS[0]
+    revision: int = COMMAND_REVISION
 
 
 PROFILES: dict[str, Caps] = {

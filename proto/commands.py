@@ -53,8 +53,19 @@ class InitFunction(Command):
     """The host takes the card: everything of an earlier host is destroyed, rings and event queue
     begin anew, and from here on only messages of `epoch` count, which this one carries already.
 
-    -> Reply.values: `boot`, the boot id of the card. Refused for 0 and for an epoch that this boot
+    -> Reply.values: `boot`, the boot id of the card, `revision` of its commands, and `health`, the
+    counter of its health record by now. Refused for 0 and for an epoch that this boot
     has seen before, so a late copy cannot bring back a host that is gone.
+    """
+
+    epoch: int
+
+
+class Reset(Command):
+    """A firmware reset: everything is wiped, and another boot follows. OBJECT_BUSY when another
+    function of the card does not agree, and then nothing changes.
+
+    In state ERROR from any host, whose `epoch` this one carries: the card is nobody's then.
     """
 
     epoch: int
@@ -263,7 +274,7 @@ class SetQueue(Command):
 AnyCommand = (
     QueryCaps | CreateKey | DestroyKey | CreateSa | DestroySa | SetLimits | AdvanceEsn | StopSa
     | QuerySa | CreateSaRule | CreatePolicyRule | DestroyRule | QueryCounters | QueryCensus
-    | SetPort | Fence | Teardown | SetQueue | InitFunction | ListObjects
+    | SetPort | Fence | Teardown | SetQueue | InitFunction | ListObjects | Reset
 )  # fmt: skip
 
 

@@ -32,14 +32,17 @@ CHECK_FIELD = 5
 
 @unique
 class Kind(IntEnum):
-    """What a message carries. Each but HELLO and TERMINATE travels on one channel only."""
+    """What a message carries. Each from COMMAND on travels on one channel only."""
 
     HELLO = 1  # wire (card) or control (host): proto.hello
     TERMINATE = 2  # wire or control: clean goodbye
+    CLOSED = 3  # made by our own end of a channel: the other end has gone
+    OPENED = 4  # and the same: somebody is there again
     COMMAND = 16  # mailbox, host to card: commands.Request
     REPLY = 17  # mailbox, card to host: commands.Reply
     EVENTS = 18  # events, card to host: list of events.Event
     ARM = 19  # events, host to card: all before `index` are handled, interrupt me for the next
+    HEALTH = 20  # events, card to host: health.HealthRecord; of no epoch
     TX = 32  # rings, host to card: descriptors [+ packets]
     TX_DONE = 33  # rings, card to host: `count` descriptors are done [+ COMPLETION_ERROR records]
     RX = 34  # rings, card to host: descriptors [+ packets]
@@ -73,6 +76,9 @@ class Message(NamedTuple):
 
 # Between host and card, as a PCIe link has it; the wire carries what it is given.
 CHECKED = frozenset(kind for kind in Kind if Kind.COMMAND <= kind <= Kind.COUNTERS)
+
+# What counts in its own epoch only. A card says how it is whoever it belongs to.
+OF_AN_EPOCH = CHECKED - {Kind.HEALTH}
 
 
 class FrameError(ValueError):

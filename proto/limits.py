@@ -2,6 +2,7 @@
 """The bounds that host, card and lab share, named once. Units stand last in the name."""
 
 PROTOCOL_VERSION = 2
+COMMAND_REVISION = 5  # of mailbox commands
 
 # Rings and DMA memory. A slot of the region belongs to one ring position: slot = index % RING_SIZE.
 RING_SIZE = 1024
@@ -34,6 +35,17 @@ EVENT_QUEUE = 1024
 RECONCILE_INTERVAL_MS = 1_000
 RECONCILE_BATCH = 256
 AUDIT_INTERVAL_MS = 60_000  # between looks at the whole card without any doubt
+
+# Health of a card and its recovery.
+HEALTH_INTERVAL_MS = 1_000  # between records
+HEALTH_POLL_MS, HEALTH_JITTER_MS = 2_000, 1_000  # the host looks, plus a drawn part of the second
+HEALTH_MISSES = 3  # polls with the same record are reported, twice as many are fatal
+HOST_LOST_MS = 15_000  # without a word of its host a card is nobody's
+RESET_MS, BOOT_MS = 200, 300  # of a firmware reset, and of initialising after it
+FATAL_GRACE_MS = 60_000
+FATAL_RECOVERIES = 3  # that fail, or do not last FATAL_GRACE_MS, until the host gives up
+RECOVERY_RETRY_MS = 1_000
+INIT_TIMEOUT_MS = 120_000  # of a card that initialises
 
 # Recovery of a queue.
 FLUSH_TIMEOUT_MS = 2_000

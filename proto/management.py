@@ -57,8 +57,22 @@ class Counters(Request):
     """-> dict: all counters of the card by name."""
 
 
+class Health(Request):
+    """-> dict: state, boot, counter, epoch, syndrome, ext_synd, rfr."""
+
+
+class ResetCard(Request):
+    """`level` "function": all objects of the host are gone, and the card is nobody's (an FLR).
+    "firmware": everything is wiped, and another boot follows.
+
+    EBUSY when another function of the card does not agree; EINVAL for another level.
+    """
+
+    level: str
+
+
 FaultRequest = AddFault | RemoveFault | ResetFaults | ListFaults | FaultLog
-AnyRequest = FaultRequest | Info | Census | Counters
+AnyRequest = FaultRequest | Info | Census | Counters | Health | ResetCard
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

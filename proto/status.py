@@ -142,6 +142,29 @@ class Syndrome(IntEnum):
     PORT_SETTING = 0x1301
     QUEUE_STATE = 0x1302  # no edge of queue.EDGES leads there
     EPOCH = 0x1401  # InitFunction with an epoch that cannot be taken
+    INITIALIZING = 0x1402  # boots, ask again
+    FUNCTION_STATE = 0x1403  # not in this state of the function
+    RESET_REFUSED = 0x1404  # another function would not agree
+
+
+@unique
+class HealthSyndrome(IntEnum):
+    """What ails a card, in its health record, as ConnectX numbers it."""
+
+    NONE = 0
+    FIRMWARE_INTERNAL = 0x1
+    DEAD_ENGINE = 0x7
+    HARDWARE = 0x8
+    FIRMWARE_CRC = 0x9
+    CONTEXT_FETCH = 0xA
+    CONTEXT_PAGE = 0xB
+    EVENT_QUEUE_OVERRUN = 0xC
+    EVENT_QUEUE_ERROR = 0xD
+    EVENT_QUEUE_INVALID = 0xE
+    FATAL_SERIAL = 0xF
+    TEMPERATURE = 0x10
+    POISONED_MEMORY = 0x12
+    TRUST_LOCKDOWN = 0x13
 
 
 @unique
@@ -175,3 +198,4 @@ class Drop(IntEnum):
     CRYPTO = 20  # for crypto offload, and not the next ESP packet of its SA
     FLUSHED = 21  # stood in a queue behind an error
     ENGINE = 22  # the card failed on it
+    CLOSED = 23  # no host has the card, or it is in error

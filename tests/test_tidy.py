@@ -33,7 +33,7 @@ SHELLS = (
     "host_driver/pytest_plugin.py",
 )
 # Within the lab, what runs under the virtual clock is no shell.
-PURE_IN_LAB = ("host_driver/lab/sim.py", "host_driver/lab/wire.py")
+PURE_IN_LAB = tuple(f"host_driver/lab/{name}.py" for name in ("sim", "simulator", "wire"))
 
 FORBIDDEN_MODULES = {"secrets", "socket", "zmq", "uuid"}
 FORBIDDEN_CALLS = re.compile(

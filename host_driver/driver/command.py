@@ -34,6 +34,7 @@ from proto.commands import (
     QueryCounters,
     QuerySa,
     Reply,
+    Reset,
     SetLimits,
     SetPort,
     SetQueue,
@@ -73,7 +74,7 @@ NOTHING: frozenset[str] = frozenset()
 CONTENTS: dict[type[Any], frozenset[str]] = {
     **dict.fromkeys((CreateKey, CreateSa, CreateSaRule, CreatePolicyRule), CREATED),
     **dict.fromkeys((DestroyKey, DestroySa, DestroyRule, Teardown), NOTHING),
-    **dict.fromkeys((SetLimits, AdvanceEsn, StopSa, SetPort), NOTHING),
+    **dict.fromkeys((SetLimits, AdvanceEsn, StopSa, SetPort, Reset), NOTHING),
     **dict.fromkeys(
         (InitFunction, QueryCounters, QueryCensus, Fence, SetQueue), frozenset({"values"})
     ),
@@ -82,7 +83,10 @@ CONTENTS: dict[type[Any], frozenset[str]] = {
     ListObjects: frozenset({"objects", "values"}),
 }
 FENCE = "tx tx_done tx_state rx rx_done rx_state wire events".split()
-VALUES: dict[type[Any], frozenset[str]] = {Fence: frozenset(FENCE)}
+VALUES: dict[type[Any], frozenset[str]] = {
+    Fence: frozenset(FENCE),
+    InitFunction: frozenset({"boot", "health", "revision"}),
+}
 HELD: dict[str, Callable[[Reply], bool]] = {
     "handle": lambda reply: reply.handle != 0,
     "generation": lambda reply: reply.generation != 0,

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The probe: a host takes its card, and the device with its driver comes up.
 
-    epoch -> INIT_FUNCTION -> QUERY_CAPS -> SET_PORT -> driver -> nic0 up -> HELLO to the lab
+    epoch -> INIT_FUNCTION -> QUERY_CAPS -> SET_PORT    `take_card`, again in every recovery
+          -> driver -> nic0 up                          once
+
+The lab hears HELLO at the beginning and at the end.
 
 The epoch is drawn anew each time. From INIT_FUNCTION on the card takes messages of this epoch only,
 and so does the host, so nothing of an earlier probe reaches this one.
@@ -13,45 +16,96 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from host_driver.driver.command import CommandFailed, CommandUnknown
 from host_driver.driver.context import DriverContext
 from host_driver.netdev import HW_ESP
-from host_driver.sleep import Sleep, wait
+from host_driver.sleep import Completion, Sleep, wait
 from host_driver.trace import TracedOps
 from proto.caps import Caps
 from proto.commands import InitFunction, QueryCaps, SetPort
 from proto.frame import Kind, pack
 from proto.hello import Hello
-from proto.limits import MTU_DEFAULT
+from proto.limits import COMMAND_REVISION
 from proto.status import OffloadError, Syndrome
 
 if TYPE_CHECKING:
     from host_driver.host import Host
 
+PROBE_RETRY_NS = 50_000_000
+
+
+class WrongRevision(OffloadError):
+    """A card that this driver must not use (F-CTL-13)."""
+
 
 def probe(host: "Host") -> Sleep[None]:
-    """Bring the card up, however long it takes to answer."""
-    host.caps = yield from take_card(host)
+    """Bring the card up, however long it takes to answer. One that this driver must not use has no
+    device that works, and the host says why."""
+    _greet(host)
     host.devices.register(host.nic)
-    _load_driver(host, host.caps)
-    host.devices.set_up(host.nic, True)
-    hello = Hello(party="host", name=host.name, pid=os.getpid(), caps=host.caps)
-    host.edge.control(pack(Kind.HELLO, msgspec.msgpack.encode(hello)))
+    try:
+        host.caps = yield from _take_at_last(host)
+    except WrongRevision as error:
+        host.driver_error = str(error)
+        host.mailbox.fail_all(error)
+        host.recovery.probed(error)
+    else:
+        host.recovery.probed(None)
+        load_driver(host, host.caps)
+        host.nic.carrier = True
+        host.devices.set_up(host.nic, True)
+    _greet(host)
     host.ready.complete()
 
 
+def _greet(host: "Host") -> None:
+    """The host is there; once it has a card, it says which."""
+    hello = Hello(party="host", name=host.name, pid=os.getpid(), caps=host.caps)
+    host.edge.control(pack(Kind.HELLO, msgspec.msgpack.encode(hello)))
+
+
+def _take_at_last(host: "Host") -> Sleep[Caps]:
+    while True:
+        try:
+            return (yield from take_card(host))
+        except WrongRevision:
+            raise
+        except CommandUnknown:  # nobody there, or it has gone meanwhile: begin again
+            continue
+        except OffloadError:
+            yield from wait(Completion(host.now_ns() + PROBE_RETRY_NS))
+
+
 def take_card(host: "Host") -> Sleep[Caps]:
-    """Open an epoch and set the port; what the card can do is the answer."""
-    syndrome: int = Syndrome.EPOCH
-    while syndrome == Syndrome.EPOCH:
-        reply = yield from wait(host.mailbox.post(InitFunction(host.new_epoch())))
-        syndrome = reply.syndrome
-    reply = yield from wait(host.mailbox.post(QueryCaps()))
-    yield from wait(host.mailbox.post(SetPort(mtu=MTU_DEFAULT)))
+    """Open an epoch and set the port; what the card can do is the answer.
+
+    Raises OffloadError, and then the card is not ours; WrongRevision when it never can be.
+    """
+    execute = host.mailbox.execute
+    while True:
+        epoch = host.new_epoch()
+        host.mailbox.begin(epoch)
+        try:
+            reply = yield from execute(InitFunction(epoch))
+            break
+        except CommandFailed as error:
+            if error.syndrome != Syndrome.EPOCH:
+                raise
+    if reply.values["revision"] != COMMAND_REVISION:
+        raise WrongRevision(
+            errno.EINVAL,
+            f"the card speaks revision {reply.values['revision']} of the command interface, "
+            f"this driver speaks {COMMAND_REVISION}",
+        )
+    host.recovery.taken(reply.values["boot"], reply.values["health"])
+    reply = yield from execute(QueryCaps())
+    yield from execute(SetPort(mtu=host.nic.mtu))
     host.events.arm()
-    return reply.caps or Caps(name="unknown", packet=False)
+    assert reply.caps is not None, "the mailbox has looked"
+    return reply.caps
 
 
-def _load_driver(host: "Host", caps: Caps) -> None:
+def load_driver(host: "Host", caps: Caps) -> None:
     """Make the driver; without one that works, a device without offload remains."""
     nic = host.nic
     try:

@@ -201,6 +201,12 @@ class TxQueue:
         self._producer.restart(0)
         self._dma.tx_marks[:] = 0
 
+    def purge(self) -> None:
+        """Packets that wait for a ring that is gone are dropped."""
+        self._counters["tx_drop_carrier"] += len(self._queue)
+        self._note_taken(len(self._queue))
+        self._queue.clear()
+
     def deadline_ns(self) -> int | None:
         """When to look at the watchdog, while packets are out."""
         return self._watchdog_ns if self.outstanding else None

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from host_driver.control import Answer, AnyQuery
+from host_driver.lab.life import PartyState
 from host_driver.lab.wire import Wire
 from proto import management
 from proto.codec import decode
@@ -45,6 +46,13 @@ class World(Protocol):
     def ask_card(self, card: int, request: management.AnyRequest) -> Any:
         """Put a request to a card itself, whatever its host does; -> the value of its answer.
         Raises as `ask` does."""
+
+    def state(self, party: str) -> PartyState:
+        """How a party is ("host0", "card1")."""
+
+    def live(self, party: str, verb: str, card: str | None = None) -> None:
+        """One of life.VERBS; a card may come back as another one. Raises OffloadError(EALREADY)
+        for what makes no sense now."""
 
     def wire(self) -> AbstractContextManager[Wire]:
         """The wire, ours alone within the `with` block."""

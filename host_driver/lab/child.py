@@ -51,6 +51,11 @@ class Child:
         """Whether the process is gone."""
         return self._process.poll() is not None
 
+    @property
+    def status(self) -> int | None:
+        """Exit status; None while it runs."""
+        return self._process.poll()
+
     def epitaph(self) -> str:
         """How it ended, and the last lines it wrote."""
         status = self._process.wait()
@@ -66,6 +71,15 @@ class Child:
         """Wait for its end, at most `seconds`; whether it has ended."""
         select.select([self.pidfd], [], [], max(0.0, seconds))
         return self.ended()
+
+    def stop(self) -> None:
+        """SIGSTOP; returns when it stands still."""
+        self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL, and reap. The lifeline and the pidfd are closed."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from host_driver import control
 from host_driver.lab.asking import World
+from host_driver.lab.life import PartyState
 from host_driver.lab.wire import Frame
+from proto import management
 from proto.limits import BURST
 from proto.status import OffloadError
 
@@ -123,6 +125,29 @@ class HostHandle:
         """Let the core's timers see `seconds` pass at once, also among processes."""
         self._ask(control.SetClockForward(seconds))
 
+    # Life and death. What makes no sense now raises OffloadError(EALREADY); a host that is stopped
+    # or dead answers nothing but EHOSTDOWN.
+
+    def kill(self) -> None:
+        """SIGKILL: all that it knew is lost. Its card notices by and by."""
+        self._world.live(f"host{self.number}", "kill")
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self._world.live(f"host{self.number}", "stop")
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._world.live(f"host{self.number}", "resume")
+
+    def restart(self) -> None:
+        """Another life with nothing in it; it takes its card anew. A living one is killed first."""
+        self._world.live(f"host{self.number}", "restart")
+
+    def reload(self) -> None:
+        """`devlink dev reload`. Raises OffloadError(EBUSY) while anything is offloaded."""
+        self._ask(control.Reload())
+
     def _ask(self, query: control.AnyQuery) -> control.Answer:
         return self._world.ask(self.number, query)
 
@@ -160,6 +185,49 @@ class NicHandle:
         `orphans` and `undead` (destroyed), `missing` (the SA expires, the policy is made again),
         `lost`, `quarantined`."""
         return self._world.ask(self._number, control.Audit()).values
+
+    def health(self) -> dict[str, Any]:
+        """How the card says it is, past its host: state ("boot", "idle", "active", "error",
+        "resetting"; or "dead", "stopped"), boot, counter, epoch, syndrome, ext_synd, rfr."""
+        state = self._world.state(self._party)
+        if state is not PartyState.RUNNING:
+            return {"state": state.value}
+        return dict(self._world.ask_card(self._number, management.Health()))
+
+    def reporters(self) -> list[dict[str, Any]]:
+        """`devlink health show` at the host: reporters fw, fw_fatal, tx, rx."""
+        return list(self._world.ask(self._number, control.Reporters()).value)
+
+    def recover(self) -> None:
+        """`devlink health recover`: a device that was given up is tried once more."""
+        self._world.ask(self._number, control.Recover())
+
+    def reset(self, level: str) -> None:
+        """From outside: "function" (an FLR: all of the host's objects are gone) or "firmware"
+        (everything is wiped, and it boots anew). Raises OffloadError(EBUSY) when another function
+        of the card does not agree."""
+        self._world.ask_card(self._number, management.ResetCard(level))
+
+    def kill(self) -> None:
+        """SIGKILL: the card is gone, with everything in it."""
+        self._world.live(self._party, "kill")
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self._world.live(self._party, "stop")
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._world.live(self._party, "resume")
+
+    def restart(self, card: str | None = None) -> None:
+        """Another boot, empty; a living card is killed first. `card`: it comes back as another one
+        (`proto.caps.parse_card`), as after a change of firmware."""
+        self._world.live(self._party, "restart", card)
+
+    @property
+    def _party(self) -> str:
+        return f"card{self._number}"
 
 
 class WireHandle:

@@ -5,12 +5,13 @@
     2. compile the kernels, if nobody has yet       5. hosts start and dial; HELLO on control
     3. cards start and bind their links             6. the wire begins to carry frames
 
-Every wait also watches the children's pidfds, so a death is noticed at once: PeerDied names the
-process, and everything else is ended and removed before it is raised.
+Every wait also watches the children's pidfds, so a death is noticed at once. One that the lab or a
+fault wanted is a state of the party (`lab.life`); by any other PeerDied names the process, and
+everything else is ended and removed before it is raised.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,21 +19,25 @@ from typing import Any, NoReturn
 from host_driver.control import Answer, AnyQuery
 from host_driver.lab.asking import A, PeerDied, checked, encode_ask, find_answer, no_answer
 from host_driver.lab.child import Child
+from host_driver.lab.launch import Launcher
+from host_driver.lab.life import PartyDown, PartyState, after
 from host_driver.lab.rundir import RunDir
-from host_driver.lab.settings import Settings, mac_of
+from host_driver.lab.settings import Settings
 from host_driver.lab.warm import warm_kernels
 from host_driver.lab.wire import Wire
 from host_driver.lab.wire_thread import WireThread
+from nic_model.life_faults import CRASHED
 from proto import management
 from proto.caps import parse_card
 from proto.clock import NS, RealClock
 from proto.frame import FrameError, Kind, pack, unpack
 from proto.hello import Hello, decode_hello
 from proto.limits import CONTROL_TIMEOUT_MS, HELLO_TIMEOUT_MS, TERMINATE_TIMEOUT_MS
-from proto.link.curve import write_keypair
-from proto.link.dma import Dma
-from proto.link.zmq import LINK_CHANNELS, Endpoint, Hub, Poller
+from proto.link.zmq import Endpoint, Hub, Poller
 from proto.status import OffloadError
+
+_NS_PER_MS = 1_000_000
+DIAL_NS = 20 * _NS_PER_MS  # between tries to reach a party that is not there yet
 
 
 class ProcessWorld:
@@ -41,15 +46,16 @@ class ProcessWorld:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clock = RealClock()
-        self._children: list[Child] = []
-        self._controls: list[Endpoint] = []
-        self._card_controls: list[Endpoint] = []
+        self._children: dict[str, Child] = {}  # those that live
+        self._states: dict[str, PartyState] = {}
+        self._controls: dict[str, Endpoint] = {}
         self._thread: WireThread | None = None
         self._asked = 0
         self._over: OffloadError | None = None
         self._run_dir = RunDir(settings.run_dir)
         self._hub = Hub()
         try:
+            self._launcher = Launcher(settings, self.run_dir)
             self._start()
         except BaseException:
             if self._over is None:
@@ -63,36 +69,37 @@ class ProcessWorld:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process ids by name: card0, host0, ..."""
-        return {child.name: child.pid for child in self._children}
+        """Process ids of those that live, by name: card0, host0, ..."""
+        return {name: child.pid for name, child in self._children.items()}
 
     # --- World ---
 
     def ask(self, host: int, query: AnyQuery) -> Answer:
         """Ask over the control socket; bounded by CONTROL_TIMEOUT_MS."""
-        return self._exchange(self._controls[host], f"host{host}", query, Answer)
+        return self._exchange(f"host{host}", query, Answer)
 
     def ask_card(self, card: int, request: management.AnyRequest) -> Any:
         """As `ask`, past the host."""
-        control = self._card_controls[card]
-        return self._exchange(control, f"card{card}", request, management.Answer).value
+        return self._exchange(f"card{card}", request, management.Answer).value
 
-    def _exchange(
-        self,
-        control: Endpoint,
-        party: str,
-        query: AnyQuery | management.AnyRequest,
-        kind: type[A],
-    ) -> A:
+    def _exchange(self, party: str, query: AnyQuery | management.AnyRequest, kind: type[A]) -> A:
         self._check()
+        if self._states[party] is not PartyState.RUNNING:
+            raise PartyDown(party, self._states[party])
         self._asked += 1
-        control.send(encode_ask(self._asked, query))
-        deadline_ns = self.now_ns() + CONTROL_TIMEOUT_MS * 1_000_000
+        control = self._controls[party]
+        deadline_ns = self.now_ns() + CONTROL_TIMEOUT_MS * _NS_PER_MS
+        while not control.send(encode_ask(self._asked, query)):  # it has not dialled yet
+            if self.now_ns() >= deadline_ns:
+                raise no_answer(party, query)
+            self._wait([], self.now_ns() + DIAL_NS)
         while True:
             if not self._wait([control], deadline_ns):
                 raise no_answer(party, query)
             if answer := find_answer(control.receive(), self._asked, kind):
                 return checked(answer)
+            if self._states[party] is not PartyState.RUNNING:
+                raise PartyDown(party, self._states[party])
 
     @contextmanager
     def wire(self) -> Iterator[Wire]:
@@ -121,77 +128,87 @@ class ProcessWorld:
             self._over = OffloadError(errno.ESHUTDOWN, "this lab is closed")
             self._end(TERMINATE_TIMEOUT_MS)
 
+    # --- life and death ---
+
+    def state(self, party: str) -> PartyState:
+        """Whether a party ("host0", "card1") runs."""
+        self._check()
+        return self._states[party]
+
+    def live(self, party: str, verb: str, card: str | None = None) -> None:
+        """Kill, stop, resume or restart a party; a card may come back as another one. Returns when
+        it is so; a host that is started again probes its card in its own time."""
+        self._check()
+        state = after(party, self._states[party], verb)
+        if verb == "stop":
+            self._children[party].stop()
+        elif verb == "resume":
+            self._children[party].resume()
+        elif party in self._children:
+            self._states[party] = PartyState.DEAD
+            self._buried(party)
+        if verb == "restart":
+            self._begin(party, card)
+        self._states[party] = state
+
+    def _buried(self, party: str) -> None:
+        """Nothing of a process is left, and the link of a card is down."""
+        self._children.pop(party).kill()
+        if party.startswith("card") and self._thread is not None:
+            with self._thread.lock:
+                self._thread.wire.detach(int(party[4:]))
+            self._thread.kick()
+
+    def _begin(self, party: str, card: str | None) -> None:
+        number = int(party[4:])
+        if party.startswith("host"):
+            self._controls[party].receive()  # of the last life
+            self._children[party] = self._launcher.host(number)
+            self._hello(self._controls[party], party)
+            return
+        wanted = card or self._settings.card
+        parse_card(wanted)
+        assert self._thread is not None
+        with self.wire() as wire:
+            before = wire.greetings(number)
+        self._children[party] = self._launcher.card(number, wanted)
+        deadline_ns = self.now_ns() + HELLO_TIMEOUT_MS * _NS_PER_MS
+        while True:
+            with self.wire() as wire:
+                if wire.greetings(number) != before:
+                    return
+            if not self._wait([], deadline_ns, [self._thread.greeted]):
+                raise _no_hello(party)
+            self._thread.forget_greeting()
+
     # --- start ---
 
     def _start(self) -> None:
-        settings, path = self._settings, self.run_dir
-        hosts = range(settings.hosts)
+        hosts = range(self._settings.hosts)
         warm_kernels()
-        wires = [self._hub.bind(f"ipc://{path}/wire{number}") for number in hosts]
-        self._controls = [self._hub.bind(f"ipc://{path}/control{number}") for number in hosts]
-        self._card_controls = [self._hub.bind(self._card_control(number)) for number in hosts]
+        wires = [self._hub.bind(self._launcher.wire(number)) for number in hosts]
+        for party in [f"{kind}{number}" for kind in ("host", "card") for number in hosts]:
+            self._controls[party] = self._hub.bind(self._launcher.control(party))
         for number in hosts:
-            self._spawn(f"card{number}", "nic_model", self._card_arguments(number))
-        hellos = [self._hello(wires[number], f"card{number}") for number in hosts]
+            self._children[f"card{number}"] = self._launcher.card(number, self._settings.card)
+        wire = Wire(self._settings.hosts)
         for number in hosts:
-            self._check_caps(hellos[number])
-            arguments = self._host_arguments(number, hellos[number])
-            self._spawn(f"host{number}", "host_driver", arguments)
+            hello = self._hello(wires[number], f"card{number}")
+            self._check_caps(hello)
+            self._launcher.bound(number, hello)
+            wire.attach(number, hello.boot)
         for number in hosts:
-            self._hello(self._controls[number], f"host{number}")
-        wire = Wire(settings.hosts)
+            self._children[f"host{number}"] = self._launcher.host(number)
         for number in hosts:
-            wire.attach(number, hellos[number].boot)
+            self._hello(self._controls[f"host{number}"], f"host{number}")
+        self._states = dict.fromkeys(self._children, PartyState.RUNNING)
         self._thread = WireThread(wire, wires, self._clock)
-
-    def _spawn(self, name: str, module: str, arguments: list[str]) -> None:
-        self._children.append(Child(name, module, arguments, self.run_dir / f"{name}.log"))
-
-    def _card_arguments(self, number: int) -> list[str]:
-        """No seed: it would make the IVs of two labs alike, and both may be given one key."""
-        path = self.run_dir
-        arguments = ["--name", f"card{number}", "--card", self._settings.card]
-        arguments += ["--wire", f"ipc://{path}/wire{number}", "--mac", mac_of(number).hex(":")]
-        arguments += ["--control", self._card_control(number)]
-        if self._settings.link == "tcp":
-            card_secret, _ = write_keypair(path, f"card{number}")
-            _, host_public = write_keypair(path, f"host{number}")
-            arguments += ["--link", "tcp://127.0.0.1:0"]
-            arguments += ["--curve-secret", str(card_secret), "--curve-peer", str(host_public)]
-        else:
-            Dma.create(path / f"dma{number}")
-            arguments += self._local_link(number)
-        return arguments
-
-    def _host_arguments(self, number: int, card: Hello) -> list[str]:
-        settings, path = self._settings, self.run_dir
-        arguments = ["--name", f"host{number}", "--control", f"ipc://{path}/control{number}"]
-        arguments += ["--mac", mac_of(number).hex(":"), "--peer-mac", mac_of(1 - number).hex(":")]
-        arguments += ["--seed", str(settings.seed * 4 + 2 + number), "--profile", settings.profile]
-        if settings.driver is not None:
-            arguments += ["--driver", settings.driver]
-        if settings.link == "tcp":
-            names = [channel.name.lower() for channel in LINK_CHANNELS]
-            link = ",".join(f"{name}={card.endpoints[name]}" for name in names)
-            arguments += ["--link", link, "--curve-secret", str(path / f"host{number}.secret")]
-            arguments += ["--curve-peer", str(path / f"card{number}.public")]
-        else:
-            arguments += self._local_link(number)
-        return arguments
-
-    def _card_control(self, number: int) -> str:
-        return f"ipc://{self.run_dir}/cardcontrol{number}"
-
-    def _local_link(self, number: int) -> list[str]:
-        """Where card and host of one machine meet: sockets and DMA file in the run directory."""
-        path = self.run_dir
-        return ["--link", f"ipc://{path}/card{number}", "--dma", str(path / f"dma{number}")]
 
     def _hello(self, endpoint: Endpoint, name: str) -> Hello:
         """The HELLO of one child. Raises OffloadError(ETIMEDOUT, EPROTO), PeerDied."""
-        deadline_ns = self.now_ns() + HELLO_TIMEOUT_MS * 1_000_000
+        deadline_ns = self.now_ns() + HELLO_TIMEOUT_MS * _NS_PER_MS
         if not self._wait([endpoint], deadline_ns):
-            raise OffloadError(errno.ETIMEDOUT, f"{name} sent no HELLO in {HELLO_TIMEOUT_MS} ms")
+            raise _no_hello(name)
         try:
             message = unpack(endpoint.receive()[0])
             if message.kind is not Kind.HELLO:
@@ -210,23 +227,31 @@ class ProcessWorld:
     # --- waiting and ending ---
 
     def _check(self) -> None:
-        """Raise PeerDied if a process has ended, or what ended this lab before."""
+        """Raise PeerDied if a process has ended by itself, or what ended this lab before."""
         if self._over is not None:
             raise self._over
-        for child in self._children:
-            if child.ended():
+        for name, child in [*self._children.items()]:
+            if not child.ended():
+                continue
+            if child.status != CRASHED:
                 self._fail(child)
+            self._states[name] = PartyState.DEAD  # a fault wanted it
+            self._buried(name)
         if self._thread is not None and not self._thread.is_alive():
             raise OffloadError(errno.EIO, "the wire's thread has ended")
 
-    def _wait(self, endpoints: list[Endpoint], deadline_ns: int) -> bool:
-        """Whether one of `endpoints` became readable before the deadline."""
-        poller = Poller(endpoints, [child.pidfd for child in self._children])
+    def _wait(
+        self, endpoints: list[Endpoint], deadline_ns: int, handles: Sequence[int] = ()
+    ) -> bool:
+        """Whether one of `endpoints` or `handles` became readable before the deadline."""
         while (left_ns := deadline_ns - self.now_ns()) > 0:
-            ready = poller.wait(-(-left_ns // 1_000_000))
+            pidfds = [child.pidfd for child in self._children.values()]
+            ready = Poller(endpoints, [*pidfds, *handles]).wait(-(-left_ns // _NS_PER_MS))
             self._check()
-            if any(endpoint in ready for endpoint in endpoints):
+            if any(one in ready for one in (*endpoints, *handles)):
                 return True
+            if len(pidfds) != len(self._children):
+                return bool(endpoints)  # somebody has crashed: look again
         return False
 
     def _fail(self, child: Child) -> NoReturn:
@@ -236,11 +261,18 @@ class ProcessWorld:
 
     def _end(self, grace_ms: int) -> None:
         """End the children, with a goodbye if there is time for one, and remove everything."""
+        children = list(self._children.values())
+        for child in children:
+            child.resume()  # one that is stopped hears nothing
         if self._thread is not None:
             wires = self._thread.stop()
             if grace_ms:
-                for endpoint in (*self._controls, *wires):
+                for endpoint in (*self._controls.values(), *wires):
                     endpoint.send(pack(Kind.TERMINATE))
-        Child.end_all(self._children, grace_ms / 1000)
+        Child.end_all(children, grace_ms / 1000)
         self._hub.close()
         self._run_dir.remove()
+
+
+def _no_hello(name: str) -> OffloadError:
+    return OffloadError(errno.ETIMEDOUT, f"{name} sent no HELLO in {HELLO_TIMEOUT_MS} ms")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulator: hosts, cards and wire in one process, under a virtual clock and one seed.
+"""The lab in one process: hosts, cards and wire under a virtual clock and one seed.
 
 Nothing runs by itself. A query, `advance` or `run_idle` lets parties step, one at a time, in an
 order that the seed draws; time moves only when no party has anything to do now. So the same seed
@@ -8,20 +8,21 @@ and the same actions give the same frames, notifications and traces, byte for by
 
 import errno
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from host_driver.control import Answer, AnyQuery
 from host_driver.lab.asking import A, checked, encode_ask, find_answer, no_answer
+from host_driver.lab.life import PartyDown, PartyState, after
 from host_driver.lab.settings import Settings, mac_of
+from host_driver.lab.simulator import Node, Simulator
 from host_driver.lab.warm import warm_kernels
 from host_driver.lab.wire import Wire
 from proto import management
 from proto.caps import parse_card
-from proto.clock import NS, VirtualClock
-from proto.frame import Channel
+from proto.clock import NS
+from proto.frame import Channel, Kind, pack
 from proto.limits import CONTROL_TIMEOUT_MS
 from proto.link.dma import Dma
 from proto.link.sim import SimEndpoint
@@ -29,134 +30,47 @@ from proto.status import OffloadError
 
 _NS_PER_MS = 1_000_000
 
-# A party that asks to be stepped now, again and again, without doing anything, is broken.
-IDLE_STEPS_MAX = 1000
-
-
-class AnyParty(Protocol):
-    """A host, a card or the wire; `Any` stands for channels or, on the wire, port numbers."""
-
-    def step(self, now_ns: int, inputs: Sequence[tuple[Any, bytes]]) -> list[tuple[Any, bytes]]:
-        """Take messages, give messages."""
-
-    def deadline_ns(self) -> int | None:
-        """When to step although nothing arrives."""
-
-
-@dataclass
-class Node:
-    """A party, its name and its ends of the channels."""
-
-    name: str
-    party: AnyParty
-    ends: dict[Any, SimEndpoint]
-    idle_steps: int = 0
-
-    def waiting(self) -> bool:
-        """Whether a message has arrived."""
-        return any(end.waiting for end in self.ends.values())
-
-    def due(self, now_ns: int) -> bool:
-        """Whether its deadline has come."""
-        deadline_ns = self.party.deadline_ns()
-        return deadline_ns is not None and deadline_ns <= now_ns
-
-
-class Simulator:
-    """Steps nodes until nothing moves, and moves time from deadline to deadline."""
-
-    def __init__(self, nodes: Sequence[Node], rng: random.Random) -> None:
-        self.nodes = nodes
-        self.clock = VirtualClock()
-        self._rng = rng
-
-    def step(self) -> bool:
-        """Let one party that can do something now do it; False when there is none."""
-        now_ns = self.clock.now_ns()
-        ready = [node for node in self.nodes if node.waiting() or node.due(now_ns)]
-        if not ready:
-            return False
-        self._step(self._rng.choice(ready), now_ns)
-        return True
-
-    def run_idle(self) -> None:
-        """Step until nothing moves at this moment."""
-        while self.step():
-            pass
-
-    def next_ns(self) -> int | None:
-        """The earliest deadline of all parties."""
-        deadlines = (node.party.deadline_ns() for node in self.nodes)
-        return min((ns for ns in deadlines if ns is not None), default=None)
-
-    def advance_to(self, until_ns: int) -> None:
-        """Live through every deadline up to `until_ns`, in order, and end there."""
-        self.run_idle()
-        while (deadline_ns := self.next_ns()) is not None and deadline_ns <= until_ns:
-            self.clock.advance_to(max(deadline_ns, self.clock.now_ns()))
-            self.run_idle()
-        self.clock.advance_to(until_ns)
-
-    def _step(self, node: Node, now_ns: int) -> None:
-        channels = [channel for channel, end in node.ends.items() if end.waiting]
-        self._rng.shuffle(channels)
-        inputs = [(channel, raw) for channel in channels for raw in node.ends[channel].receive()]
-        outputs = node.party.step(now_ns, inputs)
-        for channel, raw in outputs:
-            node.ends[channel].send(raw)
-
-        idle = not inputs and not outputs
-        node.idle_steps = node.idle_steps + 1 if idle else 0
-        assert node.idle_steps < IDLE_STEPS_MAX, f"{node.name} is due for ever and does nothing"
-
 
 class SimWorld:
     """A lab in this process (`host_driver.lab.asking.World`)."""
 
     def __init__(self, settings: Settings) -> None:
         warm_kernels()
-        rng = random.Random(settings.seed)
+        self._settings = settings
+        self._rng = rng = random.Random(settings.seed)
         self._wire = Wire(settings.hosts)
         wire_node = Node("wire", self._wire, {})
         nodes = [wire_node]
-        self._controls: list[SimEndpoint] = []
-        self._card_controls: list[SimEndpoint] = []
+        self._parties: dict[str, Node] = {}
+        self._controls: dict[str, SimEndpoint] = {}
+        self._dma: dict[str, Dma] = {}
         for number in range(settings.hosts):
-            card, host = _make_pair(settings, number, rng)
+            card, host = self._make_pair(number)
             for channel in (Channel.MAILBOX, Channel.EVENTS, Channel.RINGS):
                 card.ends[channel], host.ends[channel] = SimEndpoint.pair()
             wire_node.ends[number], card.ends[Channel.WIRE] = SimEndpoint.pair()
-            for party, controls in ((host, self._controls), (card, self._card_controls)):
-                control, party.ends[Channel.CONTROL] = SimEndpoint.pair()
-                controls.append(control)
+            for node in (host, card):
+                self._controls[node.name], node.ends[Channel.CONTROL] = SimEndpoint.pair()
+                self._parties[node.name] = node
             nodes += [card, host]
-        self._simulator = Simulator(nodes, rng)
+        self._simulator = Simulator(nodes, rng, self._crashed, self._at_ease)
         self._asked = 0
         self.run_idle()
 
     def ask(self, host: int, query: AnyQuery) -> Answer:
         """Run the world until the answer is there; time moves where only waiting is left."""
-        return self._exchange(self._controls, host, f"host{host}", query, Answer)
+        return self._exchange(f"host{host}", query, Answer)
 
     def ask_card(self, card: int, request: management.AnyRequest) -> Any:
         """As `ask`, past the host."""
-        answer = self._exchange(
-            self._card_controls, card, f"card{card}", request, management.Answer
-        )
-        return answer.value
+        return self._exchange(f"card{card}", request, management.Answer).value
 
-    def _exchange(
-        self,
-        controls: list[SimEndpoint],
-        number: int,
-        party: str,
-        query: AnyQuery | management.AnyRequest,
-        kind: type[A],
-    ) -> A:
-        if not controls:
-            raise OffloadError(errno.ESHUTDOWN, "this lab is closed")
+    def _exchange(self, party: str, query: AnyQuery | management.AnyRequest, kind: type[A]) -> A:
+        node = self._node(party)
+        if not node.running:
+            raise PartyDown(party, node.state)
         self._asked += 1
-        control = controls[number]
+        control = self._controls[party]
         control.send(encode_ask(self._asked, query))
         limit_ns = self.now_ns() + CONTROL_TIMEOUT_MS * _NS_PER_MS
         while True:
@@ -168,6 +82,11 @@ class SimWorld:
             if deadline_ns is None or deadline_ns > limit_ns:
                 raise no_answer(party, query)
             self._simulator.clock.advance_to(deadline_ns)
+
+    def _node(self, party: str) -> Node:
+        if not self._parties:
+            raise OffloadError(errno.ESHUTDOWN, "this lab is closed")
+        return self._parties[party]
 
     @contextmanager
     def wire(self) -> Iterator[Wire]:
@@ -188,28 +107,88 @@ class SimWorld:
 
     def close(self) -> None:
         """Let go of cards and hosts now: their tables are large, and they refer to each other."""
-        for node in self._simulator.nodes:
-            if node.party is not self._wire:
-                vars(node.party).clear()
+        for node in self._parties.values():
+            vars(node.party).clear()
         self._simulator.nodes = ()
+        self._parties.clear()
         self._controls.clear()
-        self._card_controls.clear()
 
+    # --- life and death ---
 
-def _make_pair(settings: Settings, number: int, rng: random.Random) -> tuple[Node, Node]:
-    """A card and its host, each with a generator of its own that comes from the lab's seed."""
-    from host_driver.host import Host
-    from nic_model.firmware import Firmware
+    def state(self, party: str) -> PartyState:
+        """Whether a party ("host0", "card1") runs."""
+        return self._node(party).state
 
-    card_dma = host_dma = Dma.anonymous()
-    if settings.link == "tcp":
-        card_dma, host_dma = Dma.private(), Dma.private()
-    card = Firmware(
-        f"card{number}", parse_card(settings.card), card_dma,
-        random.Random(rng.getrandbits(64)), mac_of(number),
-    )  # fmt: skip
-    host = Host(
-        f"host{number}", mac_of(number), mac_of(1 - number), host_dma,
-        rng.getrandbits(64), settings.driver, settings.profile,
-    )  # fmt: skip
-    return Node(f"card{number}", card, {}), Node(f"host{number}", host, {})
+    def live(self, party: str, verb: str, card: str | None = None) -> None:
+        """Kill, stop, resume or restart a party; a card may come back as another one."""
+        node = self._node(party)
+        state = after(party, node.state, verb)
+        if verb in ("kill", "restart") and node.state is not PartyState.DEAD:
+            self._die(node)
+        if verb == "restart":
+            self._begin(node, card)
+        node.state = state
+
+    def _die(self, node: Node) -> None:
+        """It is gone in the middle of whatever it did; what it has sent is on its way."""
+        node.state = PartyState.DEAD
+        vars(node.party).clear()
+        for end in node.ends.values():
+            end.receive()
+        if node.name.startswith("card"):
+            node.ends[Channel.MAILBOX].send(pack(Kind.CLOSED))
+            self._wire.detach(int(node.name[4:]))
+
+    def _begin(self, node: Node, card: str | None) -> None:
+        """Another life, with randomness of its own, on the same channels."""
+        number = int(node.name[4:])
+        if node.name.startswith("card"):
+            node.party = self._make_card(number, card or self._settings.card)
+            node.ends[Channel.MAILBOX].send(pack(Kind.OPENED))
+        else:
+            node.party = self._make_host(number)
+        node.idle_steps = 0
+
+    def _crashed(self, node: Node) -> None:
+        """A fault has ended a card in the middle of a step."""
+        self._die(node)
+
+    def _at_ease(self) -> bool:
+        """Whether time may leap: everybody is at ease, and no card waits for a host in vain."""
+        for number in range(self._settings.hosts):
+            host, card = self._parties[f"host{number}"], self._parties[f"card{number}"]
+            if PartyState.STOPPED in (host.state, card.state):
+                return False
+            parties: list[Any] = [node.party for node in (host, card) if node.running]
+            if not all(party.at_ease for party in parties):
+                return False
+            if not host.running and card.running and parties[0].epoch:
+                return False
+        return True
+
+    # --- parties ---
+
+    def _make_pair(self, number: int) -> tuple[Node, Node]:
+        """A card and its host, each with a generator of its own that comes from the lab's seed."""
+        card_dma = host_dma = Dma.anonymous()
+        if self._settings.link == "tcp":
+            card_dma, host_dma = Dma.private(), Dma.private()
+        self._dma[f"card{number}"], self._dma[f"host{number}"] = card_dma, host_dma
+        card = Node(f"card{number}", self._make_card(number, self._settings.card), {})
+        return card, Node(f"host{number}", self._make_host(number), {})
+
+    def _make_card(self, number: int, card: str) -> Any:
+        from nic_model.firmware import Firmware
+
+        rng = random.Random(self._rng.getrandbits(64))
+        name = f"card{number}"
+        return Firmware(name, parse_card(card), self._dma[name], rng, mac_of(number))
+
+    def _make_host(self, number: int) -> Any:
+        from host_driver.host import Host
+
+        settings, name = self._settings, f"host{number}"
+        return Host(
+            name, mac_of(number), mac_of(1 - number), self._dma[name],
+            self._rng.getrandbits(64), settings.driver, settings.profile,
+        )  # fmt: skip

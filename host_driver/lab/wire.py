@@ -8,7 +8,7 @@ With one card the wire ends in the open: frames are recorded and gone. Nothing i
 a fault, because a card gets its credits back only when its frames were handed on.
 
 A card that starts says HELLO with its boot id, and its port begins anew: frames and credits of an
-earlier boot are stale.
+earlier boot are stale. Where a card has died the link is down, and frames to it are lost.
 """
 
 import errno
@@ -72,6 +72,7 @@ class _Port:
 
     def __init__(self, boot: int = 0) -> None:
         self.boot = boot
+        self.carrier = True
         self.arriving = Consumer(WIRE_CREDITS)
         self.leaving = Producer(RING_SIZE)  # the card's receive ring: then no frame finds it full
         self.queue: deque[_Queued] = deque()
@@ -81,9 +82,9 @@ class _Port:
 class Wire:
     """The party. Ports are numbered like the hosts; they take the place of channels in `step`.
 
-    `counters` by name: `from_N`, `to_N`, `injected_N` (frames), `open_end`, `fault_dropped`, `lost`
-    (gaps in a card's index), `malformed` and `stale` (messages), `record_dropped` (oldest
-    records, when full).
+    `counters` by name: `from_N`, `to_N`, `injected_N` (frames), `open_end`, `fault_dropped`,
+    `no_carrier` (frames to a card that is dead), `lost` (gaps in a card's index), `malformed` and
+    `stale` (messages), `record_dropped` (oldest records, when full).
     """
 
     def __init__(self, ports: int, record_frames: int = WIRE_RECORD_FRAMES) -> None:
@@ -92,6 +93,7 @@ class Wire:
         self._ports = [_Port() for _ in range(ports)]
         self._record: deque[Frame] = deque(maxlen=record_frames)
         self._injected: list[tuple[int, bytes]] = []
+        self._greetings: Counter[int] = Counter()
 
     # --- the party ---
 
@@ -137,10 +139,22 @@ class Wire:
         self._injected.extend((port, bytes(data)) for data in frames)
 
     def attach(self, port: int, boot: int) -> None:
-        """A card has started at this port. Frames that wait for it wait for the new one."""
+        """A card has begun a life at this port. Frames that wait there wait for it."""
         queue = self._ports[port].queue
         self._ports[port] = _Port(boot)
         self._ports[port].queue = queue
+
+    def greetings(self, port: int | None = None) -> int:
+        """How often a card has said HELLO here, or all of them."""
+        return self._greetings.total() if port is None else self._greetings[port]
+
+    def detach(self, port: int) -> None:
+        """The card at this port is dead."""
+        end = self._ports[port]
+        end.carrier = False
+        end.leaving.restart(0)
+        while end.queue:
+            self._lose(end.queue.popleft().owner)
 
     def index(self, port: int) -> int:
         """Number of the next frame from that card, as the card counts them."""
@@ -159,6 +173,7 @@ class Wire:
         end = self._ports[port]
         if message.kind is Kind.HELLO:
             self.attach(port, decode_hello(message.body).boot)
+            self._greetings[port] += 1
         elif message.epoch != end.boot:
             self.counters["stale"] += 1
         elif message.kind is Kind.WIRE_DONE:
@@ -219,8 +234,14 @@ class Wire:
         if route.dst is None:
             self.counters["open_end"] += 1
             self._credit(owner)
+        elif not self._ports[route.dst].carrier:
+            self._lose(owner)
         else:
             self._ports[route.dst].queue.append(_Queued(data[:FRAME_MAX_BYTES], owner))
+
+    def _lose(self, owner: _Port | None) -> None:
+        self.counters["no_carrier"] += 1
+        self._credit(owner)
 
     @staticmethod
     def _credit(owner: _Port | None) -> None:

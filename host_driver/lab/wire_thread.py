@@ -22,6 +22,7 @@ class WireThread(threading.Thread):
         self._clock = clock
         self._stopping = False
         self._kicked = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.greeted = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a card has said HELLO
         self.start()
 
     def run(self) -> None:
@@ -41,9 +42,16 @@ class WireThread(threading.Thread):
                 for raw in endpoint.receive()
             ]
             with self.lock:
+                before = self.wire.greetings()
                 outputs = self.wire.step(self._clock.now_ns(), inputs)
+                if self.wire.greetings() != before:
+                    os.eventfd_write(self.greeted, 1)
             for port, raw in outputs:
                 self._endpoints[port].send(raw)
+
+    def forget_greeting(self) -> None:
+        """`greeted` tells of the next one."""
+        os.eventfd_read(self.greeted)
 
     def kick(self) -> None:
         """Make the thread look at the wire again."""
@@ -55,4 +63,5 @@ class WireThread(threading.Thread):
         self.kick()
         self.join()
         os.close(self._kicked)
+        os.close(self.greeted)
         return self._endpoints

@@ -9,7 +9,7 @@ what else a site offers it does itself, told by `FaultTable.fire`.
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
-from proto.faults.values import BEFORE, parse_delivery, parse_status
+from proto.faults.values import BEFORE, parse_delivery, parse_status, parse_syndrome
 
 VALUE_MAX = (1 << 63) - 1
 
@@ -140,6 +140,23 @@ WORK_KINDS = {
     "delay": Kind("it begins `delay_ms` late", needs=("delay_ms",)),
 }
 
+_SYNDROMES = ("TEMPERATURE", "0x8")
+PROCESS_KINDS = {
+    "crash": Kind("the firmware ends here; only a restart brings the card back"),
+    "hang": Kind("it does nothing for `delay_ms`, and then goes on", needs=("delay_ms",)),
+}
+HEALTH_KINDS = {
+    "freeze": Kind("the health counter stands still"),
+    "syndrome": Kind("the record names a syndrome, not a fatal one", (int, str),
+                     examples=_SYNDROMES, parse=parse_syndrome),
+    "fatal": Kind("the card stops with a syndrome and asks for a reset", (int, str),
+                  examples=_SYNDROMES, parse=parse_syndrome),
+}  # fmt: skip
+RESET_KINDS = {
+    "refuse": Kind("another function of the card does not agree: nothing changes"),
+    "slow": Kind("initialising takes `delay_ms` longer", needs=("delay_ms",)),
+}
+
 SITES: dict[str, Site] = {
     "mailbox.command": Site(
         "host", "a command on its way to the card", MESSAGE_KINDS, ("opcode",), messages=True
@@ -201,6 +218,14 @@ SITES: dict[str, Site] = {
     ),
     "card.events": Site("card", "an event in the card", EVENT_KINDS, ("type", "handle")),
     "card.interrupt": Site("card", "the interrupt of the event queue", INTERRUPT_KINDS),
+    "card.process": Site(
+        "card", "the firmware, before each message", PROCESS_KINDS, ("channel", "kind")
+    ),
+    "card.health": Site("card", "each record of its health", HEALTH_KINDS, ("state",)),
+    "card.reset": Site(
+        "card", "a reset; levels are function, firmware, and boot after it", RESET_KINDS,
+        ("level",),
+    ),
     "wire": Site(
         "wire", "a frame between the cards", {**MESSAGE_KINDS, "rate": RATE, "fragment": FRAGMENT},
         ("src", "dst", "esp", "spi"), messages=True, lane="dst",

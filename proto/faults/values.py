@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 
-from proto.status import Delivery, Status, Syndrome
+from proto.status import Delivery, HealthSyndrome, Status, Syndrome
 
 BEFORE = "before"
 U32 = (1 << 32) - 1
@@ -26,6 +26,13 @@ def parse_delivery(value: object) -> int:
     if number in (Delivery.OK, Delivery.ABORTED):
         raise ValueError(f"{value} is no failure that a card reports")
     return number
+
+
+def parse_syndrome(value: object) -> HealthSyndrome:
+    """`TEMPERATURE` or 0x10; None is FIRMWARE_INTERNAL. Raises ValueError."""
+    if value is None:
+        return HealthSyndrome.FIRMWARE_INTERNAL
+    return HealthSyndrome(_number(str(value), HealthSyndrome.__members__))
 
 
 def _number(text: str, names: Mapping[str, int]) -> int:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from proto.clock import Clock
 from proto.frame import HEADER, Channel, FrameError, Kind, unpack
+from proto.link.watch import Watch
 from proto.link.zmq import Endpoint, Poller, wipe
 
 _PR_SET_PDEATHSIG = 1
@@ -60,12 +61,18 @@ def run(
     """Serve until the end and return the exit status. Call it from the main thread.
 
     Messages of the channels that carry keys are zeroed after the step that read them, so a party
-    must not keep views into them.
+    must not keep views into them. What a channel's watch sees comes as its messages.
     """
     with _stop_signal() as stop:
         handles = [stop] if lifeline_fd is None else [stop, lifeline_fd]
-        poller = Poller(endpoints.values(), handles)
-        channels = {id(endpoint): channel for channel, endpoint in endpoints.items()}
+        sources: list[tuple[Endpoint | Watch, Channel]] = [
+            (source, channel)
+            for channel, endpoint in endpoints.items()
+            for source in (endpoint, endpoint.watch)
+            if source is not None
+        ]
+        poller = Poller((source for source, _ in sources), handles)
+        channels = {id(source): channel for source, channel in sources}
         inputs: list[tuple[Channel, bytes]] = []
         while True:
             for channel, message in party.step(clock.now_ns(), inputs):
@@ -81,7 +88,7 @@ def run(
             inputs = [
                 (channels[id(endpoint)], message)
                 for endpoint in ready
-                if isinstance(endpoint, Endpoint)
+                if isinstance(endpoint, Endpoint | Watch)
                 for message in endpoint.receive()
             ]
             if any(_is_terminate(message) for _, message in inputs):

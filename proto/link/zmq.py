@@ -30,6 +30,7 @@ from proto.frame import HEADER, Channel
 from proto.limits import MESSAGE_MAX_BYTES, SOCKET_PATH_MAX_BYTES
 from proto.link.curve import Curve
 from proto.link.gate import Gate
+from proto.link.watch import Watch
 from proto.status import OffloadError
 
 LINK_CHANNELS = (Channel.MAILBOX, Channel.EVENTS, Channel.RINGS)
@@ -118,20 +119,24 @@ class Endpoint:
 
     `address` is the real one, also where an ephemeral port was asked for. `unsent` counts messages
     that found no peer: the channel's index (or the missing reply) shows the loss to the receiver.
+    With a `watch` the other end's coming and going is told.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], address: str, *, wipe: bool) -> None:
         self.socket = socket
         self.address = address
         self.unsent = 0
+        self.watch: Watch | None = None
         self._wipe = wipe
 
-    def send(self, message: bytes) -> None:
-        """Queue one message; never blocks."""
+    def send(self, message: bytes) -> bool:
+        """Queue one message; never blocks. Whether there was a peer to take it."""
         try:
             self.socket.send(message, zmq.NOBLOCK)
         except zmq.Again:
             self.unsent += 1
+            return False
+        return True
 
     def receive(self) -> list[bytes]:
         """What waits, at most DRAIN_MESSAGES; with `wipe` as writable memoryviews."""
@@ -151,6 +156,8 @@ class Endpoint:
 
     def close(self) -> None:
         """Drop the channel; what is queued is lost."""
+        if self.watch is not None:
+            self.watch.close()
         self.socket.close(linger=0)
 
 
@@ -219,13 +226,16 @@ class Hub:
         self._endpoints.append(service)
         return service
 
-    def connect(self, address: str, *, wipe: bool = False) -> Endpoint:
+    def connect(self, address: str, *, wipe: bool = False, watch: bool = False) -> Endpoint:
         """Dial; the peer may appear later. Raises OffloadError with the address."""
         checked = _check_address(address, self._curve)
         _check_owner(checked)
         socket = self._socket(checked, server=False)
+        watching = Watch(socket) if watch else None
         self._attach(socket, socket.connect, checked)
-        return self._endpoint(socket, checked, wipe=wipe)
+        endpoint = self._endpoint(socket, checked, wipe=wipe)
+        endpoint.watch = watching
+        return endpoint
 
     def bind_link(self, link: str) -> dict[Channel, Endpoint]:
         """The card's side of a link; the mailbox wipes."""
@@ -235,11 +245,12 @@ class Hub:
         }
 
     def connect_link(self, link: str) -> dict[Channel, Endpoint]:
-        """The host's side of a link; the mailbox wipes."""
-        return {
-            channel: self.connect(address, wipe=channel is Channel.MAILBOX)
-            for channel, address in link_addresses(link).items()
-        }
+        """The host's side of a link; the mailbox wipes, and tells whether the card is there."""
+        ends = {}
+        for channel, address in link_addresses(link).items():
+            mailbox = channel is Channel.MAILBOX
+            ends[channel] = self.connect(address, wipe=mailbox, watch=mailbox)
+        return ends
 
     def close(self) -> None:
         """Close every endpoint and end the context. A second call changes nothing."""
@@ -306,15 +317,15 @@ class Hub:
 class Poller:
     """Waits for endpoints and plain file descriptors at once."""
 
-    def __init__(self, endpoints: Iterable[Endpoint], handles: Iterable[int] = ()) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint | Watch], handles: Iterable[int] = ()) -> None:
         self._poller = zmq.Poller()
-        self._by_socket: Mapping[object, Endpoint] = {e.socket: e for e in endpoints}
+        self._by_socket: Mapping[object, Endpoint | Watch] = {e.socket: e for e in endpoints}
         for socket in self._by_socket:
             self._poller.register(socket, zmq.POLLIN)
         for handle in handles:
             self._poller.register(handle, zmq.POLLIN)
 
-    def wait(self, timeout_ms: int | None) -> list[Endpoint | int]:
+    def wait(self, timeout_ms: int | None) -> list[Endpoint | Watch | int]:
         """What is readable within `timeout_ms` (None waits for ever), in order of registration."""
         ready = self._poller.poll(timeout_ms)
         return [self._by_socket.get(item, item) for item, _ in ready]

@@ -23,6 +23,7 @@ from proto import commands as c
 from proto.frame import Channel, Kind, pack
 from proto.status import Status, Syndrome
 from proto.xfrm import AF_INET, AF_INET6
+from tests.unit.firmware.conftest import EPOCH
 from unit.firmware.conftest import Card
 
 KEY_MAX, SA_MAX, RULE_MAX = 3, 4, 6
@@ -268,7 +269,7 @@ class CardObjects(RuleBasedStateMachine):
     @rule(body=st.binary(max_size=40))
     def nonsense(self, body: bytes) -> None:
         """Bytes that are no command change nothing and are refused."""
-        self.card.step((Channel.MAILBOX, pack(Kind.COMMAND, b"\xc1" + body)))
+        self.card.step((Channel.MAILBOX, pack(Kind.COMMAND, b"\xc1" + body, epoch=EPOCH)))
         self.refused += 1
 
     # --- what holds at every moment ---

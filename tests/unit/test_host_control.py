@@ -81,7 +81,7 @@ class Bench:
         if isinstance(request.command, c.QueryCaps):
             reply = c.Reply(request.token, caps=PROFILES["cx6dx"])
         elif isinstance(request.command, c.InitFunction):
-            reply = c.Reply(request.token, values={"boot": 7})
+            reply = c.Reply(request.token, values={"boot": 7, "health": 1, "revision": 5})
         elif isinstance(request.command, c.Fence):
             reply = c.Reply(request.token, values=self.fence)
         elif isinstance(request.command, c.QueryCounters):

@@ -240,8 +240,8 @@ def test_hooks_of_a_driver_do_not_end_the_host() -> None:
     host = Host("host0", bytes(6), bytes(6), Dma.anonymous(), 1)
     host.driver = Hostile()
     for calls, hook in enumerate(("handle_events", "handle_counters", "needs_reconcile"), 1):
-        assert host._driver_hook(hook) is False
+        assert host.driver_hook(hook) is False
         assert host.counters["exceptions"] == calls
-    assert host._driver_hook("reconcile") is False  # there is none
+    assert host.driver_hook("reconcile") is False  # there is none
     host.deadline_ns()
     assert host.counters["exceptions"] == 4

@@ -28,6 +28,9 @@ A6, B6 = (
 )
 
 
+EPOCH = 0x5EED  # of the host
+
+
 class Card:
     """One firmware, and the host's and the wire's side of its channels.
 
@@ -44,20 +47,22 @@ class Card:
         self.dma = Dma.anonymous() if shared else Dma.private()
         self.host_dma = self.dma if shared else Dma.private()
         self.firmware = Firmware("card0", parse_card(card), self.dma, random.Random(seed), mac)
-        self.firmware.step(0, [])  # HELLO
         self.tx_index = self.rx_index = self.wire_index = 0
         self._tokens = itertools.count(1_000)
         self.log: list[Message] = []  # everything that the card ever sent
+        self.firmware.step(0, [])
+        self.make(c.InitFunction(EPOCH))
         self.arm(0)
 
     def arm(self, index: int) -> list[Message]:
         """All events before `index` are handled."""
-        return self.step((Channel.EVENTS, pack(Kind.ARM, index=index)))
+        return self.step((Channel.EVENTS, pack(Kind.ARM, index=index, epoch=EPOCH)))
 
     def step(self, *inputs: tuple[Channel, bytes | bytearray]) -> list[Message]:
         """One step; the messages come with channel and header checked."""
         channels = {
             Kind.REPLY: Channel.MAILBOX, Kind.EVENTS: Channel.EVENTS, Kind.COUNTERS: Channel.RINGS,
+            Kind.HEALTH: Channel.EVENTS,
             Kind.TX_DONE: Channel.RINGS, Kind.RX: Channel.RINGS,
             Kind.WIRE: Channel.WIRE, Kind.WIRE_DONE: Channel.WIRE,
         }  # fmt: skip
@@ -75,7 +80,9 @@ class Card:
         """Run one command, by default with a token of its own, and return its reply."""
         token = next(self._tokens) if token is None else token
         body = msgspec.msgpack.encode(c.Request(token, command))
-        replies = of(Kind.REPLY, self.step((Channel.MAILBOX, pack(Kind.COMMAND, body))))
+        replies = of(
+            Kind.REPLY, self.step((Channel.MAILBOX, pack(Kind.COMMAND, body, epoch=EPOCH)))
+        )
         assert len(replies) == 1
         reply = msgspec.msgpack.decode(replies[0].body, type=c.Reply)
         assert reply.token == token
@@ -137,7 +144,7 @@ class Card:
         slots, marks = slots_of(self.tx_index, len(frames))
         self.host_dma.tx_marks[slots] = marks
         body = self.host_dma.gather(descriptors)
-        message = pack(Kind.TX, body, self.tx_index, len(frames))
+        message = pack(Kind.TX, body, self.tx_index, len(frames), epoch=EPOCH)
         self.tx_index += len(frames)
         return Channel.RINGS, message
 
@@ -146,7 +153,7 @@ class Card:
 
     def wire_message(self, frames: Sequence[bytes]) -> tuple[Channel, bytes]:
         message = pack(
-            Kind.WIRE, pack_frames(frames), self.wire_index, len(frames), self.firmware.boot
+            Kind.WIRE, pack_frames(frames), self.wire_index, len(frames), self.firmware.life.boot
         )
         self.wire_index += len(frames)
         return Channel.WIRE, message
@@ -156,11 +163,11 @@ class Card:
 
     def rx_done(self, count: int) -> list[Message]:
         first, self.rx_index = self.rx_index, self.rx_index + count
-        return self.step((Channel.RINGS, pack(Kind.RX_DONE, index=first, count=count)))
+        return self.step((Channel.RINGS, pack(Kind.RX_DONE, index=first, count=count, epoch=EPOCH)))
 
     def wire_done(self, count: int) -> list[Message]:
         return self.step(
-            (Channel.WIRE, pack(Kind.WIRE_DONE, count=count, epoch=self.firmware.boot))
+            (Channel.WIRE, pack(Kind.WIRE_DONE, count=count, epoch=self.firmware.life.boot))
         )
 
     def received(self, messages: list[Message]) -> list[tuple[np.void, bytes]]:

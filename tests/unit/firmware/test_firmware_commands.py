@@ -8,6 +8,7 @@ from proto import commands as c
 from proto.frame import Channel, Kind, pack, unpack
 from proto.status import Status, Syndrome
 from proto.xfrm import AF_INET, AF_INET6
+from tests.unit.firmware.conftest import EPOCH
 
 EMPTY = {"keys": 0, "sas": 0, "rules_sa": 0, "rules_policy": 0}
 BAD, NO, FULL = Status.BAD_PARAMETER, Status.NOT_SUPPORTED, Status.NO_RESOURCES
@@ -328,7 +329,7 @@ def test_mac_filter_needs_a_mac(new_card):
 
 def test_unknown_opcode_and_wrong_fields_are_told_apart(card):
     def ask(*request):
-        raw = pack(Kind.COMMAND, msgspec.msgpack.encode(request))
+        raw = pack(Kind.COMMAND, msgspec.msgpack.encode(request), epoch=EPOCH)
         ((_, answer),) = card.firmware.step(0, [(Channel.MAILBOX, raw)])
         return msgspec.msgpack.decode(unpack(answer).body, type=c.Reply)
 
@@ -347,7 +348,7 @@ def test_unknown_opcode_and_wrong_fields_are_told_apart(card):
 def test_key_leaves_message_and_tables(card):
     key = bytes(range(200, 232))
     body = msgspec.msgpack.encode(c.Request(1, c.CreateKey(key)))
-    message = bytearray(pack(Kind.COMMAND, body))
+    message = bytearray(pack(Kind.COMMAND, body, epoch=EPOCH))
     ((_, raw),) = card.firmware.step(0, [(Channel.MAILBOX, message)])
     handle = msgspec.msgpack.decode(unpack(raw).body, type=c.Reply).handle
     assert not any(message)
@@ -359,7 +360,9 @@ def test_key_leaves_message_and_tables(card):
 
 def test_key_of_a_refused_command_is_wiped_too(card):
     key = bytes(range(200, 220))
-    message = bytearray(pack(Kind.COMMAND, msgspec.msgpack.encode(c.Request(1, c.CreateKey(key)))))
+    message = bytearray(
+        pack(Kind.COMMAND, msgspec.msgpack.encode(c.Request(1, c.CreateKey(key))), epoch=EPOCH)
+    )
     ((_, raw),) = card.firmware.step(0, [(Channel.MAILBOX, message)])
     assert not any(message)
     assert key not in raw

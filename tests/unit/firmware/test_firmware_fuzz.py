@@ -13,6 +13,7 @@ from proto import commands as c
 from proto.frame import HEADER, Channel, Kind, pack, unpack
 from proto.status import Status
 from proto.xfrm import AF_INET
+from tests.unit.firmware.conftest import EPOCH
 
 ROUNDS = 10_000
 CHANNELS = (Channel.MAILBOX, Channel.EVENTS, Channel.RINGS, Channel.WIRE, Channel.CONTROL)
@@ -47,7 +48,7 @@ def test_random_mailbox_bodies(busy_card):
     census = busy_card.census
     statuses = Counter()
     for _ in range(ROUNDS):
-        message = pack(Kind.COMMAND, rng.randbytes(rng.randrange(80)))
+        message = pack(Kind.COMMAND, rng.randbytes(rng.randrange(80)), epoch=EPOCH)
         (reply,) = replies(busy_card.firmware.step(0, [(Channel.MAILBOX, message)]))
         statuses[reply.status] += 1
     assert set(statuses) <= {Status.BAD_MESSAGE, Status.BAD_OPCODE}
@@ -71,10 +72,10 @@ def test_truncated_commands(busy_card):
     for command in valid_commands(busy_card):
         body = msgspec.msgpack.encode(c.Request(9, command))
         for size in range(len(body)):
-            message = pack(Kind.COMMAND, body[:size])
+            message = pack(Kind.COMMAND, body[:size], epoch=EPOCH)
             (reply,) = replies(busy_card.firmware.step(0, [(Channel.MAILBOX, message)]))
             assert reply.status == Status.BAD_MESSAGE
-        message = pack(Kind.COMMAND, body)
+        message = pack(Kind.COMMAND, body, epoch=EPOCH)
         for size in range(len(message)):
             assert busy_card.firmware.step(0, [(Channel.MAILBOX, message[:size])]) == []
     assert busy_card.census == census
@@ -83,7 +84,9 @@ def test_truncated_commands(busy_card):
 def test_deep_nesting_is_malformed(card):
     head = b"\x93\x01\x91\xa9QueryCaps"
     for body in (head + b"\x91" * 200_000, b"\x92\x01" + b"\x91" * 200_000, b"\x91" * 200_000):
-        (reply,) = replies(card.firmware.step(0, [(Channel.MAILBOX, pack(Kind.COMMAND, body))]))
+        (reply,) = replies(
+            card.firmware.step(0, [(Channel.MAILBOX, pack(Kind.COMMAND, body, epoch=EPOCH))])
+        )
         assert reply.status == Status.BAD_MESSAGE
 
 
@@ -94,7 +97,7 @@ def test_random_bodies_of_every_kind(busy_card, channel):
     for kind in [*Kind] * 50:
         body = rng.randbytes(rng.randrange(64))
         index, count = rng.choice((0, rng.randrange(1 << 32))), rng.randrange(5)
-        epoch = busy_card.firmware.boot if channel is Channel.WIRE else 0
+        epoch = busy_card.firmware.life.boot if channel is Channel.WIRE else 0
         for raw in (pack(kind, body, index, count, epoch), pack(kind, b"", index, count, epoch)):
             busy_card.firmware.step(0, [(channel, raw)])
     assert busy_card.census == census

@@ -8,11 +8,13 @@ from proto import commands as c
 from proto.frame import Channel, Kind, pack
 from proto.limits import LIST_PAGE, MAILBOX_GENERATIONS, MAILBOX_MESSAGE_BYTES, MAILBOX_SLOTS
 from proto.status import Delivery, Status, Syndrome
+from tests.unit.firmware.conftest import EPOCH
 
 
 def send(card, token: int, command) -> c.Reply:
     body = msgspec.msgpack.encode(c.Request(token, command))
-    (message,) = card.step((Channel.MAILBOX, bytearray(pack(Kind.COMMAND, body))))
+    raw = bytearray(pack(Kind.COMMAND, body, epoch=EPOCH))
+    (message,) = card.step((Channel.MAILBOX, raw))
     return msgspec.msgpack.decode(message.body, type=c.Reply)
 
 

@@ -12,6 +12,7 @@ from proto.layouts import DESCRIPTOR, RxFlag, TxFlag
 from proto.link.dma import tx_offset
 from proto.status import Status, Syndrome
 from proto.xfrm import AF_INET, AF_INET6, MODE_BEET, MODE_TUNNEL
+from tests.unit.firmware.conftest import EPOCH
 
 NO, BAD = Status.NOT_SUPPORTED, Status.BAD_PARAMETER
 ANY = bytes(16)
@@ -131,12 +132,12 @@ def test_an_esp_packet_goes_out_sealed_and_comes_in_opened(card, crypto_sa):
     card.host_dma.memory[tx_offset(0) :][: len(frame)] = np.frombuffer(frame, np.uint8)
     card.host_dma.tx_marks[0] = 1
     row = np.array([(tx_offset(0), len(frame), TxFlag.CRYPTO, 0, out, generation)], DESCRIPTOR)
-    message = pack(Kind.TX, card.host_dma.gather(row), 0, 1)
+    message = pack(Kind.TX, card.host_dma.gather(row), 0, 1, epoch=EPOCH)
     outputs = card.step((Channel.RINGS, message))
     (sent,) = [m.body for m in outputs if m.kind is Kind.WIRE]
     assert b"in clear" not in bytes(sent) and esp[:16] in bytes(sent)
 
-    outputs = card.step((Channel.WIRE, pack(Kind.WIRE, bytes(sent), 0, 1, card.firmware.boot)))
+    outputs = card.step((Channel.WIRE, pack(Kind.WIRE, bytes(sent), 0, 1, card.firmware.life.boot)))
     (received,) = [m for m in outputs if m.kind is Kind.RX]
     (got,) = np.frombuffer(received.body, DESCRIPTOR)
     assert (got["flags"], got["syndrome"]) == (RxFlag.CRYPTO, 0)
@@ -154,6 +155,8 @@ def test_a_destroyed_sa_seals_nothing(card, crypto_sa):
     card.host_dma.memory[tx_offset(0) :][: len(frame)] = np.frombuffer(frame, np.uint8)
     card.host_dma.tx_marks[0] = 1
     row = np.array([(tx_offset(0), len(frame), TxFlag.CRYPTO, 0, out, generation)], DESCRIPTOR)
-    outputs = card.step((Channel.RINGS, pack(Kind.TX, card.host_dma.gather(row), 0, 1)))
+    outputs = card.step(
+        (Channel.RINGS, pack(Kind.TX, card.host_dma.gather(row), 0, 1, epoch=EPOCH))
+    )
     assert not [m for m in outputs if m.kind is Kind.WIRE]
     assert card.counters["tx_drop_crypto"] == 1

@@ -16,6 +16,7 @@ from proto.layouts import SA_STOPPED, RxFlag, TxFlag
 from proto.limits import BURST, RING_SIZE, WIRE_CREDITS
 from proto.queue import QueueState
 from proto.xfrm import AF_INET
+from tests.unit.firmware.conftest import EPOCH
 
 SPI = 0x1000
 
@@ -184,7 +185,7 @@ def test_no_counters_for_an_sa_destroyed_in_the_same_step(card, read):
     rule = card.make(c.CreateSaRule(sa))
     card.make(card.policy())
     commands = [
-        (Channel.MAILBOX, pack(Kind.COMMAND, body(command, token)))
+        (Channel.MAILBOX, pack(Kind.COMMAND, body(command, token), epoch=EPOCH))
         for token, command in enumerate((c.DestroyRule(rule), c.DestroySa(sa)), 1)
     ]
     messages = card.step(card.tx_message([clear(AF_INET)]), *commands)
@@ -274,7 +275,7 @@ def test_a_doubled_wire_message_changes_nothing(card):
 
 def test_fence_counts_everything_that_came_before_it(card, read):
     card.protect(c.OUT, soft_packets=2)
-    fence = (Channel.MAILBOX, pack(Kind.COMMAND, body(c.Fence())))
+    fence = (Channel.MAILBOX, pack(Kind.COMMAND, body(c.Fence()), epoch=EPOCH))
     messages = card.step(
         card.tx_message([clear(AF_INET)] * 3), card.wire_message([clear(AF_INET)]), fence
     )

@@ -12,6 +12,7 @@ from proto.layouts import COMPLETION_ERROR
 from proto.limits import BURST, RING_SIZE, WIRE_CREDITS
 from proto.queue import EDGES, CompletionError, QueueId, QueueState
 from proto.status import Drop, Status, Syndrome
+from tests.unit.firmware.conftest import EPOCH
 
 # An IPv4 packet of 20 bytes in Ethernet, to nobody's SA.
 FRAME = (
@@ -42,7 +43,7 @@ def changed(message: tuple[Channel, bytes], *, index: int = 0, count: int = 0, b
     channel, raw = message
     old = unpack(raw)
     body = bytes(old.body) if body is None else body
-    return channel, pack(old.kind, body, old.index + index, old.count + count)
+    return channel, pack(old.kind, body, old.index + index, old.count + count, old.epoch)
 
 
 def test_a_descriptor_outside_its_slot_flushes_what_stands_behind_it(card, read):
@@ -92,7 +93,7 @@ def test_descriptors_without_credits_stop_the_queue_and_flush_it(card, read):
     for _ in range(WIRE_CREDITS // BURST):
         card.tx([FRAME] * BURST)
     assert card.tx([FRAME] * RING_SIZE) == []  # the wire is full
-    messages = card.step((Channel.RINGS, pack(Kind.TX, bytes(16), card.tx_index, 1)))
+    messages = card.step((Channel.RINGS, pack(Kind.TX, bytes(16), card.tx_index, 1, epoch=EPOCH)))
     assert read.frames(messages) == []
     assert read.credits(Kind.TX_DONE, messages) == RING_SIZE
     assert sum(count for _, count, *_ in errors(messages)) == RING_SIZE
@@ -179,9 +180,9 @@ def test_slots_that_the_host_never_had_stop_the_receive_queue(card, read):
 
 def test_slots_given_back_twice_are_free_once(card, read):
     card.rx([FRAME] * 3)
-    done = (Channel.RINGS, pack(Kind.RX_DONE, index=0, count=2))
+    done = (Channel.RINGS, pack(Kind.RX_DONE, index=0, count=2, epoch=EPOCH))
     assert read.credits(Kind.WIRE_DONE, card.step(done, done)) == 2
-    again = (Channel.RINGS, pack(Kind.RX_DONE, index=3, count=0))
+    again = (Channel.RINGS, pack(Kind.RX_DONE, index=3, count=0, epoch=EPOCH))
     assert read.credits(Kind.WIRE_DONE, card.step(again)) == 1
     counters = card.counters
     assert (counters["rx_stale"], counters["rx_errors"]) == (1, 0)

@@ -43,10 +43,6 @@ from proto.link.ring import RingError
 HOST_CHANNELS = frozenset((Channel.MAILBOX, Channel.EVENTS, Channel.RINGS))
 
 
-def _no_matter() -> None:
-    """An overrun is told as an event, and no more."""
-
-
 class Firmware:
     """One card. `rng` draws boot id and IV masks; `mac` (6 bytes) is what the MAC filter lets pass.
 
@@ -64,8 +60,7 @@ class Firmware:
         self.life = Life(self, rng, self.faults)
         self.greeting = Hello(party="card", name=name, pid=0, caps=caps)
         self.port = Port(mac)
-        overran = self.life.overran if caps.overrun == "fatal" else _no_matter
-        self.events = EventQueue(caps.event_queue, self.asking, overran)
+        self.events = EventQueue(caps.event_queue, self.asking)
         self.queues = Queues(self.objects.tables, dma, self.port, self.asking, self.events.post)
         self.counters = dict.fromkeys(("cmd_refused", "msg_malformed", "msg_stale"), 0)
         self._commands = Commands(
@@ -119,6 +114,8 @@ class Firmware:
                 self._take(channel, memoryview(raw))
             except (FrameError, RingError):
                 self.counters["msg_malformed"] += 1
+        if self.events.overran and self.caps.overrun == "fatal":
+            self.life.overran()
         if self._hung_until_ns is None:
             self._flush()
         output, self._output = self._output, []

@@ -134,6 +134,10 @@ class Firmware:
         """Whether it has nothing to do but heartbeats, so that time may skip them (`skip`)."""
         return self.life.at_ease and not self.faults.armed
 
+    def urgent_ns(self) -> int | None:
+        """When something else than a heartbeat is due, while it is at ease."""
+        return self.faults.deadline_ns()
+
     def skip(self, by_ns: int) -> None:
         """See `life.Life.skip`."""
         self.life.skip(by_ns)

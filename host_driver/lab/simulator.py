@@ -64,8 +64,8 @@ class Simulator:
         self,
         nodes: Sequence[Node],
         rng: random.Random,
-        crashed: Callable[[Node], None],
-        at_ease: Callable[[], bool],
+        crashed: Callable[[Node], None] = lambda node: None,
+        at_ease: Callable[[], bool] = lambda: False,
     ) -> None:
         self.nodes = nodes
         self.clock = VirtualClock()

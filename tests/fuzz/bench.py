@@ -14,6 +14,7 @@ from proto import commands as c
 from proto.caps import parse_card
 from proto.codec import decode
 from proto.frame import Channel, Kind, Message, pack, unpack
+from proto.health import FunctionState
 from proto.layouts import DESCRIPTOR
 from proto.limits import BUFFER_BYTES
 from proto.link.dma import Dma, slots_of, tx_offset
@@ -40,6 +41,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.firmware = Firmware("card0", parse_card(CARD), DMA, random.Random(1), bytes(6))
+        self.now_ns = 0
         self._token = 1000
         self.handles: list[int] = []
         self.wire_index = 0
@@ -70,6 +72,12 @@ class Bench:
         self.tx_index = 0
         self.give_back(self.step(Channel.EVENTS, self.pack(Kind.ARM)))
 
+    def boot(self) -> None:
+        """Let a reset that somebody asked for come to its end."""
+        while self.firmware.life.state in (FunctionState.RESETTING, FunctionState.BOOT):
+            self.now_ns = self.firmware.deadline_ns()
+            self.firmware.step(self.now_ns, [])
+
     def close(self) -> None:
         """Let go of the tables now: they are large, and the parts of a card refer to each other."""
         vars(self.firmware).clear()
@@ -77,7 +85,7 @@ class Bench:
     def step(self, channel: Channel, raw: bytes) -> list[Message]:
         """One message; what comes back has the right channel and a good header."""
         messages = []
-        for to, answer in self.firmware.step(0, [(channel, bytearray(raw))]):
+        for to, answer in self.firmware.step(self.now_ns, [(channel, bytearray(raw))]):
             message = unpack(answer)
             require(CHANNELS.get(message.kind, to) is to, f"{message.kind.name} on {to.name}")
             require(KEY not in answer, "a message shows a key")

@@ -81,12 +81,15 @@ class Pair:
             if not self.held:
                 return
             held, self.held = self.held, []
-            for channel, raw in self.card.step(self.now_ns, held):
-                if channel is Channel.WIRE:
-                    self._wire(unpack(raw))
-                else:
-                    self.to_host(channel, raw)
+            self._to_card(held)
         require(False, "host and card talk for ever")
+
+    def _to_card(self, messages: list[tuple[Channel, bytes]]) -> None:
+        for channel, raw in self.card.step(self.now_ns, messages):
+            if channel is Channel.WIRE:
+                self._wire(unpack(raw))
+            else:
+                self.to_host(channel, raw)
 
     def _wire(self, message: Message) -> None:
         if message.kind is Kind.WIRE:
@@ -113,6 +116,7 @@ class Pair:
                 return
             self.now_ns = max(self.now_ns, next_ns)
             self.to_host(Channel.RINGS, b"")  # an empty message: counted, and time has passed
+            self._to_card([])
         require(False, "the host is due for ever")
 
     def ip(self, command: str) -> ip.Result:

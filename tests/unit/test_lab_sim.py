@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from host_driver.lab.sim import Node, Simulator
+from host_driver.lab.simulator import Node, Simulator
 from proto.link.sim import SimEndpoint
 
 

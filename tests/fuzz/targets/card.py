@@ -101,6 +101,7 @@ class CardTarget(Trees):
     def check(self) -> None:
         """The card works as ever: emptied, it takes the same objects, and protects a packet."""
         self.bench.firmware.faults.reset()
+        self.bench.boot()
         before = self.bench.firmware.epoch
         for epoch in range(before + 1, before + EPOCHS_TRIED):  # some were used already
             self.bench.step(Channel.MAILBOX, self.bench.take(epoch % (1 << 32)))

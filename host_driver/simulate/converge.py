@@ -16,7 +16,7 @@ from host_driver.simulate.ledger import Expected, Phase, Violation
 from host_driver.simulate.play import Answer, Player
 
 StepDone = Callable[[Phase, str, Callable[[Player], Answer]], list[Violation]]
-RECOVERY_S = {"sim": 60, "process": 8}
+RECOVERY_S = {"sim": 75, "process": 8}
 FIRST_NUMBER = 60_000  # of the SAs made here
 
 

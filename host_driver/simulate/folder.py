@@ -10,6 +10,7 @@ No file holds a key: keys come from the seed, and are zeros here.
 """
 
 import errno
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def _log(ledger: Ledger, outcome: Outcome) -> Iterator[str]:
     began_ns = ledger.steps[0].began_ns if ledger.steps else 0
     for step in ledger.steps:
         yield _line(step, began_ns)
-        yield from (f"        fault {firing}" for firing in step.firings)
+        fired = Counter((one["party"], one["name"], one["site"]) for one in step.firings)
+        yield from (f"        {name} fired {count} times at {site} of {party}"
+                    for (party, name, site), count in fired.items())  # fmt: skip
         yield from (f"        {text}" for text in (step.restless, *step.unanswered) if text)
     yield from (f"INV-{one.invariant:02} broke in step {one.step}: {one.text}"
                 for one in outcome.violations)  # fmt: skip

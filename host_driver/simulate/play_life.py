@@ -136,7 +136,7 @@ def audit_twice(player: Player, host: int) -> Answer:
 def arm(player: Player, action: Arm) -> Answer:
     """Arm a fault; what a lab does not offer is refused, and the run goes on without."""
     try:
-        name = player.lab.faults.add(host=action.host, **action.fields)
+        name = player.lab.faults.add(host=action.host, **{"name": action.fault, **action.fields})
     except OffloadError as error:
         return Answer(error.errno, error.text)
     player.faults[action.fault] = name

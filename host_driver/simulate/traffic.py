@@ -9,7 +9,7 @@ from host_driver.conformance.packets import udp as udp_packet
 from host_driver.simulate.flows import DPORT, FLOWS, Flow
 
 TCP, ICMP, ICMPV6, HOP_BY_HOP, DESTINATION_OPTIONS, ODD = 6, 1, 58, 0, 60, 99
-SPORT = 4000
+SPORTS = range(4000, 4997)
 MORE_FRAGMENTS, DONT_FRAGMENT = 0x2000, 0x4000
 
 
@@ -26,16 +26,24 @@ def _ident(tag: str) -> int:
 
 def _ip(flow: Flow, way: int, tag: str, body: bytes, proto: int, member: int, **more: int) -> bytes:
     source, target = flow.host(way, member)
-    if ":" not in source:
-        more.setdefault("ident", _ident(tag))
+    if ":" in source:
+        return _labelled(ip(body, proto, source, target, **more), tag)
+    more.setdefault("ident", _ident(tag))
     return ip(body, proto, source, target, **more)
+
+
+def _labelled(packet: bytes, tag: str) -> bytes:
+    """An IPv6 packet whose flow label tells it from others (RFC 6437)."""
+    return packet[:2] + _ident(tag).to_bytes(2) + packet[4:]
 
 
 def udp(flow: Flow, way: int, tag: str, size: int, member: int = 0, dport: int = DPORT) -> bytes:
     """A UDP datagram whose data begins with the tag."""
     source, target = flow.host(way, member)
-    more = {} if ":" in source else {"ident": _ident(tag)}
-    return udp_packet(payload(tag, size), SPORT, dport, source, target, **more)
+    sport = SPORTS[_ident(tag) % len(SPORTS)]
+    if ":" in source:
+        return _labelled(udp_packet(payload(tag, size), sport, dport, source, target), tag)
+    return udp_packet(payload(tag, size), sport, dport, source, target, ident=_ident(tag))
 
 
 def _other_port(flow: Flow, way: int, tag: str, size: int, member: int) -> bytes:
@@ -54,7 +62,7 @@ def _transport(
 
 
 def _tcp(flow: Flow, way: int, tag: str, size: int, member: int) -> bytes:
-    head = struct.pack(">HHIIBBHHH", SPORT, DPORT, _ident(tag), 1, 0x50, 0x18, 512, 0, 0)
+    head = struct.pack(">HHIIBBHHH", SPORTS[0], DPORT, _ident(tag), 1, 0x50, 0x18, 512, 0, 0)
     return _transport(flow, way, tag, head + payload(tag, size), TCP, 16, member)
 
 

@@ -56,8 +56,14 @@ def _about(status: dict[str, Any]) -> str:
     if status["dead"]:
         return "\n".join(lines)
     for number, host in enumerate(status["hosts"]):
+        lines.append(f"card{number} is {host['health']['state']}")
+        if "down" in host:
+            lines.append(host["down"])
+            continue
         for device in host["devices"]:
             state = "up" if device["up"] else "down"
+            if not device["carrier"]:
+                state += ", no carrier"
             lines.append(
                 f"host{number} {device['name']}: {device['mac']} mtu {device['mtu']} {state}"
             )

@@ -13,6 +13,7 @@ import msgspec
 from host_driver.faults.plan import PlannedFault, check_planned, load_plan, specs_of
 from host_driver.lab.asking import World
 from host_driver.lab.fault_plan import PlanRunner
+from host_driver.lab.life import PartyState
 from proto import faults
 from proto.faults import FaultSpec
 from proto.faults.sites import VALUE_MAX
@@ -29,6 +30,7 @@ from proto.status import OffloadError
 
 Entries = list[dict[str, Any]]
 Log = list[faults.Firing]  # before a method takes the name `list`
+Parties = list[str]
 
 WIRE = "wire"
 SEEDS_PER_FAULT = 16  # parties of a lab, at most
@@ -56,7 +58,8 @@ class FaultsHandle:
         `fault`: its name in the catalogue, whose fields `fields` override; else they are those of
         proto.faults.FaultSpec. `host` None arms it at every host or card; on the wire, `host` means
         frames that its card sent. Without `seed` the lab's seed decides. Raises
-        OffloadError(EINVAL, ENOENT, ENOSPC) and then arms nothing.
+        OffloadError(EINVAL, ENOENT, ENOSPC, EHOSTDOWN) and then arms nothing. A party that begins
+        another life has no faults armed.
         """
         self._check_host(host)
         self._added += 1
@@ -79,7 +82,7 @@ class FaultsHandle:
             raise OffloadError(errno.ENOENT, f"no fault named {name!r} is armed")
         self._plan.removed(name)
         for party, there in self._armed.pop(name):
-            with _missing_is_fine():  # the party began anew meanwhile, and its table is empty
+            with _missing_is_fine():  # the party died or began anew, and its table is empty
                 self._ask(party, RemoveFault(there))
 
     def reset(self) -> None:
@@ -87,7 +90,8 @@ class FaultsHandle:
         self._armed.clear()
         self._plan.clear()
         for party in self._parties:
-            self._ask(party, ResetFaults())
+            with _missing_is_fine():
+                self._ask(party, ResetFaults())
 
     @contextmanager
     def inject(
@@ -131,7 +135,7 @@ class FaultsHandle:
         say something."""
         return [
             {"party": party, "fired": fired, **_fields(msgspec.convert(spec, FaultSpec))}
-            for party in self._parties
+            for party in self._living()
             for spec, fired in msgspec.to_builtins(self._ask(party, ListFaults()))
         ]
 
@@ -139,7 +143,7 @@ class FaultsHandle:
         """Every firing of all parties in order of time: id ("card0:3"), party, time_ns, name, site,
         kind, facts. What was disarmed since is in it, too. `after` skips a party's first ones."""
         entries = []
-        for party in self._parties:
+        for party in self._living():
             for firing in self._log_of(party, after.get(party, 0)):
                 entry = {"party": party, **msgspec.structs.asdict(firing)}
                 entries.append(entry | {"id": f"{party}:{firing.id}"})
@@ -174,6 +178,14 @@ class FaultsHandle:
             self._ask(party, AddFault(there))
             self._armed[name].append((party, spec.name))
 
+    def _living(self) -> Parties:
+        """Parties that can be asked; a dead or stopped one has nothing to tell."""
+        return [
+            party
+            for party in self._parties
+            if party == WIRE or self._world.state(party) is PartyState.RUNNING
+        ]
+
     def _ask(self, party: str, request: FaultRequest) -> Any:
         if party == WIRE:
             with self._world.wire() as wire:
@@ -196,5 +208,5 @@ def _missing_is_fine() -> Iterator[None]:
     try:
         yield
     except OffloadError as error:
-        if error.errno != errno.ENOENT:
+        if error.errno not in (errno.ENOENT, errno.EHOSTDOWN):
             raise

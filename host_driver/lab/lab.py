@@ -11,12 +11,14 @@ from host_driver.lab.asking import World
 from host_driver.lab.capture import Capture
 from host_driver.lab.faults import FaultsHandle
 from host_driver.lab.handles import HostHandle, WireHandle
+from host_driver.lab.life import PartyDown, PartyState
 from host_driver.lab.settings import Settings
 from proto.clock import NS
 from proto.limits import SETTLE_TIMEOUT_MS
 from proto.status import OffloadError
 
 SETTLE_ROUNDS, SETTLE_PAUSE_S = 16, 0.1
+WIRE = -1  # beside the numbers of hosts
 
 
 class Lab:
@@ -96,6 +98,10 @@ class Lab:
         """Process ids by name (card0, host0, ...); empty in the simulator."""
         return dict(getattr(self._running, "pids", {}))
 
+    def state(self, party: str) -> str:
+        """Whether a party ("host0", "card1") is "running", "stopped" or "dead"."""
+        return self._running.state(party).value
+
     def now_ns(self) -> int:
         """The lab's time: virtual or real, nanoseconds since the Unix epoch."""
         return self._running.now_ns()
@@ -113,7 +119,7 @@ class Lab:
         world.advance(max(0, until_ns - world.now_ns()) / NS)
 
     def settle(self) -> None:
-        """Return when nothing moves any more: two equal rounds of questions to everybody.
+        """Return when nothing moves any more: two equal rounds of questions to everybody who lives.
 
         Raises OffloadError(ETIMEDOUT) after SETTLE_TIMEOUT_MS with what was still moving.
         """
@@ -124,17 +130,16 @@ class Lab:
         for rounds in itertools.count():
             if rounds > SETTLE_ROUNDS:
                 self.advance(SETTLE_PAUSE_S)  # what moves now waits for something
-            moved: list[dict[str, int]] = [
-                world.ask(host.number, control.Quiesce()).values for host in self.hosts
-            ]
+            moved = {number: self._moved(number) for number in range(len(self.hosts))}
+            stopped = self._stopped_cards()
             with world.wire() as wire:
-                moved.append(dict(wire.counters))
                 # The card's index shows frames that are still on their way to the wire.
                 arrived = all(
-                    moved[n].get("wire", wire.index(n)) == wire.index(n)
-                    for n in range(len(self.hosts))
+                    values.get("wire", wire.index(number)) == wire.index(number)
+                    for number, values in moved.items()
                 )
-                quiet = arrived and wire.quiet()
+                moved[WIRE] = dict(wire.counters)
+                quiet = arrived and wire.quiet(stopped)
             if quiet and moved == before:
                 return
             if world.now_ns() > limit_ns:
@@ -143,6 +148,24 @@ class Lab:
                     f"the lab still moves after {SETTLE_TIMEOUT_MS} ms: {before} -> {moved}",
                 )
             before = moved
+
+    def _moved(self, number: int) -> dict[str, int]:
+        """What a host says has moved. Who is dead moves nothing; a host with a card that is stopped
+        waits for it, and nobody waits for both."""
+        if number in self._stopped_cards():
+            return {}
+        try:
+            return self._running.ask(number, control.Quiesce()).values
+        except PartyDown:
+            return {}
+
+    def _stopped_cards(self) -> list[int]:
+        world = self._running
+        return [
+            host.number
+            for host in self.hosts
+            if world.state(f"card{host.number}") is PartyState.STOPPED
+        ]
 
     def start_capture(self) -> None:
         """Record the clear side of every host from now on (the wire is recorded always)."""

@@ -16,6 +16,7 @@ from host_driver.lab.asking import PeerDied
 from host_driver.lab.handles import HostHandle
 from host_driver.lab.keys import esp_keys
 from host_driver.lab.lab import Lab
+from host_driver.lab.life import VERBS, PartyDown
 from host_driver.lab.pcapng import write_esp_keys
 from proto import netlink
 from proto.frame import FrameError
@@ -49,6 +50,9 @@ class Server:
             service.ResetFaults: lambda request: self.lab.faults.reset(),
             service.ListFaults: self.list_faults,
             service.FaultLog: lambda request: self.lab.faults.log()[-request.limit :],
+            service.Live: self.live,
+            service.ResetCard: self.reset_card,
+            service.Reload: lambda request: self._of(request.host).reload(),
             service.Down: self.down,
         }
 
@@ -118,11 +122,20 @@ class Server:
 
     def _host(self, number: int) -> dict[str, Any]:
         host = self.lab.hosts[number]
+        health = {"health": host.nic.health()}
+        try:
+            return health | self._alive(host)
+        except PartyDown as down:
+            return health | {"down": down.text}
+
+    @staticmethod
+    def _alive(host: HostHandle) -> dict[str, Any]:
         devices = [{**device, "mac": bytes(device["mac"]).hex(":")} for device in host.devices()]
         counters = host.nic.counters()
         return {
             "devices": devices,
-            "census": host.nic.census(),
+            "census": _or_nothing(host.nic.census),
+            "reporters": host.nic.reporters(),
             "counters": {name: value for name, value in counters.items() if value},
             "mib": {name: value for name, value in host.mib().items() if value},
         }
@@ -170,6 +183,23 @@ class Server:
         """What is armed and what is planned."""
         return {"armed": self.lab.faults.list(), "planned": self.lab.faults.planned()}
 
+    def live(self, request: service.Live) -> str:
+        """Life and death of a party."""
+        kind, number = request.party[:4], request.party[4:]
+        if kind not in ("host", "card") or not number.isdigit() or request.verb not in VERBS:
+            raise OffloadError(errno.EINVAL, f"nothing is known of {request}")
+        host = self._of(int(number))
+        party = host if kind == "host" else host.nic
+        arguments = [] if request.card is None else [request.card]
+        getattr(party, request.verb)(*arguments)
+        return self.lab.state(request.party)
+
+    def reset_card(self, request: service.ResetCard) -> dict[str, Any]:
+        """A reset from outside."""
+        nic = self._of(request.host).nic
+        nic.reset(request.level)
+        return nic.health()
+
     def down(self, request: service.Down) -> None:
         """Answer, then leave the loop."""
         self.ending = True
@@ -179,6 +209,14 @@ class Server:
             hosts = len(self.lab.hosts)
             raise OffloadError(errno.EINVAL, f"no host {number} in lab {self.name!r} of {hosts}")
         return self.lab.hosts[number]
+
+
+def _or_nothing(census: Callable[[], dict[str, int]]) -> dict[str, int]:
+    """What a card has; one that is gone has nothing to say."""
+    try:
+        return census()
+    except OffloadError:
+        return {}
 
 
 def _fields(fields: dict[str, Any]) -> dict[str, Any]:

@@ -120,13 +120,35 @@ class FaultLog(Request):
     limit: int
 
 
+class Live(Request):
+    """One of kill, stop, resume, restart for a party ("card0") -> its state; a card may come back
+    as another one."""
+
+    party: str
+    verb: str
+    card: str | None = None
+
+
+class ResetCard(Request):
+    """Reset a card, "function" or "firmware" -> dict: its health."""
+
+    host: int
+    level: str
+
+
+class Reload(Request):
+    """Unload a host's driver and load it again -> None."""
+
+    host: int
+
+
 class Down(Request):
     """End the lab -> None; the answer comes before the end."""
 
 
 AnyRequest = Union[
     Status, Ip, Monitor, SendPackets, Settle, WriteCapture, AddFault, FollowPlan, RemoveFault,
-    ResetFaults, ListFaults, FaultLog, Down,
+    ResetFaults, ListFaults, FaultLog, Live, ResetCard, Reload, Down,
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ earlier boot are stale. Where a card has died the link is down, and frames to it
 
 import errno
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -160,10 +160,13 @@ class Wire:
         """Number of the next frame from that card, as the card counts them."""
         return self._ports[port].arriving.index
 
-    def quiet(self) -> bool:
-        """Whether nothing waits here and every frame handed on was taken."""
+    def quiet(self, stopped: Collection[int] = ()) -> bool:
+        """Whether nothing waits here and every frame handed on was taken. What waits for cards that
+        are `stopped` does not count."""
         busy = self.faults.held > 0 or any(
-            port.queue or port.leaving.outstanding for port in self._ports
+            port.queue or port.leaving.outstanding
+            for number, port in enumerate(self._ports)
+            if number not in stopped
         )
         return not busy and not self._injected
 

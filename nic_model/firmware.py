@@ -83,6 +83,7 @@ class Firmware:
             (Channel.RINGS, Kind.RX_DONE): self.queues.receive_done,
             (Channel.WIRE, Kind.WIRE): self.queues.receive,
             (Channel.WIRE, Kind.WIRE_DONE): self.queues.wire_done,
+            (Channel.WIRE, Kind.LINK): lambda message: self.life.set_link(bool(message.count)),
             (Channel.CONTROL, Kind.CONTROL): self._manage,
         }
 

@@ -47,6 +47,7 @@ class Life:
         self.epoch = 0
         self.counter = 0
         self.syndrome, self.ext_synd, self.rfr = HealthSyndrome.NONE, 0, False
+        self.link = True
         self.counters = dict.fromkeys(("boots", "function_resets", "host_lost", "fatal_errors"), 0)
         self._chip = chip
         self._rng = rng
@@ -131,13 +132,19 @@ class Life:
         """How the card is now."""
         return HealthRecord(
             self.boot, self.counter, self.state, self.epoch,
-            self.syndrome, self.ext_synd, self.rfr,
+            self.syndrome, self.ext_synd, self.rfr, self.link,
         )  # fmt: skip
 
     def records(self) -> Output:
         """Messages since the last call."""
         records, self._records = self._records, []
         return records
+
+    def set_link(self, up: bool) -> None:
+        """The carrier of the port has come or gone; nothing else changes (F-LIF-14)."""
+        if up != self.link:
+            self.link = up
+            self._say()
 
     # --- edges ---
 

@@ -50,6 +50,7 @@ class Kind(IntEnum):
     COUNTERS = 36  # rings, card to host: SA_COUNTERS records
     WIRE = 48  # wire, both ways: frames (proto.wire)
     WIRE_DONE = 49  # wire, both ways: credits for `count` frames
+    LINK = 50  # wire to card: the cable is in (`count` 1) or out (0)
     CONTROL = 64  # control: host_driver.control with a host, proto.management with a card
 
 

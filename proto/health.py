@@ -49,7 +49,8 @@ class HealthRecord(msgspec.Struct, frozen=True, array_like=True):
 
     `boot` is the id of this boot; `counter` runs from its beginning. `epoch` is that of the host
     whose card it is, 0 for nobody. `syndrome` is a status.HealthSyndrome, `ext_synd` the firmware's
-    own number behind it; `rfr`, "recovery flow required", says that it is fatal.
+    own number behind it; `rfr`, "recovery flow required", says that it is fatal. `link`: the port
+    has a carrier.
     """
 
     boot: int
@@ -59,3 +60,4 @@ class HealthRecord(msgspec.Struct, frozen=True, array_like=True):
     syndrome: int = 0
     ext_synd: int = 0
     rfr: bool = False
+    link: bool = True

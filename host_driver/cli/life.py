@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xfrmnic kill`, `stop`, `resume`, `restart`, `reset`, `reload`: what becomes of hosts and cards."""
+"""`xfrmnic kill`, `stop`, `resume`, `restart`, `reset`, `reload`: life of hosts and cards."""
 
 from collections.abc import Callable
 from typing import Any

@@ -116,6 +116,7 @@ class Recovery:
         if record.boot == self.boot and (self._closed or record.counter <= self._seen):
             return
         if self.state is DeviceState.UP:
+            self._host.nic.carrier = record.link
             self._judge(record, now_ns)
         elif self.state is DeviceState.FAILED and self._unplugged and record.boot != self.boot:
             self.retry(now_ns)
@@ -230,7 +231,7 @@ class Recovery:
         if self.fatal.state is Health.RECOVERING:
             self.fatal.succeeded(host.now_ns())
             host.counters["device_recoveries"] += 1
-        host.nic.carrier = True
+        host.nic.carrier = host.health.record is None or host.health.record.link
         if self._took_down:
             host.devices.set_up(host.nic, True)
         self._unplugged = self._took_down = False

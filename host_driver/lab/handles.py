@@ -244,10 +244,19 @@ class WireHandle:
 
     def inject(self, *, host: int, frames: Sequence[bytes]) -> None:
         """Let frames arrive at that host's card. Raises OffloadError(EINVAL, EMSGSIZE)."""
-        if host not in range(self._hosts):
-            raise OffloadError(errno.EINVAL, f"no host {host} in a lab of {self._hosts}")
+        self._check(host)
         with self._world.wire() as wire:
             wire.inject(host, frames)
+
+    def _check(self, host: int) -> None:
+        if host not in range(self._hosts):
+            raise OffloadError(errno.EINVAL, f"no host {host} in a lab of {self._hosts}")
+
+    def set_carrier(self, *, host: int, up: bool) -> None:
+        """Pull the cable of a host's card, or put it in again."""
+        self._check(host)
+        with self._world.wire() as wire:
+            wire.set_carrier(host, up)
 
     def counters(self) -> dict[str, int]:
         """Frames in and out by port (`from_0`, `to_1`, ...), drops by faults, losses."""

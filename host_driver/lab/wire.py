@@ -72,19 +72,26 @@ class _Port:
 
     def __init__(self, boot: int = 0) -> None:
         self.boot = boot
-        self.carrier = True
+        self.carrier = True  # a card is there
+        self.plugged = True  # and a cable
+        self.told = True  # so the card believes
         self.arriving = Consumer(WIRE_CREDITS)
         self.leaving = Producer(RING_SIZE)  # the card's receive ring: then no frame finds it full
         self.queue: deque[_Queued] = deque()
         self.done = 0
+
+    @property
+    def reachable(self) -> bool:
+        """Whether frames arrive at the card."""
+        return self.carrier and self.plugged
 
 
 class Wire:
     """The party. Ports are numbered like the hosts; they take the place of channels in `step`.
 
     `counters` by name: `from_N`, `to_N`, `injected_N` (frames), `open_end`, `fault_dropped`,
-    `no_carrier` (frames to a card that is dead), `lost` (gaps in a card's index), `malformed` and
-    `stale` (messages), `record_dropped` (oldest records, when full).
+    `no_carrier` (frames where a card is dead or a cable is out), `lost` (gaps in a card's index),
+    `malformed` and `stale` (messages), `record_dropped` (oldest records, when full).
     """
 
     def __init__(self, ports: int, record_frames: int = WIRE_RECORD_FRAMES) -> None:
@@ -113,7 +120,10 @@ class Wire:
 
     def deadline_ns(self) -> int | None:
         """At once where something waits that can leave, else when a fault lets a frame go."""
-        can_leave = any(port.queue and port.leaving.credits for port in self._ports)
+        can_leave = any(
+            (port.queue and port.leaving.credits) or (port.told != port.plugged)
+            for port in self._ports
+        )
         return 0 if can_leave or self._injected else self.faults.deadline_ns()
 
     # --- what the lab does with it ---
@@ -140,9 +150,9 @@ class Wire:
 
     def attach(self, port: int, boot: int) -> None:
         """A card has begun a life at this port. Frames that wait there wait for it."""
-        queue = self._ports[port].queue
-        self._ports[port] = _Port(boot)
-        self._ports[port].queue = queue
+        before = self._ports[port]
+        self._ports[port] = now = _Port(boot)
+        now.queue, now.plugged = before.queue, before.plugged
 
     def greetings(self, port: int | None = None) -> int:
         """How often a card has said HELLO here, or all of them."""
@@ -154,6 +164,13 @@ class Wire:
         end.carrier = False
         end.leaving.restart(0)
         while end.queue:
+            self._lose(end.queue.popleft().owner)
+
+    def set_carrier(self, port: int, up: bool) -> None:
+        """Pull the cable of a card, or put it in again. What is on it is lost."""
+        end = self._ports[port]
+        end.plugged = up
+        while end.queue and not up:
             self._lose(end.queue.popleft().owner)
 
     def index(self, port: int) -> int:
@@ -189,6 +206,9 @@ class Wire:
             dst = 1 - port if len(self._ports) == 2 else None
             for data in frames:
                 self.counters[f"from_{port}"] += 1
+                if not end.plugged:
+                    self._lose(end)
+                    continue
                 self._enter(Frame(data, now_ns, port, dst), end)
         else:
             raise FrameError(f"{message.kind.name} has no business on the wire")
@@ -237,7 +257,7 @@ class Wire:
         if route.dst is None:
             self.counters["open_end"] += 1
             self._credit(owner)
-        elif not self._ports[route.dst].carrier:
+        elif not self._ports[route.dst].reachable:
             self._lose(owner)
         else:
             self._ports[route.dst].queue.append(_Queued(data[:FRAME_MAX_BYTES], owner))
@@ -264,6 +284,10 @@ class Wire:
                 for queued in batch:
                     self._credit(queued.owner)
         for number, port in enumerate(self._ports):
+            if port.told != port.plugged:
+                port.told = port.plugged
+                link = pack(Kind.LINK, count=int(port.plugged), epoch=port.boot)
+                outputs.append((number, link))
             if port.done:
                 outputs.append((number, pack(Kind.WIRE_DONE, count=port.done, epoch=port.boot)))
                 port.done = 0

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mark `row`, and one protected way through a lab."""
+"""The mark `row`, one protected way through a lab, and two hosts whose cards may die."""
 
 import pytest
 
 from host_driver.lab import Lab
+from support.both import CARD, Both
 from support.way import Way
 
 
@@ -40,3 +41,58 @@ def way(labs):
     yield make
     for one in ways:
         one.clear()
+
+
+def revived(lab: Lab) -> Lab:
+    """Everybody lives, nobody has anything, as in a new lab."""
+    lab.faults.reset()
+    for host in lab.hosts:
+        lab.wire.set_carrier(host=host.number, up=True)
+        for party, name in ((host, "host"), (host.nic, "card")):
+            if lab.state(f"{name}{host.number}") != "running":
+                party.restart()
+        if host.info()["device_state"] == "failed" or len(host.devices()) < 2:
+            host.nic.restart()
+            host.restart()
+        for _ in range(100):
+            if host.info()["device_state"] == "up":
+                break
+            lab.advance(0.1)
+        Both.ip(host, "xfrm policy setdefault out accept")
+    for host in lab.hosts:
+        for table in ("state", "policy"):
+            Both.ip(host, f"xfrm {table} flush")
+        host.receive()
+    lab.settle()
+    return lab
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """One lab of processes for all tests of a module, revived for each."""
+    with Lab(target="process", hosts=2, card=CARD, seed=4) as lab:
+        yield lab
+
+
+@pytest.fixture
+def both(request):
+    """Two hosts that protect everything, on the target of the test; judged at the end."""
+    made: list[Both] = []
+    labs: list[Lab] = []
+
+    def make(target: str, **options) -> Both:
+        if target == "process":
+            lab = revived(request.getfixturevalue("processes"))
+        else:
+            lab = Lab(target="sim", hosts=2, card=CARD, seed=4)
+            lab.start()
+            labs.append(lab)
+        made.append(Both(lab, **options))
+        made[-1].talk()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.judge()
+    for lab in labs:
+        lab.close()

@@ -35,7 +35,6 @@ DRIVERS = {
     "drivers_data:NoHardLimit": "LIFE-32",
     "drivers_data:NoReplayWindow": "REPLAY-09",
     "drivers_data:NoEsn": "REPLAY-14",
-    "drivers_data:NoSelector": "RX-10",
     "drivers_data:OnePriority": "SPD-27",
     "drivers_data:OneReqid": "LIFE-42",
     "drivers_data:StartsAtOne": "REPLAY-03",

@@ -175,6 +175,7 @@ def test_two_outbound_sas_share_a_reqid(target) -> None:
         one.ip(sa(0x2000, OTHER_KEY, 4096))
         assert one.spis() == [0x2000]
         one.ip("xfrm state delete src 10.1.0.1 dst 10.1.0.2 proto esp spi 0x2000")
+        one.lab.settle()  # nobody waits for the card to take the rule out
         assert one.spis() == [0x1000]
 
 

@@ -118,7 +118,7 @@ def test_malformed_messages_in_a_stream(lab) -> None:
         if lab.run_dir is None:
             say(lab, "host0", Channel.CONTROL, raw)
         else:
-            lab._world._controls[0].send(raw)
+            lab._world._controls["host0"].send(raw)
     untouched(lab)
     assert host.nic.counters()[name] - before == MALFORMED
 

@@ -15,7 +15,6 @@ from proto.commands import (
     CreatePolicyRule,
     CreateSa,
     CreateSaRule,
-    Selector,
 )
 from proto.status import OffloadError
 
@@ -59,10 +58,6 @@ class NoReplayWindow(changing(CreateSa, replay_window=0)):
 
 class NoEsn(changing(CreateSa, esn=False)):
     """The card leaves the high half out of the ICV."""
-
-
-class NoSelector(changing(CreateSa, selector=Selector())):
-    """The card does not compare decrypted packets with the SA's selector."""
 
 
 class OnePriority(changing(CreatePolicyRule, priority=0)):

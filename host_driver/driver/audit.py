@@ -45,7 +45,7 @@ class Audit:
         self._lost = lost
         self._wanted = False
         self._next_ns = context.now_ns() + INTERVAL_NS
-        self._audited = 0  # the last cookie that was given before an audit
+        self._audited = 0  # how many objects had ended before the last audit
         self._running: Completion | None = None
 
     def want(self) -> None:
@@ -55,7 +55,7 @@ class Audit:
     def due(self) -> bool:
         """Whether the tick should start one."""
         # What was destroyed last may live on a card that the driver thinks empty (F-CTL-15).
-        anything = len(self._objects) > 0 or self._objects.made(self._audited + 1)
+        anything = len(self._objects) > 0 or self._objects.ended != self._audited
         late = self._context.now_ns() >= self._next_ns and anything
         return self._running is None and (self._wanted or late)
 
@@ -67,7 +67,7 @@ class Audit:
             yield from wait(self._running)
         self._running, self._wanted = Completion(), False
         self._next_ns = self._context.now_ns() + INTERVAL_NS
-        self._audited = self._objects.last_cookie
+        self._audited = self._objects.ended
         try:
             report = yield from self._run()
             report["known"], report["bound"] = len(self._objects), len(self._context.sas)

@@ -111,7 +111,8 @@ class CardObjects:
         self._doubt = doubt
         self._known: dict[int, CardObject] = {}
         self._named: dict[tuple[ObjectKind, int], CardObject] = {}
-        self.last_cookie = 0
+        self._last_cookie = 0
+        self.ended = 0  # how many have come and gone
 
     def __iter__(self) -> Iterator[CardObject]:
         return iter(list(self._known.values()))
@@ -125,7 +126,7 @@ class CardObjects:
 
     def made(self, cookie: int) -> bool:
         """Whether an object was ever made with a cookie."""
-        return 0 < cookie <= self.last_cookie
+        return 0 < cookie <= self._last_cookie
 
     def named(self, kind: ObjectKind, handle: int) -> CardObject | None:
         """The object with a handle, until it is GONE."""
@@ -141,8 +142,8 @@ class CardObjects:
         """
         if any(before.life is not Life.LIVE for before in undo):
             raise OffloadError(errno.ENXIO, f"{opcode(command)}: the card was reset meanwhile")
-        self.last_cookie += 1
-        one = CardObject(KINDS[type(command)], self.last_cookie, uses, owner)
+        self._last_cookie += 1
+        one = CardObject(KINDS[type(command)], self._last_cookie, uses, owner)
         command.cookie = one.cookie
         self._known[one.cookie] = one
         undo.append(one)
@@ -296,6 +297,7 @@ class CardObjects:
     def _end(self, one: CardObject) -> None:
         one.life = Life.GONE
         if self._known.get(one.cookie) is one:
+            self.ended += 1
             del self._known[one.cookie]
         if self._named.get((one.kind, one.handle)) is one:
             del self._named[one.kind, one.handle]

@@ -81,6 +81,21 @@ def test_what_its_destroy_left_alive_is_stopped_and_destroyed(bench, busy) -> No
     assert audit(bench) == {**CLEAN, "objects": 4}
 
 
+def test_a_card_that_should_be_empty_is_looked_at_once_more(bench, make_state) -> None:
+    """Its last objects may be undead; after an audit that saw none there is nothing to ask."""
+    x = make_state()
+    assert bench.add(x) == 0
+    bench.card.undead = True
+    assert bench.free(x)
+    bench.card.undead = False
+    assert len(bench.card.live) == 3
+    for _ in range(2):
+        bench.now_ns += AUDIT_INTERVAL_MS * 1_000_000
+        tick(bench)
+        assert not bench.card.live
+    assert bench.card.log.count("ListObjects") == 3
+
+
 @pytest.mark.parametrize("name", ADD)
 def test_an_sa_whose_object_is_gone_expires_hard(bench, busy, name) -> None:
     bench.card.vanish(name)

@@ -124,6 +124,7 @@ class Receiver:
         track.window.take(seen.number_in)
         track.taken += 1
         track.taken_bytes += seen.size
+        track.last_taken = seen.size
         seen.fate = Fate.TAKEN if seen.arrived is not None else Fate.TRAILER
         if track.limit_reached() and track.limit_ns is None:
             track.limit_ns = seen.frame.time

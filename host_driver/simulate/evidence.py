@@ -59,10 +59,10 @@ class Evidence:
     """One step to be judged; what the step alone brought lies in `step` and `observer`.
 
     `span`: the steps since the last moment of rest, or since the last disturbance; `frames`,
-    `deliveries` and `submitted` are of the whole span. `rest`: the moment of rest that the span
-    began at, None where something disturbed the lab since. `at_rest`: this step is one again.
-    `rested` is the step of the last moment of rest, whatever came after it. `answered` has the last
-    answers of each host before this step, `booted` who died, hung or was reset since.
+    `deliveries`, `submitted` (accepted) and `refused` are of the whole span. `rest`: the moment of
+    rest that the span began at, None where something disturbed the lab since. `at_rest`: this step
+    is one again. `rested`: the step of the last one, whatever came after it. `answered` has the
+    last answers of each host before this step, `booted` who died, hung or was reset since.
     """
 
     ledger: Ledger
@@ -77,6 +77,7 @@ class Evidence:
     frames: list[Seen] = field(default_factory=list)
     deliveries: list[Delivered] = field(default_factory=list)
     submitted: list[Submitted] = field(default_factory=list)
+    refused: list[Submitted] = field(default_factory=list)
     answered: dict[int, Snapshot] = field(default_factory=dict)
     booted: set[tuple[str, int]] = field(default_factory=set)
 
@@ -185,6 +186,13 @@ class Evidence:
     def tracks(self, host: int | None = None) -> Iterator[Track]:
         """All SAs, or those of one host."""
         return (track for track in self.observer.tracks if host in (None, track.sa.host))
+
+    def named(self, host: int, spi: int, target: bytes) -> Iterator[Track]:
+        """All SAs of a host with an SPI and destination (16 bytes)."""
+        for direction in ("in", "out"):
+            for track in self.observer.tracks.named(host, direction, spi):
+                if track.target.ljust(16, b"\0") == target:
+                    yield track
 
     def delta(self, host: int, *names: str) -> int:
         """How much counters of a card, or of its driver, grew over the span, together."""

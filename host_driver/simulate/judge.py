@@ -9,7 +9,7 @@ from host_driver.simulate.invariants import INVARIANTS
 from host_driver.simulate.ledger import Delivered, Ledger, Snapshot, Step, Submitted, Violation
 from host_driver.simulate.observer import Observer
 from host_driver.simulate.rulings import Span
-from host_driver.simulate.tracks import Seen
+from host_driver.simulate.tracks import Seen, Track
 
 KEPT_STEPS = 400  # frames older than that are delivered no more
 
@@ -28,6 +28,7 @@ class Judge:
         self._frames: list[Seen] = []
         self._deliveries: list[Delivered] = []
         self._submitted: list[Submitted] = []
+        self._refused: list[Submitted] = []
 
     def judge(self, ledger: Ledger, step: Step) -> list[Violation]:
         """What did not hold in this step, the smallest number first."""
@@ -51,13 +52,14 @@ class Judge:
         self._frames += observer.seen
         self._deliveries += step.delivered
         self._submitted += [one for one in step.submitted if not one.errno]
+        self._refused += [one for one in step.submitted if one.errno]
         self._booted |= {(one.party, one.host) for one in step.lives if one.party != "link"}
         return Evidence(
             ledger, step, observer, Span(self._first, step.number), self._rest,
             at_rest=self._at_rest(step), rested=self._rested,
             calm_since_ns=self._calm_since_ns, told=told, frames=self._frames,
-            deliveries=self._deliveries, submitted=self._submitted, answered=self._answered,
-            booted=self._booted,
+            deliveries=self._deliveries, submitted=self._submitted, refused=self._refused,
+            answered=self._answered, booted=self._booted,
         )  # fmt: skip
 
     def _at_rest(self, step: Step) -> bool:
@@ -80,11 +82,21 @@ class Judge:
             self._rest, self._rested = Rest(step.number, step.snapshots, step.wire), step.number
             for host in evidence.hosts:
                 self.observer.give_up(host)
+            for track in self.observer.tracks:
+                _note_update(track, step.number)
         if evidence.at_rest or self._rest is None:
             self._first = step.number + 1
-            self._frames, self._deliveries, self._submitted = [], [], []
+            self._frames, self._deliveries = [], []
+            self._submitted, self._refused = [], []
         if step.number % KEPT_STEPS == 0:
             self.observer.forget(step.number - KEPT_STEPS)
+
+
+def _note_update(track: Track, step: int) -> None:
+    """At rest everything that was under way when limits changed has been counted."""
+    taken = [when for when, _, error in track.sa.updates if not error]
+    if taken and (track.updated is None or track.updated[0] < taken[-1]):
+        track.updated = (taken[-1], *track.moved)
 
 
 def _note(told: list[Told], step: int) -> None:

@@ -213,13 +213,19 @@ class Audited(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the queries of one host answered after a step that settled; None where nobody did."""
+    """What the queries of one host answered after a step that settled; None where nobody did.
+
+    `sas` and `policies` are now and then those of a dump: xfrm_usersa_info and xfrm_userpolicy_info
+    of each, without attributes, so without keys.
+    """
 
     host: int
     counters: dict[str, int] | None
     census: dict[str, int] | None
     mib: dict[str, int] | None
     health: dict[str, Any] | None
+    sas: list[bytes] | None = None
+    policies: list[bytes] | None = None
 
 
 @dataclass

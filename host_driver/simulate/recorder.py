@@ -5,13 +5,16 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any
 
+from host_driver.conformance.messages import dump
 from host_driver.lab import Lab
 from host_driver.simulate.ledger import Delivered, Ledger, Notice, SaAsked, Snapshot, Step
 from host_driver.simulate.play import Player
 from proto import netlink
 from proto.status import OffloadError
 from proto.xfrm import Msg
-from proto.xfrm_structs import UserExpire
+from proto.xfrm_structs import UserExpire, UserPolicyInfo, UserSaInfo
+
+DUMP_EVERY = 8  # steps; a dump asks drivers, which makes good what they might have missed
 
 
 class Recorder:
@@ -31,7 +34,10 @@ class Recorder:
         for host in range(self._ledger.hosts):
             self._take(step, host)
         if step.settled:
-            step.snapshots = [self._snapshot(host) for host in range(self._ledger.hosts)]
+            listed = step.phase != "run" or step.number % DUMP_EVERY == 0
+            step.snapshots = [
+                self._snapshot(host, listed=listed) for host in range(self._ledger.hosts)
+            ]
         step.frames = self._lab.wire.frames(self._frames)
         self._frames += len(step.frames)
         step.wire = self._lab.wire.counters()
@@ -81,7 +87,7 @@ class Recorder:
                     if _is(sa, expire):
                         sa.expired_step = step.number
 
-    def _snapshot(self, host: int) -> Snapshot:
+    def _snapshot(self, host: int, *, listed: bool) -> Snapshot:
         """Counters as they stand when nothing moves: those of different parties fit together."""
         nic, handle = self._lab.hosts[host].nic, self._lab.hosts[host]
         return Snapshot(
@@ -90,7 +96,18 @@ class Recorder:
             self._ask(host, nic.census),
             self._ask(host, handle.mib),
             None,
+            self._dump(host, Msg.GETSA, UserSaInfo.size()) if listed else None,
+            self._dump(host, Msg.GETPOLICY, UserPolicyInfo.size()) if listed else None,
         )
+
+    def _dump(self, host: int, request: int, size: int) -> list[bytes] | None:
+        """The fixed part of everything that a dump gives, in the core's order."""
+        datagrams = self._ask(host, lambda: self._lab.hosts[host].netlink(dump(request)))
+        if datagrams is None:
+            return None
+        wanted = (Msg.NEWSA, Msg.NEWPOLICY)
+        messages = (one for data in datagrams for one in netlink.messages(data))
+        return [one.payload[:size] for one in messages if one.type in wanted]
 
     def _ask(self, host: int, question: Callable[[], Any]) -> Any:
         return self._player.call(host, question)[1]

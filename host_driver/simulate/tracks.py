@@ -95,6 +95,7 @@ class Track:
     window: Window = field(init=False)
     taken: int = 0  # by the reference
     taken_bytes: int = 0
+    last_taken: int = 0  # bytes of the last packet that the reference took
     delivered: Counter[int] = field(default_factory=Counter)  # to the stack, by number
     delivered_bytes: int = 0
     came: int = 0  # frames that the reference took, or may have: all that opened
@@ -103,6 +104,7 @@ class Track:
     limit_ns: int | None = None  # when the reference saw a hard limit reached
     forged: bool = False  # a wrong ICV under a number beyond the window came in
     exact: bool = True
+    updated: tuple[int, int, int] | None = None  # step of the last update, packets, bytes then
     soft_told: list[int] = field(default_factory=list)  # steps
     hard_told: list[int] = field(default_factory=list)
     target: bytes = field(init=False)
@@ -129,6 +131,23 @@ class Track:
         asked = [self.sa.limits, *(limits for _, limits, _ in self.sa.updates)]
         values = [getattr(limits, name) for limits in asked]
         return None if None in values else max(values)
+
+    def allowed(self, name: str) -> int | None:
+        """How much an SA may move by now under the hard limit of this name: after an update that
+        was taken before the last moment of rest, that limit, or what it had moved by then."""
+        if self.updated is None:
+            return self.limit(name)
+        taken = [limits for _, limits, error in self.sa.updates if not error]
+        latest: int | None = getattr(taken[-1], name)
+        moved = self.updated[1] if name == "hard_packets" else self.updated[2]
+        return None if latest is None else max(latest, moved)
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Packets and bytes that it sealed, or that a stack got through it."""
+        if self.sa.direction == "out":
+            return self.sent, self.sent_bytes
+        return self.delivered.total(), self.delivered_bytes
 
     @property
     def windowed(self) -> bool:

@@ -6,6 +6,7 @@ import copy
 import ipaddress
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from scapy.layers.inet import IP, UDP
@@ -31,7 +32,7 @@ from host_driver.simulate.ledger import (
 )
 from proto import netlink
 from proto.xfrm import Msg
-from proto.xfrm_structs import UserExpire, UserSaInfo, XfrmId
+from proto.xfrm_structs import UserExpire, UserPolicyInfo, UserSaInfo, XfrmId
 
 A, B = "10.1.0.1", "10.1.0.2"
 SPI, SECOND = 0x1000, 1_000_000_000
@@ -127,7 +128,7 @@ class Scene:
         key, esn = wrong.get("key", sa.key), sa.esn
         tunnel = None
         if sa.mode == "tunnel":
-            tunnel = (IPv6 if ":" in sa.src else IP)(src=sa.src, dst=sa.dst)
+            tunnel = (IPv6 if ":" in sa.src else IP)(src=sa.src, dst=wrong.get("dst", sa.dst))
         encap = UDP(sport=sa.encap[0], dport=sa.encap[1]) if sa.encap else None
         scapy_sa = SecurityAssociation(
             ESP, spi=wrong.get("spi", sa.spi), crypt_algo="AES-GCM", crypt_key=key,
@@ -156,13 +157,30 @@ class Scene:
         body = UserExpire(state=state, hard=int(hard)).pack()
         return netlink.message(Msg.EXPIRE, body)
 
+    @staticmethod
+    def usersa(sa: SaAsked, packets: int) -> bytes:
+        """An SA as a dump lists it."""
+        info = UserSaInfo()
+        info.id, info.reqid = XfrmId(daddr=_padded(sa.dst), spi=sa.spi, proto=50), sa.reqid
+        info.curlft.packets = packets
+        return info.pack()
+
+    @staticmethod
+    def userpolicy(policy: PolicyAsked) -> bytes:
+        """A policy from A to B as a dump lists it."""
+        info = UserPolicyInfo(dir=1 if policy.direction == "out" else 0)
+        info.sel.saddr, info.sel.daddr = _padded(A), _padded(B)
+        info.sel.prefixlen_s = info.sel.prefixlen_d = 32
+        return info.pack()
+
     # --- one step ---
 
     def step(self, action: str = "Send", **what: Any) -> list[Violation]:
         """Write a step down and judge it.
 
         sent: frames of card 0; to_1: frames of nobody to host 1; clear: packets that the stack of
-        host 0 had accepted; got: packets that the stack of host 1 got; told: (host, message);
+        host 0 had accepted; refused: those that it was refused; got: packets that the stack of
+        host 1 got; told: (host, message); listed: {host: (SAs, policies)} of a dump, None without;
         drops: {(host, counter): n}; lives: (host, party, what). Everything else as in Step.
         """
         number = len(self.ledger.steps)
@@ -172,6 +190,9 @@ class Scene:
         step.submitted = [
             Submitted(number, host, packet, 0, self.now_ns)
             for host, packet in what.pop("submitted", [(0, p) for p in what.pop("clear", [])])
+        ]
+        step.submitted += [
+            Submitted(number, 0, packet, 113, self.now_ns) for packet in what.pop("refused", [])
         ]
         frames = [Frame(data, self.now_ns, 0, 1) for data in what.pop("sent", [])]
         frames += [Frame(data, self.now_ns, None, 1) for data in what.pop("to_1", [])]
@@ -186,6 +207,8 @@ class Scene:
             self.counters[host][name] += more
         step.wire = dict(self.wire)
         step.snapshots = [self._snapshot(host) for host in (0, 1)] if step.settled else []
+        for host, (sas, policies) in what.pop("listed", {}).items():
+            step.snapshots[host] = replace(step.snapshots[host], sas=sas, policies=policies)
         for name, value in what.items():
             setattr(step, name, value)
         self.now_ns += SECOND

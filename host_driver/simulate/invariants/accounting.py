@@ -7,6 +7,7 @@ from host_driver.simulate.evidence import Evidence
 from host_driver.simulate.headers import checksum_good
 from host_driver.simulate.invariants.registry import invariant
 from host_driver.simulate.ledger import Snapshot, Step
+from host_driver.simulate.listed import sas
 from host_driver.simulate.tracks import Fate, Seen
 from host_driver.xfrm.mib import NAMES
 
@@ -116,8 +117,8 @@ def _falling(before: Snapshot, after: Snapshot) -> Iterator[tuple[str, str, int,
 
 @invariant(33, "curlft is monotonic and true")
 def curlft_true(ev: Evidence) -> Iterator[str]:
-    """What EXPIRE messages tell of an SA never decreases, and is never more than the wire has
-    shown: what was sealed by it, or came in for it."""
+    """What EXPIRE messages and dumps tell of an SA never decreases, and is never more than the wire
+    has shown: what was sealed by it, or came in for it. At rest a dump tells exactly that."""
     for one in ev.told:
         track = one.track
         if track is None or ev.may_break("ring", "mailbox", "table", kinds=("corrupt", "truncate")):
@@ -130,6 +131,24 @@ def curlft_true(ev: Evidence) -> Iterator[str]:
             shown = track.sent if track.sa.direction == "out" else track.came
             if packets > shown:
                 yield f"{track} was told at {packets} packets, the wire has shown {shown}"
+
+    yield from _listed_curlft(ev)
+
+
+def _listed_curlft(ev: Evidence) -> Iterator[str]:
+    """The same of dumps; and at rest a dump tells exactly what the wire has shown."""
+    for snapshot in ev.step.snapshots:
+        for listed in sas(snapshot):
+            for track in ev.named(snapshot.host, listed.spi, listed.target):
+                if track.sa.offload != "packet" or not ev.sure(track.sa):
+                    continue
+                if listed.packets < track.curlft:
+                    yield f"{track} is listed with {listed.packets} packets after {track.curlft}"
+                track.curlft = listed.packets
+                out = track.sa.direction == "out"
+                shown = track.sent if out else track.taken
+                if track.exact and ev.balanced and listed.packets != shown:
+                    yield f"{track} is listed with {listed.packets} packets, it moved {shown}"
 
 
 @invariant(34, "One reason per drop")

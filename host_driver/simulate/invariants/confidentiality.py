@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Confidentiality and policy: invariants 1 to 9."""
 
+import errno
 from collections.abc import Iterator
 
 from host_driver.simulate.evidence import Evidence, serves
@@ -12,6 +13,7 @@ from host_driver.simulate.tracks import Seen
 from proto import netlink
 from proto.xfrm import Msg
 
+SHORT = 400  # bytes that fit every MTU, whatever is put around them
 WITH_KEYS = {Msg.NEWSA, Msg.UPDSA, Msg.DELSA}  # there the kernel tells listeners keys (UAPI-60)
 
 
@@ -148,23 +150,32 @@ def _pairing(
 
 @invariant(7, "Order of installation does not matter")
 def order_does_not_matter(ev: Evidence) -> Iterator[str]:
-    """Whatever came first, policies or SAs: where both are there, what a stack sends is sealed and
-    on the wire."""
+    """Whatever came first, policies or SAs: where both are there, what a stack sends is accepted,
+    sealed and on the wire."""
     if not ev.balanced:
         return
     for host in ev.hosts:
-        if ev.delta(host, "tx_drop_too_long", "tx_drop_fragment") or ev.touched(host):
+        if ev.touched(host):
             continue
-        for one in ev.observer.on_the_way(host):
-            parsed = parse(one.packet)
-            if parsed is None or parsed.fragment or not parsed.whole or one.step < ev.span.first:
+        for one in (*ev.observer.on_the_way(host), *ev.refused):
+            packet = parse(one.packet)
+            if one.host != host or one.step < ev.span.first or packet is None:
                 continue
-            found = ev.ruling(host, "out", parsed, ev.span)
-            if found.certain and found.policy is not None and _usable(ev, found.policy, parsed):
+            if not _plain(packet):
+                continue
+            found = ev.ruling(host, "out", packet, ev.span)
+            if found.certain and found.policy is not None and _usable(ev, found.policy, packet):
+                what = "accepted" if not one.errno else f"refused ({errno.errorcode[one.errno]})"
                 yield (
-                    f"host{host} accepted a packet in step {one.step} that never left, although "
+                    f"host{host} {what} a packet in step {one.step} that never left, although "
                     f"policy {found.policy.number} and its SAs are there"
                 )
+
+
+def _plain(packet: Parsed) -> bool:
+    """Whether a packet is whole, short enough for every link, and without options."""
+    head = 20 if packet.version == 4 else 40
+    return not packet.fragment and packet.whole and packet.end <= SHORT and packet.at == head
 
 
 def _usable(ev: Evidence, policy: PolicyAsked, packet: Parsed) -> bool:

@@ -8,6 +8,7 @@ from host_driver.simulate.evidence import Evidence, serves
 from host_driver.simulate.headers import parse
 from host_driver.simulate.invariants.registry import invariant
 from host_driver.simulate.ledger import Limits, PolicyAsked, SaAsked
+from host_driver.simulate.listed import id_of, policies, sas
 from host_driver.simulate.rulings import Span, Standing, covers, standing
 from host_driver.simulate.tracks import Seen, Track
 from proto import netlink
@@ -63,16 +64,20 @@ def _refused(ev: Evidence, asked_step: int, error: int) -> bool:
 @invariant(39, "Full delete")
 def full_delete(ev: Evidence) -> Iterator[str]:
     """Keys, SAs, rules and policies on a card are those that are asked for and not taken back, one
-    for one; in the end none. Whatever was deleted twice was an error, never more."""
+    for one; in the end none. And no core lists a policy that nobody asks for."""
     for host in ev.hosts:
         if left := {kind: more for kind, more in surplus(ev, host).items() if more > 0}:
             yield f"card{host} has {left} more than is asked of it"
+    for snapshot in ev.step.snapshots:
+        asked = {id_of(p) for p in ev.ledger.policies if _may_be(ev, p, snapshot.host)}
+        for one in policies(snapshot) - asked if ev.at_rest else ():
+            yield f"host{snapshot.host} lists a policy that nobody asks for: {one}"
 
 
 @invariant(40, "Delete is final")
 def delete_is_final(ev: Evidence) -> Iterator[str]:
-    """Once a moment of rest has followed the delete of an SA, nothing is sealed or delivered by it:
-    in-flight packets have until then."""
+    """Once a moment of rest has followed the delete of an SA, nothing is sealed or delivered by it,
+    and no core lists it: in-flight packets have until then."""
     for seen in ev.sent():
         if seen.out is not None and _deleted(ev, seen.out.sa):
             yield f"{seen.out} was deleted in step {seen.out.sa.removed_step} and sent {seen}"
@@ -81,6 +86,16 @@ def delete_is_final(ev: Evidence) -> Iterator[str]:
         if track is not None and _deleted(ev, track.sa) and ev.rested < seen.step:
             gone = track.sa.removed_step
             yield f"{track} is gone since step {gone}, host{delivered.host} got {seen}"
+
+    for snapshot in ev.step.snapshots if ev.at_rest else ():
+        for listed in sas(snapshot):
+            known = list(ev.named(snapshot.host, listed.spi, listed.target))
+            if known and all(ev.standing(track.sa) is Standing.NO for track in known):
+                yield f"host{snapshot.host} lists {known[-1]}, which is gone"
+
+
+def _may_be(ev: Evidence, policy: PolicyAsked, host: int) -> bool:
+    return policy.host == host and ev.standing(policy) is not Standing.NO
 
 
 def _deleted(ev: Evidence, sa: SaAsked) -> bool:

@@ -11,6 +11,7 @@ from host_driver.simulate.tracks import Fate, Track
 from host_driver.simulate.window import SPACE
 
 POLL_S = 10  # twice what events, counters and the reconcile tick need to tell of a limit
+TIMER_S = 2  # how late a timer of whole seconds may be
 HINTS = ("events", "ring.counters")  # sites whose faults only delay what the host learns
 
 
@@ -18,8 +19,8 @@ HINTS = ("events", "ring.counters")  # sites whose faults only delay what the ho
 def hard_packets_exact(ev: Evidence) -> Iterator[str]:
     """At most so many packets as the hard limit says are sealed by an SA, or opened and delivered,
     whatever the card's counters are wide."""
-    for track, count in _moved(ev):
-        hard = track.limit("hard_packets")
+    for track in _moving(ev):
+        hard, count = track.allowed("hard_packets"), track.moved[0]
         if hard is not None and count > hard:
             yield f"{track} processed {count} packets, its hard limit is {hard}"
     for delivered, seen in ev.observer.matched:
@@ -27,24 +28,19 @@ def hard_packets_exact(ev: Evidence) -> Iterator[str]:
             yield f"host{delivered.host} got number {seen.number_in:#x} beyond {seen.into}'s limit"
 
 
-def _moved(ev: Evidence) -> Iterator[tuple[Track, int]]:
-    """SAs that moved packets in this step, and how many in all."""
+def _moving(ev: Evidence) -> Iterator[Track]:
+    """SAs that moved packets in this step."""
     out = {seen.out for seen in ev.sent() if seen.out is not None}
     into = {seen.into for _, seen in ev.observer.matched if seen.into is not None}
-    for track in ev.tracks():
-        if track in out:
-            yield track, track.sent
-        elif track in into:
-            yield track, track.delivered.total()
+    return (track for track in ev.tracks() if track in out or track in into)
 
 
 @invariant(23, "The hard byte limit is bounded")
 def hard_bytes_bounded(ev: Evidence) -> Iterator[str]:
     """No packet is processed once the bytes before it have reached the hard limit: the overshoot is
     one packet, for the card counts every one."""
-    for track, _ in _moved(ev):
-        hard = track.limit("hard_bytes")
-        moved = track.sent_bytes if track.sa.direction == "out" else track.delivered_bytes
+    for track in _moving(ev):
+        hard, moved = track.allowed("hard_bytes"), track.moved[1]
         if hard is not None and moved - track.last_bytes >= hard:
             yield f"{track} processed {moved} bytes, its hard limit is {hard}"
 
@@ -79,18 +75,24 @@ def soft_before_hard(ev: Evidence) -> Iterator[str]:
     if not ev.balanced:
         return
     for track in ev.tracks():
-        soft, sa = track.limit("soft_packets"), track.sa
-        if soft is None or sa.updates or not track.exact or track.soft_told or track.hard_told:
+        if track.sa.updates or not track.exact or track.soft_told or track.hard_told:
             continue
-        if ev.standing(sa) is Standing.SURE and _count(track) >= soft and not track.limit_reached():
-            yield f"{track} processed {_count(track)} packets, soft limit {soft} was not told"
+        if ev.sure(track.sa) and not track.limit_reached() and (passed := _soft_passed(track)):
+            yield f"{track} has {passed}, and its soft limit was not told"
 
 
-def _count(track: Track) -> int:
-    """Packets that the one who looks at limits has counted: the core looks before it counts, so
-    that without packet offload the last one is not looked at yet (LIFE-16)."""
-    count = track.sent if track.sa.direction == "out" else track.taken
-    return count if track.sa.offload == "packet" else count - 1
+def _soft_passed(track: Track) -> str:
+    """What of an SA has reached its soft limit. The core looks before it counts, so that without
+    packet offload the last packet is not looked at yet (LIFE-16)."""
+    limits, out = track.sa.limits, track.sa.direction == "out"
+    packets, octets = (track.sent, track.sent_bytes) if out else (track.taken, track.taken_bytes)
+    if track.sa.offload != "packet":
+        packets, octets = packets - 1, octets - (track.last_bytes if out else track.last_taken)
+    if limits.soft_packets is not None and packets >= limits.soft_packets:
+        return f"{packets} packets of {limits.soft_packets}"
+    if limits.soft_bytes is not None and octets >= limits.soft_bytes > 0:
+        return f"{octets} bytes of {limits.soft_bytes}"
+    return ""
 
 
 @invariant(26, "Hard once")
@@ -104,6 +106,8 @@ def hard_once(ev: Evidence) -> Iterator[str]:
         for track in ev.tracks():
             if _overdue(ev, track):
                 yield f"{track} has reached its hard limit, and nobody was told"
+            elif _too_old(ev, track):
+                yield f"{track} is older than its hard limit, and nobody was told"
     for host, calls in enumerate(ev.step.trace):
         deleted = [c["object"] for c in calls if c["call"] == "xdo_dev_state_delete"]
         twice = {number for number in deleted if deleted.count(number) > 1}
@@ -121,6 +125,17 @@ def _overdue(ev: Evidence, track: Track) -> bool:
         and not track.hard_told
         and ev.standing(track.sa) is Standing.SURE
     )
+
+
+def _too_old(ev: Evidence, track: Track) -> bool:
+    """Whether an SA lives on behind its hard limit in seconds. Where the clock was set, the kernel
+    may let it live (LIFE-21)."""
+    hard = track.sa.limits.hard_seconds
+    age_s = (ev.step.began_ns - track.sa.answered_ns) / SECOND_NS
+    if hard is None or track.sa.updates or track.hard_told or age_s < hard + TIMER_S:
+        return False
+    leaps = any("leap_s=" in step.action for step in ev.ledger.steps[track.sa.asked_step :])
+    return ev.sure(track.sa) and not leaps and not ev.lived(track.sa)
 
 
 @invariant(27, "Lost events change nothing")

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from host_driver.simulate.evidence import Evidence
 from host_driver.simulate.invariants.lifecycle import surplus
 from host_driver.simulate.invariants.registry import invariant
-from host_driver.simulate.rulings import gone_step
+from host_driver.simulate.listed import id_of, policies, sas
+from host_driver.simulate.rulings import Standing, gone_step
 from host_driver.simulate.tracks import Track
 
+LIVES_KEPT = 200  # steps in which somebody may have died
 FRESH = ("restart", "reset-firmware")
 
 
@@ -69,13 +71,45 @@ def _lives(ev: Evidence) -> bool:
 @invariant(49, "A crash leaves all or nothing")
 def crash_leaves_all_or_nothing(ev: Evidence) -> Iterator[str]:
     """After a new boot of a card no SA of before seals or opens a packet, and the host knows: each
-    is told as expired, or was taken back. What a host believes to be on its card is there."""
+    is told as expired, or was taken back. What a host believes to be on its card is there, what was
+    asked of it is listed, and a dead card sends nothing."""
     for seen in ev.sent():
         if seen.out is not None and _of_an_earlier_boot(ev, seen.out, seen.frame.time):
             yield f"{seen.out} is of an earlier boot of its card and sent {seen}"
     for host in ev.hosts:
         if short := {kind: -less for kind, less in surplus(ev, host).items() if less < 0}:
             yield f"card{host} lacks {short} that its host believes to be there"
+    yield from _lost(ev)
+    yield from _of_the_dead(ev)
+
+
+def _lost(ev: Evidence) -> Iterator[str]:
+    """SAs and policies that are there for sure, and that no dump lists."""
+    for snapshot in ev.step.snapshots if ev.at_rest else ():
+        host = snapshot.host
+        if snapshot.sas is not None:
+            named = {(one.spi, one.target) for one in sas(snapshot)}
+            for track in ev.tracks(host):
+                name = (track.sa.spi, track.target.ljust(16, b"\0"))
+                if ev.sure(track.sa) and name not in named:
+                    yield f"host{host} has lost {track} without a word"
+        if snapshot.policies is not None:
+            listed = policies(snapshot)
+            for policy in ev.ledger.live_policies(host):
+                if ev.standing(policy) is Standing.SURE and id_of(policy) not in listed:
+                    yield f"host{host} has lost policy {policy.number} without a word"
+
+
+def _of_the_dead(ev: Evidence) -> Iterator[str]:
+    """Frames of a card that was killed, before it is started again."""
+    for seen in ev.sent():
+        last = None
+        for step in ev.ledger.steps[max(0, seen.step - LIVES_KEPT) :]:
+            for life in step.lives:
+                if (life.party, life.host) == ("card", seen.frame.src) and not life.errno:
+                    last = life if life.time_ns < seen.frame.time else last
+        if last is not None and last.what in ("kill", "stop"):
+            yield f"card{last.host} has been dead since step {last.step}, and sent {seen}"
 
 
 def _of_an_earlier_boot(ev: Evidence, track: Track, time_ns: int) -> bool:

@@ -96,6 +96,13 @@ def accepted_and_never_sent(scene: Scene) -> list[Violation]:
     return scene.step(clear=[datagram(1)], drops={(0, "tx_drop_no_sa"): 1})
 
 
+@breaks(7)
+def refused_without_need(scene: Scene) -> list[Violation]:
+    scene.pair()
+    scene.protected()
+    return scene.step(refused=[datagram(1)])
+
+
 @breaks(9)
 def key_in_a_text(scene: Scene) -> list[Violation]:
     out, _ = scene.pair()
@@ -171,6 +178,15 @@ def sealed_something_else(scene: Scene) -> list[Violation]:
     return scene.step(clear=[datagram(1)], sent=[scene.sealed(out, 1, datagram(2))])
 
 
+@breaks(14)
+def outer_addresses_are_others(scene: Scene) -> list[Violation]:
+    scene.policy(0, "out", mode="tunnel", tunnel=("192.0.2.1", "192.0.2.2"))
+    scene.step("AddPolicy")
+    out, _ = scene.pair(mode="tunnel", src="192.0.2.1", dst="192.0.2.2")
+    astray = scene.sealed(out, 1, dst="192.0.2.9")
+    return scene.step(clear=[datagram(1)], sent=[astray])
+
+
 @breaks(15)
 def wrong_icv_accepted(scene: Scene) -> list[Violation]:
     scene.protected()
@@ -242,6 +258,16 @@ def one_packet_too_many(scene: Scene) -> list[Violation]:
     return scene.exchange(out, 1, 2, 3, 4)
 
 
+@breaks(22)
+def new_limit_ignored(scene: Scene) -> list[Violation]:
+    scene.protected()
+    out, _ = scene.pair(limits=Limits(hard_packets=9))
+    scene.exchange(out, 1)
+    out.updates.append((len(scene.ledger.steps), Limits(hard_packets=2), 0))
+    scene.step("UpdateSa")
+    return scene.exchange(out, 2, 3)
+
+
 @breaks(23)
 def bytes_beyond_the_limit(scene: Scene) -> list[Violation]:
     scene.protected()
@@ -293,6 +319,12 @@ def hard_limit_told_twice(scene: Scene) -> list[Violation]:
     return scene.step(
         clear=[datagram(1)], sent=[scene.sealed(out, 1)], got=[datagram(1)], told=[hard, hard]
     )
+
+
+@breaks(26)
+def too_old(scene: Scene) -> list[Violation]:
+    scene.pair(limits=Limits(hard_seconds=5))
+    return scene.step("Advance", after_ns=20_000_000_000)
 
 
 @breaks(26)
@@ -389,6 +421,14 @@ def curlft_beyond_the_wire(scene: Scene) -> list[Violation]:
     return scene.step(told=[(0, scene.expire(out, 2, hard=False))])
 
 
+@breaks(33)
+def dump_tells_less(scene: Scene) -> list[Violation]:
+    scene.protected()
+    out, _ = scene.pair()
+    scene.exchange(out, 1, 2)
+    return scene.step(listed={0: ([scene.usersa(out, 1)], None)})
+
+
 @breaks(35)
 def sealed_in_software(scene: Scene) -> list[Violation]:
     scene.protected()
@@ -431,6 +471,23 @@ def deleted_and_left_behind(scene: Scene) -> list[Violation]:
     scene.remove(out, into)
     scene.census_more[1]["rules_sa"] += 1
     return scene.step("DeleteSa")
+
+
+@breaks(39)
+def policy_still_listed(scene: Scene) -> list[Violation]:
+    policy = scene.policy(0, "out")
+    scene.step("AddPolicy")
+    scene.remove(policy)
+    scene.step("DeletePolicy")
+    return scene.step(listed={0: (None, [scene.userpolicy(policy)])})
+
+
+@breaks(40)
+def sa_still_listed(scene: Scene) -> list[Violation]:
+    out, into = scene.pair()
+    scene.remove(out, into)
+    scene.step("DeleteSa")
+    return scene.step(listed={0: ([scene.usersa(out, 0)], None)})
 
 
 @breaks(40)
@@ -530,6 +587,24 @@ def lost_without_a_word(scene: Scene) -> list[Violation]:
     scene.pair()
     scene.census_more[0]["sas"] -= 1
     return scene.step()
+
+
+@breaks(49)
+def sa_no_longer_listed(scene: Scene) -> list[Violation]:
+    scene.pair()
+    return scene.step(listed={0: ([], None)})
+
+
+@breaks(49)
+def policy_no_longer_listed(scene: Scene) -> list[Violation]:
+    scene.protected()
+    return scene.step(listed={0: (None, [])})
+
+
+@breaks(49)
+def the_dead_sends(scene: Scene) -> list[Violation]:
+    scene.step(lives=[(0, "card", "kill")], settled=False)
+    return scene.step(clear=[datagram(1)], sent=[scene.ethernet(datagram(1))], settled=False)
 
 
 @breaks(50)

@@ -53,6 +53,9 @@ class Judge:
         self._deliveries += step.delivered
         self._submitted += [one for one in step.submitted if not one.errno]
         self._refused += [one for one in step.submitted if one.errno]
+        for one in step.lives:
+            if one.party != "link":
+                observer.forget_handles(one.host)
         self._booted |= {(one.party, one.host) for one in step.lives if one.party != "link"}
         return Evidence(
             ledger, step, observer, Span(self._first, step.number), self._rest,

@@ -58,6 +58,10 @@ class Observer:
         """What was on the way will not come any more: it was dropped."""
         self._waiting[host].clear()
 
+    def forget_handles(self, host: int) -> None:
+        """A driver that probes anew may begin its handles anew."""
+        self.handles = {name: whose for name, whose in self.handles.items() if name[0] != host}
+
     def forget(self, before_step: int) -> None:
         """Let go of frames so old that nobody can deliver them."""
         for receiver in self._receivers:

@@ -86,7 +86,6 @@ def delete_is_final(ev: Evidence) -> Iterator[str]:
         if track is not None and _deleted(ev, track.sa) and ev.rested < seen.step:
             gone = track.sa.removed_step
             yield f"{track} is gone since step {gone}, host{delivered.host} got {seen}"
-
     for snapshot in ev.step.snapshots if ev.at_rest else ():
         for listed in sas(snapshot):
             known = list(ev.named(snapshot.host, listed.spi, listed.target))
@@ -104,7 +103,7 @@ def _deleted(ev: Evidence, sa: SaAsked) -> bool:
 
 @invariant(41, "Handles are fresh")
 def handles_are_fresh(ev: Evidence) -> Iterator[str]:
-    """No two objects of a driver have had the same handle."""
+    """No two objects of a driver have had the same handle, from one probe to the next."""
     for host, calls in enumerate(ev.step.trace):
         for call in calls:
             handle, number = call.get("handle", 0), call["object"]
@@ -126,9 +125,7 @@ def refusals_do_nothing(ev: Evidence) -> Iterator[str]:
             yield f"a request was refused with {errno.errorcode[asked.errno]} without a text"
     if ev.step.action.startswith("Refused") and not ev.step.errno and not ev.step.unanswered:
         yield f"a request that cannot be met was accepted: {ev.step.action}"
-    refused = [
-        sa for sa in ev.ledger.sas if sa.asked_step == ev.step.number and sa.errno
-    ]  # fmt: skip
+    refused = [sa for sa in ev.ledger.sas if sa.asked_step == ev.step.number and sa.errno]
     spis = {
         (notice.host, message.payload[72:76])
         for notice in ev.step.notices

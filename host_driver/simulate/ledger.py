@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from host_driver.lab.wire import Frame
+from host_driver.xfrm.profile import LATEST, profile_by_name
 from proto.caps import parse_card
 
 Direction = Literal["in", "out", "fwd"]
@@ -268,11 +269,12 @@ class Step:
 class Ledger:
     """The book of one run: SAs, policies and faults ever asked for, and every step."""
 
-    def __init__(self, hosts: int, card: str, seed: int) -> None:
+    def __init__(self, hosts: int, card: str, seed: int, profile: str = LATEST.name) -> None:
         self.hosts = hosts
         self.card = card
         self.caps = parse_card(card)
         self.seed = seed
+        self.profile = profile_by_name(profile)
         self.sas: list[SaAsked] = []
         self.policies: list[PolicyAsked] = []
         self.armed: list[Armed] = []

@@ -85,7 +85,7 @@ class Run:
             target=plan.target, hosts=2, card=plan.card, profile=plan.profile, seed=plan.seed,
             link=plan.link,
         )  # fmt: skip
-        self.ledger = Ledger(2, plan.card, plan.seed)
+        self.ledger = Ledger(2, plan.card, plan.seed, plan.profile)
         self._judge = judge
         self._hash = hashlib.sha256()
 

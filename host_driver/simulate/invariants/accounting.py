@@ -147,7 +147,8 @@ def _listed_curlft(ev: Evidence) -> Iterator[str]:
                 track.curlft = listed.packets
                 out = track.sa.direction == "out"
                 shown = track.sent if out else track.taken
-                if track.exact and ev.balanced and listed.packets != shown:
+                told = ev.ledger.profile.update_at_serialization and track.exact and ev.balanced
+                if told and listed.packets != shown:
                     yield f"{track} is listed with {listed.packets} packets, it moved {shown}"
 
 

@@ -81,11 +81,13 @@ class Audit:
 
     def _run(self) -> Sleep[Counter[str]]:
         report = Counter(dict.fromkeys(("objects", *FINDINGS), 0))
+        resets = self._objects.resets
         before = [one for one in self._objects if one.life is Life.LIVE]
         strays: Strays = []
         seen: set[CardObject] = set()
         for kind in ORDER:
-            if not (yield from self._list(kind, seen, strays, report)):
+            read = yield from self._list(kind, seen, strays, report)
+            if not read or self._objects.resets != resets:
                 self._wanted = True
                 report["unfinished"] = 1
                 return report
@@ -95,15 +97,15 @@ class Audit:
         for one in missing:
             self._objects.forget(one)
             self._lost(one)
+        kept = [one for one in self._objects if one.life is Life.QUARANTINED]
+        yield from self._objects.retire(sorted(kept, key=lambda one: one.kind))
         yield from self._remove(strays, report)
         for one in self._objects:
             if one.life is Life.LOST and one.unknown is None:
                 report["lost"] += 1
                 yield from self._objects.find(one)
                 yield from self._objects.retire([one])
-        left = [one for one in self._objects if one.life is Life.QUARANTINED]
-        yield from self._objects.retire(sorted(left, key=lambda one: one.kind))
-        report["quarantined"] = sum(one.life is Life.QUARANTINED for one in left)
+        report["quarantined"] = sum(one.life is Life.QUARANTINED for one in self._objects)
         return report
 
     def _list(

@@ -113,12 +113,14 @@ class CardObjects:
         self._named: dict[tuple[ObjectKind, int], CardObject] = {}
         self._last_cookie = 0
         self.ended = 0  # how many have come and gone
+        self.resets = 0  # how often the card was emptied
 
     def __iter__(self) -> Iterator[CardObject]:
-        return iter(list(self._known.values()))
+        """All of them, oldest first, adopted ones last; as they are now."""
+        return iter(list(dict.fromkeys([*self._known.values(), *self._named.values()])))
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(1 for _ in self)
 
     def of(self, cookie: int) -> CardObject | None:
         """The object that was made with a cookie, until it is GONE."""
@@ -141,7 +143,7 @@ class CardObjects:
         What `undo` has already must still live: after a reset its handles are somebody else's.
         """
         if any(before.life is not Life.LIVE for before in undo):
-            raise OffloadError(errno.ENXIO, f"{opcode(command)}: the card was reset meanwhile")
+            raise self._reset(command)
         self._last_cookie += 1
         one = CardObject(KINDS[type(command)], self._last_cookie, uses, owner)
         command.cookie = one.cookie
@@ -159,12 +161,18 @@ class CardObjects:
         except OffloadError:
             self._end(one)  # it never got a slot
             raise
+        if one.life is not Life.MAKING:
+            raise self._reset(command)
         if why := self._impossible(one.kind, reply.handle, reply.generation):
             one.life = Life.LOST
             text = f"{opcode(command)}: the card gave {why} (syndrome {reply.syndrome & U32:#x})"
             raise OffloadError(errno.EIO, text)
         self._name(one, reply.handle, reply.generation)
         return one
+
+    @staticmethod
+    def _reset(command: Create) -> OffloadError:
+        return OffloadError(errno.ENXIO, f"{opcode(command)}: the card was reset meanwhile")
 
     def unwind(
         self, undo: list[CardObject], error: OffloadError, gone: Completion | None = None
@@ -196,6 +204,8 @@ class CardObjects:
             reply = yield from wait(one.unknown.late)
             error = failure(one.unknown.command, reply)
             one.unknown = None
+            if one.life is Life.GONE:
+                return
             if error:
                 self._judge(one, error)
             elif not self._impossible(one.kind, reply.handle, reply.generation):
@@ -234,8 +244,11 @@ class CardObjects:
 
     def forget(self, one: CardObject | None = None) -> None:
         """The card does not have it any more, or, without an argument, has nothing at all."""
-        everything = {*self._known.values(), *self._named.values()}
-        for each in everything if one is None else {one}:
+        if one is not None:
+            self._end(one)
+            return
+        self.resets += 1
+        for each in self:
             self._end(each)
 
     def _post(self, objects: list[CardObject]) -> list[tuple[CardObject, Completion]]:
@@ -250,6 +263,7 @@ class CardObjects:
                 reply = yield from wait(answered)
                 if not self._destroyed(one, reply):
                     left.append(one)
+            left = _leaving(left)
             if not left:
                 return
             for one in left:
@@ -257,7 +271,7 @@ class CardObjects:
                     self._context.mailbox.post(StopSa(one.handle))
             if attempt < DESTROY_ATTEMPTS:
                 yield from wait(Completion(self._context.now_ns() + PAUSE_NS))
-                answers = self._post([one for one in left if one.life is Life.LEAVING])
+                answers = self._post(_leaving(left))
         for one in left:
             one.life = Life.QUARANTINED
             self._context.counters["quarantined"] += 1
@@ -301,3 +315,8 @@ class CardObjects:
             del self._known[one.cookie]
         if self._named.get((one.kind, one.handle)) is one:
             del self._named[one.kind, one.handle]
+
+
+def _leaving(objects: list[CardObject]) -> list[CardObject]:
+    """Those that are still on their way out: a reset may have come in between."""
+    return [one for one in objects if one.life is Life.LEAVING]

@@ -344,3 +344,48 @@ def test_an_add_that_outlives_a_reset_fails(bench, make_state) -> None:
     assert bench.results["second"] == -errno.ENXIO
     assert "the card was reset meanwhile" in extack.msg
     assert bench.card.log[since:] == []
+
+
+def test_an_orphan_that_will_not_go_is_tried_with_each_audit(bench, busy) -> None:
+    handle = bench.card.plant("CreateKey", cookie=0)
+    bench.card.refuse["DestroyKey"] = [Status.INTERNAL_ERROR] * (DESTROY_ATTEMPTS + 1)
+    bench.start("audit", bench.driver.audit())
+    for _ in range(DESTROY_ATTEMPTS):
+        tick(bench)
+    assert handle in bench.card.live
+    assert bench.results["audit"]["orphans"] == bench.results["audit"]["quarantined"] == 1
+    bench.start("audit", bench.driver.audit())
+    tick(bench)
+    assert handle not in bench.card.live
+    assert audit(bench) == {**CLEAN, "objects": 7}
+
+
+def test_a_reply_that_comes_with_the_end_of_its_card_makes_no_object(bench, make_state) -> None:
+    """The reply and the news of a reset are in one batch: the reply is of a card that is gone."""
+    bench.card.silent = True
+    extack = Extack()
+    bench.start("late", bench.driver.xdo_dev_state_add(bench.dev, make_state(), extack))
+    bench.card.silent = False
+    bench.card.inbox.append(bench.card.inbox_last)
+    bench.card.run()
+    bench.mailbox.fail_all(OffloadError(errno.ENXIO, "the card is in error"))
+    bench.driver.firmware_lost()
+    bench.mailbox.begin(2)
+    bench.run()
+    assert bench.results["late"] == -errno.ENXIO
+    assert bench.card.log == ["CreateKey"]
+    assert len(bench.driver._objects) == 0
+
+
+def test_what_was_on_its_way_out_is_not_looked_for_on_the_next_card(bench, busy) -> None:
+    """A retry must not stop or destroy what has the same handle there."""
+    bench.card.refuse["DestroySa"] = [Status.INTERNAL_ERROR]
+    bench.free(busy[0])
+    since = len(bench.card.log)
+    bench.mailbox.fail_all(OffloadError(errno.ENXIO, "the card is in error"))
+    bench.driver.firmware_lost()
+    bench.mailbox.begin(2)
+    for _ in range(DESTROY_ATTEMPTS):
+        tick(bench)
+    assert "DestroySa" not in bench.card.log[since:]
+    assert "StopSa" not in bench.card.log[since:]

@@ -22,6 +22,7 @@ def test_two(xnic_pair):
 
 def run(directory, *options):
     """pytest in a directory of its own, with this plugin and no other."""
+    (directory / "pytest.ini").write_text("[pytest]\n")  # or one further up would be taken
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "host_driver.pytest_plugin", *options],
         cwd=directory, env={**environment(), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},

@@ -46,6 +46,7 @@ def test_fails(xnic):
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeini("[pytest]\n")  # or one further up would be taken
     pytester.makepyfile(test_suite=SUITE)
     return pytester
 

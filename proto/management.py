@@ -104,4 +104,4 @@ def about_faults(table: FaultTable, request: FaultRequest) -> Any:
             fired = table.fired()
             return [(spec, fired[spec.name]) for spec in table.specs()]
         case FaultLog():
-            return table.log(request.after)[:LOG_PAGE]
+            return table.log(request.after, LOG_PAGE)

@@ -18,6 +18,7 @@ from proto import faults
 from proto.faults import FaultSpec
 from proto.faults.sites import VALUE_MAX
 from proto.management import (
+    LOG_PAGE,
     AddFault,
     FaultLog,
     FaultRequest,
@@ -150,11 +151,13 @@ class FaultsHandle:
         return sorted(entries, key=lambda entry: entry["time_ns"])
 
     def _log_of(self, party: str, after: int) -> Iterator[faults.Firing]:
-        """All pages of one party."""
-        while page := msgspec.to_builtins(self._ask(party, FaultLog(after))):
-            for firing in msgspec.convert(page, Log):
-                after = firing.id
-                yield firing
+        """All pages of one party; what fires while they are read ends them, too."""
+        while True:
+            page = msgspec.convert(msgspec.to_builtins(self._ask(party, FaultLog(after))), Log)
+            yield from page
+            if len(page) < LOG_PAGE:
+                return
+            after = page[-1].id
 
     def _check_host(self, host: int | None) -> None:
         if host is not None and host not in self._hosts:

@@ -5,6 +5,7 @@ import errno
 import random
 from collections import deque
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -98,9 +99,11 @@ class FaultTable:
         """Firings by name of the armed faults; a burst counts once."""
         return {armed.spec.name: armed.fired for armed in self._armed}
 
-    def log(self, after: int = 0) -> list[Firing]:
-        """Firings with an id above `after`, oldest first; the last LOG_MAX are remembered."""
-        return [firing for firing in self._log if firing.id > after]
+    def log(self, after: int = 0, most: int = LOG_MAX) -> list[Firing]:
+        """Firings with an id above `after`, oldest first, at most so many; the last LOG_MAX are
+        remembered."""
+        known = max(0, after - self._firings + len(self._log))  # ids have no gaps
+        return list(islice(self._log, known, known + most))
 
     # --- sites ---
 

@@ -218,6 +218,7 @@ def test_the_log_tells_each_firing_once_with_a_running_id():
     assert (first.name, first.site, first.kind) == ("lost", "events", "drop")
     assert first.facts == {"type": "HARD_LIMIT", "handle": 7}
     assert table.log(after=2) == log[2:]
+    assert table.log(after=1, most=1) == log[1:2]
     table.reset()
     assert table.log() == log
 

@@ -93,7 +93,8 @@ class Ruling(NamedTuple):
     """What policies say: `policy` is the first of those in force for sure, None where none is.
 
     `certain`: no other could come first, and core and card see the same ones. `rivals` are those in
-    doubt (in force, or about the packet) that come before `policy`.
+    doubt (in force, or about the packet) that come before `policy`, and where some are offloaded
+    and some are not, the first of the others: it may come before a better one (SPD-06, SPD-21).
     """
 
     policy: PolicyAsked | None
@@ -114,8 +115,8 @@ class Ruling(NamedTuple):
 def ruling(
     policies: Iterable[PolicyAsked], host: int, direction: str, packet: Parsed, span: Span
 ) -> Ruling:
-    """The policies of a host and direction on a packet; the lowest priority is first (SPD-06)."""
-    best: PolicyAsked | None = None
+    """The policies of a host and direction on a packet; of a kind the lowest priority is first."""
+    bests: dict[bool, PolicyAsked] = {}  # by whether it is offloaded
     doubtful: list[PolicyAsked] = []
     kinds = set()
     for policy in policies:
@@ -128,10 +129,15 @@ def ruling(
         kinds.add(policy.offload)
         if state is Standing.DOUBT or about is None:
             doubtful.append(policy)
-        elif best is None or policy.priority < best.priority:
-            best = policy
-    rivals = tuple(p for p in doubtful if best is None or p.priority <= best.priority)
-    return Ruling(best, rivals, not rivals and len(kinds) <= 1)
+        elif policy.offload not in bests or policy.priority < bests[policy.offload].priority:
+            bests[policy.offload] = policy
+    best, *second = sorted(bests.values(), key=lambda policy: policy.priority) or [None]
+    rivals = [
+        policy
+        for policy in doubtful
+        if policy.offload not in bests or policy.priority <= bests[policy.offload].priority
+    ]
+    return Ruling(best, (*second, *rivals), not rivals and len(kinds) <= 1)
 
 
 def of_host(ledger: Ledger, host: int) -> list[PolicyAsked]:

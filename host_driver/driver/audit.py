@@ -98,8 +98,8 @@ class Audit:
             self._objects.forget(one)
             self._lost(one)
         kept = [one for one in self._objects if one.life is Life.QUARANTINED]
+        yield from self._remove(strays, report)  # first: what is kept may be in use by them
         yield from self._objects.retire(sorted(kept, key=lambda one: one.kind))
-        yield from self._remove(strays, report)
         for one in self._objects:
             if one.life is Life.LOST and one.unknown is None:
                 report["lost"] += 1

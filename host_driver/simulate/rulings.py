@@ -92,9 +92,10 @@ def covers(selector: Selector, packet: Parsed) -> bool | None:
 class Ruling(NamedTuple):
     """What policies say: `policy` is the first of those in force for sure, None where none is.
 
-    `certain`: no other could come first, and core and card see the same ones. `rivals` are those in
-    doubt (in force, or about the packet) that come before `policy`, and where some are offloaded
-    and some are not, the first of the others: it may come before a better one (SPD-06, SPD-21).
+    `certain`: no other could come first, and core and card see the same ones and take the same one:
+    of offloaded ones the core takes the newest, or one of two hosts, whatever its priority (SPD-06,
+    SPD-21). `rivals` are those in doubt (in force, or about the packet) that come before `policy`,
+    and where some are offloaded and some are not, the first of the others.
     """
 
     policy: PolicyAsked | None
@@ -118,7 +119,7 @@ def ruling(
     """The policies of a host and direction on a packet; of a kind the lowest priority is first."""
     bests: dict[bool, PolicyAsked] = {}  # by whether it is offloaded
     doubtful: list[PolicyAsked] = []
-    kinds = set()
+    about_it = set()
     for policy in policies:
         if (policy.host, policy.direction) != (host, direction):
             continue
@@ -126,7 +127,7 @@ def ruling(
         about = covers(policy.selector, packet) if state is not Standing.NO else False
         if about is False:
             continue
-        kinds.add(policy.offload)
+        about_it.add((policy.offload, policy.offload and (policy.verdict, policy.reqid)))
         if state is Standing.DOUBT or about is None:
             doubtful.append(policy)
         elif policy.offload not in bests or policy.priority < bests[policy.offload].priority:
@@ -137,7 +138,7 @@ def ruling(
         for policy in doubtful
         if policy.offload not in bests or policy.priority <= bests[policy.offload].priority
     ]
-    return Ruling(best, (*second, *rivals), not rivals and len(kinds) <= 1)
+    return Ruling(best, (*second, *rivals), not rivals and len(about_it) <= 1)
 
 
 def of_host(ledger: Ledger, host: int) -> list[PolicyAsked]:

@@ -250,10 +250,13 @@ def _continues(ev: Evidence, host: int) -> bool:
     policies = [p for p in ev.ledger.policies if standing(p, ev.span) is not Standing.NO]
     asked = {sa.host: False for sa in made}
     for sa in made:
-        same = [p for p in policies if (p.host, p.direction) == (sa.host, sa.direction)]
-        asked[sa.host] = bool(same) and all(
+        deciding = [
+            p for p in policies
+            if (p.host, p.direction) == (sa.host, sa.direction)
+            and (p.reqid == sa.reqid or p.verdict != "protect")
+        ]  # fmt: skip
+        asked[sa.host] = bool(deciding) and all(
             p.verdict == "protect" and serves(sa, p) and p.offload == (sa.offload == "packet")
-            for p in same
-            if p.reqid == sa.reqid or p.verdict != "protect"
-        )  # fmt: skip
+            for p in deciding
+        )
     return exact and not limited and all(asked.values()) and host in asked

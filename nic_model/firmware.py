@@ -105,7 +105,8 @@ class Firmware:
         No limit of the card depends on time.
         """
         self._now_ns = self.asking.now_ns = now_ns
-        inputs = [*self._wake(), *inputs]
+        # What the card's manager wants comes first, also to one that was stopped for long.
+        inputs = sorted([*self._wake(), *inputs], key=lambda one: one[0] is not Channel.CONTROL)
         if self._hung_until_ns is None:
             self.life.tick(now_ns)
             for late in self.faults.due(now_ns):

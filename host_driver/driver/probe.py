@@ -22,7 +22,7 @@ from host_driver.netdev import HW_ESP
 from host_driver.sleep import Completion, Sleep, wait
 from host_driver.trace import TracedOps
 from proto.caps import Caps
-from proto.commands import InitFunction, QueryCaps, SetPort
+from proto.commands import AnyCommand, InitFunction, QueryCaps, Reply, SetPort
 from proto.frame import Kind, pack
 from proto.hello import Hello
 from proto.limits import COMMAND_REVISION
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from host_driver.host import Host
 
 PROBE_RETRY_NS = 50_000_000
+PROBE_TRIES = 9
 
 
 class WrongRevision(OffloadError):
@@ -39,15 +40,14 @@ class WrongRevision(OffloadError):
 
 
 def probe(host: "Host") -> Sleep[None]:
-    """Bring the card up, however long it takes to answer. One that this driver must not use has no
-    device that works, and the host says why."""
+    """Bring the card up. Where none answers the host goes on without, and `driver.recovery` waits
+    for one; one that this driver must not use is left alone."""
     _greet(host)
     host.devices.register(host.nic)
     try:
-        host.caps = yield from _take_at_last(host)
-    except WrongRevision as error:
-        host.driver_error = str(error)
-        host.mailbox.fail_all(error)
+        host.caps = yield from _take_patiently(host)
+    except OffloadError as error:
+        host.driver_error = str(error) if isinstance(error, WrongRevision) else ""
         host.recovery.probed(error)
     else:
         host.recovery.probed(None)
@@ -58,22 +58,25 @@ def probe(host: "Host") -> Sleep[None]:
     host.ready.complete()
 
 
-def _greet(host: "Host") -> None:
-    """The host is there; once it has a card, it says which."""
-    hello = Hello(party="host", name=host.name, pid=os.getpid(), caps=host.caps)
-    host.edge.control(pack(Kind.HELLO, msgspec.msgpack.encode(hello)))
-
-
-def _take_at_last(host: "Host") -> Sleep[Caps]:
-    while True:
+def _take_patiently(host: "Host") -> Sleep[Caps]:
+    """As long as somebody is there. Raises OffloadError."""
+    for _ in range(PROBE_TRIES):
         try:
             return (yield from take_card(host))
         except WrongRevision:
             raise
-        except CommandUnknown:  # nobody there, or it has gone meanwhile: begin again
-            continue
+        except CommandUnknown:
+            if not host.recovery.connected:
+                raise
         except OffloadError:
             yield from wait(Completion(host.now_ns() + PROBE_RETRY_NS))
+    return (yield from take_card(host))
+
+
+def _greet(host: "Host") -> None:
+    """The host is there; once it has a card, it says which."""
+    hello = Hello(party="host", name=host.name, pid=os.getpid(), caps=host.caps)
+    host.edge.control(pack(Kind.HELLO, msgspec.msgpack.encode(hello)))
 
 
 def take_card(host: "Host") -> Sleep[Caps]:
@@ -81,12 +84,11 @@ def take_card(host: "Host") -> Sleep[Caps]:
 
     Raises OffloadError, and then the card is not ours; WrongRevision when it never can be.
     """
-    execute = host.mailbox.execute
     while True:
         epoch = host.new_epoch()
         host.mailbox.begin(epoch)
         try:
-            reply = yield from execute(InitFunction(epoch))
+            reply = yield from host.mailbox.execute(InitFunction(epoch))
             break
         except CommandFailed as error:
             if error.syndrome != Syndrome.EPOCH:
@@ -98,11 +100,19 @@ def take_card(host: "Host") -> Sleep[Caps]:
             f"this driver speaks {COMMAND_REVISION}",
         )
     host.recovery.taken(reply.values["boot"], reply.values["health"])
-    reply = yield from execute(QueryCaps())
-    yield from execute(SetPort(mtu=host.nic.mtu))
+    reply = yield from _ask(host, QueryCaps())
+    yield from _ask(host, SetPort(mtu=host.nic.mtu))
     host.events.arm()
     assert reply.caps is not None, "the mailbox has looked"
     return reply.caps
+
+
+def _ask(host: "Host", command: AnyCommand) -> Sleep[Reply]:
+    """Once more where the answer gets lost: nothing is changed by asking twice."""
+    try:
+        return (yield from host.mailbox.execute(command))
+    except CommandUnknown:
+        return (yield from host.mailbox.execute(command))
 
 
 def load_driver(host: "Host", caps: Caps) -> None:

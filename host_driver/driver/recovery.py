@@ -3,6 +3,7 @@
 
     from        to          when
     PROBING     UP          the card is ours, and the driver made
+    PROBING     ERROR       no card answers
     PROBING     FAILED      the card speaks another command revision (F-CTL-13)
     UP          ERROR       the card is in error, was reset, restarted, or gone
     UP          RECOVERING  the driver is reloaded
@@ -25,7 +26,7 @@ import errno
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from host_driver.driver.probe import load_driver, take_card
+from host_driver.driver.probe import WrongRevision, load_driver, take_card
 from host_driver.driver.reporter import Health, Reporter
 from host_driver.sleep import Sleep, may_sleep
 from proto.commands import Reset
@@ -57,7 +58,7 @@ class DeviceState(Enum):
 _PROBING, _UP, _ERROR, _RECOVERING, _FAILED = DeviceState
 EDGES = frozenset(
     {
-        (_PROBING, _UP), (_PROBING, _FAILED), (_UP, _ERROR), (_UP, _RECOVERING),
+        (_PROBING, _UP), (_PROBING, _ERROR), (_PROBING, _FAILED), (_UP, _ERROR), (_UP, _RECOVERING),
         (_ERROR, _RECOVERING), (_RECOVERING, _UP), (_RECOVERING, _ERROR),
         (_ERROR, _FAILED), (_FAILED, _ERROR),
     }
@@ -75,7 +76,8 @@ class Recovery:
         self._seen = 0  # the health counter when the card was taken, or lost
         self._sign: HealthRecord | None = None  # of life, since the card was lost
         self._initialising_ns: int | None = None
-        self._closed = False
+        self._gone = False  # the card that was taken last
+        self.connected = False  # somebody is at the other end
         self._unplugged = False  # since the last recovery
         self._took_down = False
 
@@ -98,14 +100,17 @@ class Recovery:
     # --- signs ---
 
     def probed(self, error: OffloadError | None) -> None:
-        """The first probe is over: the card is ours, or this driver must not use it."""
+        """The first probe is over: the card is ours, there is none, or it must not be used."""
         if error is None:
             self.move(DeviceState.UP)
             return
-        self.move(DeviceState.FAILED)
-        self.fatal.report(error.text, self._host.now_ns(), self._host.dump())
-        self.fatal.give_up()
+        host = self._host
+        host.mailbox.fail_all(OffloadError(errno.ENXIO, f"{host.nic.name}: {error.text}"))
+        self.fatal.report(error.text, host.now_ns(), host.dump(), blame=False)
         self._took_down = True
+        self.move(DeviceState.FAILED if isinstance(error, WrongRevision) else DeviceState.ERROR)
+        if self.state is DeviceState.FAILED:
+            self.fatal.give_up()
 
     def taken(self, boot: int, counter: int) -> None:
         """InitFunction was answered; records up to `counter` of this boot are from before."""
@@ -113,7 +118,7 @@ class Recovery:
 
     def saw(self, record: HealthRecord, now_ns: int) -> None:
         """A health record: is the card still what was taken?"""
-        if record.boot == self.boot and (self._closed or record.counter <= self._seen):
+        if record.boot == self.boot and (self._gone or record.counter <= self._seen):
             return
         if self.state is DeviceState.UP:
             self._host.nic.carrier = record.link
@@ -139,14 +144,16 @@ class Recovery:
 
     def closed(self, now_ns: int) -> None:
         """The other end of the bus has gone (sensor: the channel is closed)."""
-        self._closed = self._unplugged = True
+        self._gone = self._unplugged = True
+        self.connected = False
         self._sign = None
         if self.state is DeviceState.UP:
             self.fail("the channel to the card is closed", now_ns, False)
 
     def opened(self) -> None:
         """Somebody is there again."""
-        self._closed = False
+        self._gone = False
+        self.connected = True
 
     # --- error ---
 
@@ -275,7 +282,7 @@ class Recovery:
         if self.state is DeviceState.FAILED:
             self.move(DeviceState.ERROR)
             self.fatal.revive(now_ns)
-            self._sign = None if self._closed else self._host.health.record
+            self._sign = None if self._gone else self._host.health.record
 
     # --- reload ---
 

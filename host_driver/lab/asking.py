@@ -47,6 +47,9 @@ class World(Protocol):
         """Put a request to a card itself, whatever its host does; -> the value of its answer.
         Raises as `ask` does."""
 
+    def tell(self, party: str, request: management.AnyRequest) -> None:
+        """Say something to a party that is stopped: it hears it when it goes on."""
+
     def state(self, party: str) -> PartyState:
         """How a party is ("host0", "card1")."""
 

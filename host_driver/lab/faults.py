@@ -83,16 +83,14 @@ class FaultsHandle:
             raise OffloadError(errno.ENOENT, f"no fault named {name!r} is armed")
         self._plan.removed(name)
         for party, there in self._armed.pop(name):
-            with _missing_is_fine():  # the party died or began anew, and its table is empty
-                self._ask(party, RemoveFault(there))
+            self._take_back(party, RemoveFault(there))
 
     def reset(self) -> None:
         """Disarm everything and forget all plans; what was held back goes on."""
         self._armed.clear()
         self._plan.clear()
         for party in self._parties:
-            with _missing_is_fine():
-                self._ask(party, ResetFaults())
+            self._take_back(party, ResetFaults())
 
     @contextmanager
     def inject(
@@ -180,6 +178,15 @@ class FaultsHandle:
                 there = msgspec.structs.replace(there, match=there.match | {"src": host})
             self._ask(party, AddFault(there))
             self._armed[name].append((party, spec.name))
+
+    def _take_back(self, party: str, request: FaultRequest) -> None:
+        """A dead party has no faults, and one that has begun another life neither; one that is
+        stopped hears of it first of all when it goes on."""
+        if party != WIRE and self._world.state(party) is PartyState.STOPPED:
+            self._world.tell(party, request)
+            return
+        with _missing_is_fine():
+            self._ask(party, request)
 
     def _living(self) -> Parties:
         """Parties that can be asked; a dead or stopped one has nothing to tell."""

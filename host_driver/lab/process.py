@@ -93,13 +93,12 @@ class ProcessWorld:
             if self.now_ns() >= deadline_ns:
                 raise no_answer(party, query)
             self._wait([], self.now_ns() + DIAL_NS)
-        while True:
-            if not self._wait([control], deadline_ns):
-                raise no_answer(party, query)
+        while self._wait([control], deadline_ns) or self.now_ns() < deadline_ns:
             if answer := find_answer(control.receive(), self._asked, kind):
                 return checked(answer)
             if self._states[party] is not PartyState.RUNNING:
                 raise PartyDown(party, self._states[party])
+        raise no_answer(party, query)
 
     @contextmanager
     def wire(self) -> Iterator[Wire]:
@@ -113,7 +112,9 @@ class ProcessWorld:
     def advance(self, seconds: float) -> None:
         """Wait, but not past the death of a process."""
         self._check()
-        self._wait([], self.now_ns() + round(seconds * NS))
+        until_ns = self.now_ns() + round(seconds * NS)
+        while self.now_ns() < until_ns:
+            self._wait([], until_ns)
 
     def run_idle(self) -> None:
         """Processes run by themselves."""
@@ -129,6 +130,11 @@ class ProcessWorld:
             self._end(TERMINATE_TIMEOUT_MS)
 
     # --- life and death ---
+
+    def tell(self, party: str, request: management.AnyRequest) -> None:
+        """Say something to a party that is stopped: it hears it when it goes on."""
+        self._asked += 1
+        self._controls[party].send(encode_ask(self._asked, request))
 
     def state(self, party: str) -> PartyState:
         """Whether a party ("host0", "card1") runs."""
@@ -173,13 +179,13 @@ class ProcessWorld:
             before = wire.greetings(number)
         self._children[party] = self._launcher.card(number, wanted)
         deadline_ns = self.now_ns() + HELLO_TIMEOUT_MS * _NS_PER_MS
-        while True:
+        while self.now_ns() < deadline_ns:
             with self.wire() as wire:
                 if wire.greetings(number) != before:
                     return
-            if not self._wait([], deadline_ns, [self._thread.greeted]):
-                raise _no_hello(party)
-            self._thread.forget_greeting()
+            if self._wait([], deadline_ns, [self._thread.greeted]):
+                self._thread.forget_greeting()
+        raise _no_hello(party)
 
     # --- start ---
 
@@ -207,8 +213,9 @@ class ProcessWorld:
     def _hello(self, endpoint: Endpoint, name: str) -> Hello:
         """The HELLO of one child. Raises OffloadError(ETIMEDOUT, EPROTO), PeerDied."""
         deadline_ns = self.now_ns() + HELLO_TIMEOUT_MS * _NS_PER_MS
-        if not self._wait([endpoint], deadline_ns):
-            raise _no_hello(name)
+        while not self._wait([endpoint], deadline_ns):
+            if self.now_ns() >= deadline_ns:
+                raise _no_hello(name)
         try:
             message = unpack(endpoint.receive()[0])
             if message.kind is not Kind.HELLO:
@@ -243,7 +250,8 @@ class ProcessWorld:
     def _wait(
         self, endpoints: list[Endpoint], deadline_ns: int, handles: Sequence[int] = ()
     ) -> bool:
-        """Whether one of `endpoints` or `handles` became readable before the deadline."""
+        """Whether one of `endpoints` or `handles` became readable; False at the deadline, and when
+        a fault has ended a process meanwhile."""
         while (left_ns := deadline_ns - self.now_ns()) > 0:
             pidfds = [child.pidfd for child in self._children.values()]
             ready = Poller(endpoints, [*pidfds, *handles]).wait(-(-left_ns // _NS_PER_MS))
@@ -251,7 +259,7 @@ class ProcessWorld:
             if any(one in ready for one in (*endpoints, *handles)):
                 return True
             if len(pidfds) != len(self._children):
-                return bool(endpoints)  # somebody has crashed: look again
+                return False
         return False
 
     def _fail(self, child: Child) -> NoReturn:

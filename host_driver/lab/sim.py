@@ -52,6 +52,7 @@ class SimWorld:
             for node in (host, card):
                 self._controls[node.name], node.ends[Channel.CONTROL] = SimEndpoint.pair()
                 self._parties[node.name] = node
+            card.ends[Channel.MAILBOX].send(pack(Kind.OPENED))
             nodes += [card, host]
         self._simulator = Simulator(nodes, rng, self._crashed, self._at_ease)
         self._asked = 0
@@ -115,6 +116,11 @@ class SimWorld:
 
     # --- life and death ---
 
+    def tell(self, party: str, request: management.AnyRequest) -> None:
+        """Say something to a party that is stopped: it hears it when it goes on."""
+        self._asked += 1
+        self._controls[party].send(encode_ask(self._asked, request))
+
     def state(self, party: str) -> PartyState:
         """Whether a party ("host0", "card1") runs."""
         return self._node(party).state
@@ -147,6 +153,9 @@ class SimWorld:
             node.ends[Channel.MAILBOX].send(pack(Kind.OPENED))
         else:
             node.party = self._make_host(number)
+            there = self._parties[f"card{number}"]
+            if there.state is not PartyState.DEAD:
+                there.ends[Channel.MAILBOX].send(pack(Kind.OPENED))
         node.idle_steps = 0
 
     def _crashed(self, node: Node) -> None:

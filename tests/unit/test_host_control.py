@@ -17,6 +17,7 @@ from proto.caps import PROFILES
 from proto.events import Event, EventType
 from proto.faults import FaultSpec
 from proto.frame import HEADER, Channel, Kind, pack, unpack
+from proto.health import FunctionState, HealthRecord
 from proto.hello import decode_hello
 from proto.layouts import DESCRIPTOR
 from proto.limits import COMMAND_TIMEOUT_MS, RING_SIZE, TXQUEUE_LEN
@@ -160,12 +161,37 @@ def test_every_probe_has_an_epoch_of_its_own() -> None:
 def test_queries_wait_for_a_card_that_boots_slowly() -> None:
     bench = Bench()
     bench.card_silent = True
-    bench.step()
+    bench.step((Channel.MAILBOX, pack(Kind.OPENED)))
     assert bench.ask(control.Info()) is None
     bench.card_silent = False
     bench.now_ns += 3 * COMMAND_TIMEOUT_MS * 1_000_000
     bench.step()
     assert bench.answers[1].value["devices"][1]["up"]
+
+
+def test_without_a_card_a_host_comes_up_and_waits_for_one() -> None:
+    bench = Bench()
+    bench.card_silent = True
+    bench.step()
+    bench.now_ns += COMMAND_TIMEOUT_MS * 1_000_000
+    bench.step()
+    info = bench.ask(control.Info()).value
+    nic = info["devices"][1]
+    assert (info["device_state"], info["caps"]) == ("error", None)
+    assert (nic["up"], nic["carrier"], nic["features"]) == (False, False, [])
+    assert bench.ask(control.Census()).errno == errno.ENXIO
+    asked = len(bench.commands)
+    bench.now_ns += 3600 * 10**9
+    bench.step()
+    assert len(bench.commands) == asked, "nobody is asked again and again"
+    bench.card_silent = False
+    record = msgspec.msgpack.encode(HealthRecord(7, 1, FunctionState.IDLE))
+    bench.step((Channel.EVENTS, pack(Kind.HEALTH, record)))
+    bench.step()
+    info = bench.ask(control.Info()).value
+    assert (info["device_state"], info["caps"]["name"]) == ("up", "cx6dx")
+    assert info["devices"][1]["features"] == ["esp-hw-offload"]
+    assert info["devices"][1]["up"]
 
 
 def test_local_packets_come_back(bench) -> None:

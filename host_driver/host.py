@@ -241,8 +241,11 @@ class Host:
             self.sched.run(self._now_ns)
 
     def _reconcile_ns(self) -> int | None:
-        due = self._needs_reconcile()
-        return self._timers.deadline_ns("reconcile", self._tick_ns) if due else None
+        if self._needs_reconcile():
+            return self._timers.deadline_ns("reconcile", self._tick_ns)
+        later: list[int] = []
+        self.driver_hook("reconcile_at", later.append)
+        return next((ns for ns in later if isinstance(ns, int) and ns > self._now_ns), None)
 
     def _tick(self) -> None:
         self.health.tick(self._now_ns)

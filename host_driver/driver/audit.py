@@ -54,10 +54,18 @@ class Audit:
 
     def due(self) -> bool:
         """Whether the tick should start one."""
+        due_ns = self.due_ns()
+        return due_ns is not None and self._context.now_ns() >= due_ns
+
+    def due_ns(self) -> int | None:
+        """When the next one is due: with the next tick where there is doubt, else now and then."""
+        if self._running is not None:
+            return None
+        if self._wanted:
+            return self._context.now_ns()
         # What was destroyed last may live on a card that the driver thinks empty (F-CTL-15).
         anything = len(self._objects) > 0 or self._objects.ended != self._audited
-        late = self._context.now_ns() >= self._next_ns and anything
-        return self._running is None and (self._wanted or late)
+        return self._next_ns if anything else None
 
     def run(self) -> Sleep[dict[str, int]]:
         """One audit to its end. The report says how many objects the card listed (`objects`), how

@@ -74,6 +74,9 @@ class EventSink(Protocol):
     def needs_reconcile(self) -> bool:
         """Whether the next reconcile has anything to look at."""
 
+    def reconcile_at(self, tell: Callable[[int], None]) -> None:
+        """Tell the moment at which it will have, if that is known already."""
+
     def audit(self) -> Sleep[dict[str, int]]:
         """Compare the card with what should be there, and make it so; -> what was found."""
 

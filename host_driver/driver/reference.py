@@ -12,6 +12,7 @@ larval SA is a placeholder without anything on the card (ACQ-03).
 """
 
 import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,6 +164,11 @@ class ReferenceDriver:
     def needs_reconcile(self) -> bool:
         """Whether the next reconcile has anything to look at."""
         return self._events.needs_reconcile() or bool(self._settings) or self._audit.due()
+
+    def reconcile_at(self, tell: Callable[[int], None]) -> None:
+        """The next audit."""
+        if (due_ns := self._audit.due_ns()) is not None:
+            tell(due_ns)
 
     def audit(self) -> Sleep[dict[str, int]]:
         """Compare the card with what should be there, and make it so; see `driver.audit`."""

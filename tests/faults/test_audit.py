@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from host_driver.ip import run
+from proto.limits import AUDIT_INTERVAL_MS
 from support.adds import ADDS, attempt, clear_host, counted, empty, labs, other
 from support.esp import A, B, datagram
 from support.rows import row
@@ -99,6 +100,21 @@ def test_what_stays_although_it_went_is_used_by_nobody_and_found(world, target) 
         assert findings(host) == {"undead": 3}
         assert findings(host) == {}
         assert host.nic.census() == {"keys": 0, "sas": 0, "rules_sa": 0, "rules_policy": 1}
+
+
+@row("F-CTL-15")
+def test_what_stays_is_found_without_being_asked_for(world, target) -> None:
+    """The slow audit looks at the whole card, whether anybody doubts or not."""
+    host = world.hosts[0]
+    assert attempt(host, ADD) == attempt(host, IN.replace("0x1000", "0x1001")) == (0, "")
+    world.faults.add("undead-objects", host=0)
+    assert host.ip("xfrm state flush").rc == 0
+    world.settle()
+    world.faults.reset()
+    assert host.nic.census()["sas"] == 2
+    world.advance(AUDIT_INTERVAL_MS / 1000 + 5)
+    assert not any(host.nic.census().values())
+    assert counted(host, "audit_undead") == (6,)
 
 
 @row("F-CTL-16")

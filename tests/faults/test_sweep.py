@@ -165,6 +165,40 @@ def test_undoing_may_fail_as_well(hosts, target, name, opcode, times) -> None:
     after_failure(lab, host, ADDS[name].text, before)
 
 
+@row("F-TAB-03")
+@EVERY_ADD
+@pytest.mark.parametrize("undoing", [False, True], ids=["making", "undoing"])
+def test_the_card_may_die_at_any_command(hosts, target, name, undoing) -> None:
+    """While something is made, or while it is taken back: the add ends with an error, and the next
+    boot has the policies and nothing else."""
+    lab, host = hosts(target)
+    add = ADDS[name]
+    assert host.ip("xfrm state flush").rc == 0
+    lab.settle()
+    before = everything(host)
+    for number in range(1, len(add.opcodes) + 1 - undoing):
+        if undoing:  # the last command is refused, and its undoing kills the card
+            lab.faults.add(
+                site="card.command", kind="status", match={"opcode": add.opcodes[-1]}, times=1,
+                value="NO_RESOURCES",
+            )  # fmt: skip
+        skip = number - 1 + (len(add.opcodes) if undoing else 0)
+        lab.faults.add(
+            site="card.process", kind="crash", match={"kind": "COMMAND"}, skip=skip, times=1
+        )
+        code, said = attempt(host, add.text)
+        assert code in ((errno.ENOSPC,) if undoing else (errno.ENXIO, errno.ETIMEDOUT)), said
+        lab.faults.reset()
+        assert lab.state("card0") == "dead"
+        host.nic.restart()
+        lab.advance(5)
+        lab.settle()
+        assert everything(host) == before, number
+        assert attempt(host, add.text) == (0, "")
+        remove(host, add.text)
+        lab.settle()
+
+
 def remove(host, text: str) -> None:
     """Delete what an add has made."""
     words = text.split()

@@ -118,7 +118,9 @@ class Host:
         )
 
         self.recovery = Recovery(self)
-        self.health = CardHealth(self._rng, self.counters, self.events, self.recovery)
+        self.health = CardHealth(
+            self._rng, self.counters, self.events, self.queue_health, self.recovery
+        )
         self.nic.carrier = False
 
     def step(self, now_ns: int, inputs: Sequence[tuple[Channel, bytes]]) -> Output:
@@ -167,7 +169,8 @@ class Host:
     @property
     def at_ease(self) -> bool:
         """Whether time may skip the heartbeats of host and card (`skip`), up to `urgent_ns`."""
-        return self.ready.done and self.recovery.settled and not self.faults.armed
+        settled = self.recovery.settled and self.queue_health.settled
+        return self.ready.done and settled and not self.faults.armed
 
     def skip(self, by_ns: int) -> None:
         """Time in which only heartbeats would have passed, and have not."""

@@ -77,6 +77,10 @@ class Commands:
             self._life.require_active()
         return self._methods[type(command)](token, command)
 
+    def indices(self) -> dict[str, int]:
+        """How far rings and event queue are, as Fence answers it."""
+        return self._queues.indices() | {"events": self._events.index}
+
     @staticmethod
     def _created(token: int, new: Handle) -> c.Reply:
         return c.Reply(token, handle=new.handle, generation=new.generation)
@@ -167,7 +171,7 @@ class Commands:
 
     def _fence(self, token: int, _: c.Fence) -> c.Reply:
         self._flush()
-        return c.Reply(token, values=self._queues.indices() | {"events": self._events.index})
+        return c.Reply(token, values=self.indices())
 
     def _teardown(self, token: int, _: c.Teardown) -> c.Reply:
         self._objects.teardown()

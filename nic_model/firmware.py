@@ -283,6 +283,10 @@ class Firmware:
         self.events.restart(epoch)
         self.port.configure(opened=bool(epoch))
 
+    def indices(self) -> dict[str, int]:
+        """How far rings and event queue are (commands.Fence)."""
+        return self._commands.indices()
+
     def power_on(self, boot: int) -> None:
         """A new boot says HELLO on the wire; whatever was counted is forgotten."""
         for counters in (self.counters, self.events.counters, *self.queues.all_counters):

@@ -37,6 +37,9 @@ class Chip(Protocol):
     def power_on(self, boot: int) -> None:
         """A new boot: counters at 0, the port begins anew, and the wire hears of it."""
 
+    def indices(self) -> dict[str, int]:
+        """How far rings and event queue are (commands.Fence)."""
+
 
 class Life:
     """`boot` and `epoch` are what messages of the wire and of the host must carry to count."""
@@ -132,7 +135,7 @@ class Life:
         """How the card is now."""
         return HealthRecord(
             self.boot, self.counter, self.state, self.epoch,
-            self.syndrome, self.ext_synd, self.rfr, self.link,
+            self.syndrome, self.ext_synd, self.rfr, self.link, self._chip.indices(),
         )  # fmt: skip
 
     def records(self) -> Output:

@@ -50,7 +50,8 @@ class HealthRecord(msgspec.Struct, frozen=True, array_like=True):
     `boot` is the id of this boot; `counter` runs from its beginning. `epoch` is that of the host
     whose card it is, 0 for nobody. `syndrome` is a status.HealthSyndrome, `ext_synd` the firmware's
     own number behind it; `rfr`, "recovery flow required", says that it is fatal. `link`: the port
-    has a carrier.
+    has a carrier. `rings`: how far rings and event queue are, as commands.Fence says it, so that
+    what got lost is found where nothing moves any more.
     """
 
     boot: int
@@ -61,3 +62,4 @@ class HealthRecord(msgspec.Struct, frozen=True, array_like=True):
     ext_synd: int = 0
     rfr: bool = False
     link: bool = True
+    rings: dict[str, int] = {}

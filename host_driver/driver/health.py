@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The watchdog over a card: heartbeats in, heartbeats out, and what a poll makes of them.
 
-    record    -> kept, unless it is older than the last probe; `driver.recovery` looks at it
+    record    -> kept, unless it is older than the last probe; `driver.recovery` looks at it, and
+                 `driver.queue_health` compares how far card and host are
     poll      -> each HEALTH_POLL_MS plus a drawn part of HEALTH_JITTER_MS: did the counter move?
                  the event queue is armed once more, which is our own heartbeat
     HEALTH_MISSES polls without a new record      reporter fw: the card may hang, or be slow
@@ -14,6 +15,7 @@ import random
 from collections import Counter
 
 from host_driver.driver.event_queue import EventQueue
+from host_driver.driver.queue_health import QueueHealth
 from host_driver.driver.recovery import DeviceState, Recovery
 from host_driver.driver.reporter import Health, Reporter
 from proto.codec import decode
@@ -28,13 +30,19 @@ class CardHealth:
     """`rng` draws the jitter; `recovery` is told of records, and of a card that has gone."""
 
     def __init__(
-        self, rng: random.Random, counters: Counter[str], events: EventQueue, recovery: Recovery
+        self,
+        rng: random.Random,
+        counters: Counter[str],
+        events: EventQueue,
+        queues: QueueHealth,
+        recovery: Recovery,
     ) -> None:
         self.fw = Reporter("fw", 0)
         self.record: HealthRecord | None = None
         self._rng = rng
         self._counters = counters
         self._events = events
+        self._queues = queues
         self._recovery = recovery
         self._polled: HealthRecord | None = None
         self._misses = 0
@@ -50,6 +58,7 @@ class CardHealth:
         before, self.record = self.record, record
         if not record.rfr and record.syndrome != (before.syndrome if before else 0):
             self._note_syndrome(record, now_ns)
+        self._queues.heard(record)
         self._recovery.saw(record, now_ns)
 
     def tick(self, now_ns: int) -> None:
@@ -103,4 +112,5 @@ def dump_of(record: HealthRecord | None) -> dict[str, int | str]:
     """A record as a reporter keeps it."""
     if record is None:
         return {}
-    return {name: getattr(record, name) for name in record.__struct_fields__}
+    names = [name for name in record.__struct_fields__ if name != "rings"]
+    return {name: getattr(record, name) for name in names} | record.rings

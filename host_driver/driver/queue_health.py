@@ -2,8 +2,8 @@
 """What got lost on rings and event queue is found, and a queue in error comes back (reporters tx
 and rx).
 
-    stalled, polled   Fence: how far the card is -> doorbells rung again, completions and packets
-                      that got lost made good, events asked for once more
+    stalled, polled   Fence, and each heartbeat: how far the card is -> doorbells rung again,
+                      completions and packets that got lost made good, events asked for once more
     in error          SetQueue ERR (unless the card is there) -> the rest is flushed -> RST -> RDY
 
 A recovery waits for the grace period after the last one; one that failed is tried again after
@@ -23,6 +23,7 @@ from host_driver.driver.tx_queue import TxQueue
 from host_driver.sleep import Sleep, wait
 from proto.commands import Fence, SetQueue
 from proto.events import Event, EventType
+from proto.health import FunctionState, HealthRecord
 from proto.limits import FLUSH_TIMEOUT_MS, QUEUE_GRACE_MS, TX_TIMEOUT_MS
 from proto.link.ring import distance
 from proto.queue import QueueId, QueueState
@@ -55,6 +56,7 @@ class QueueHealth:
         self._counters = counters
         self._timeouts = 0
         self._asking = False
+        self._agreed: dict[str, int] = {}
         self._now_ns = 0
 
     def tick(self, now_ns: int) -> None:
@@ -122,6 +124,25 @@ class QueueHealth:
         for number, name in ((QueueId.TX, "tx_state"), (QueueId.RX, "rx_state")):
             if fence.get(name) == QueueState.ERR:
                 self._queues[number].fail("the card has stopped it")
+        ours = self._indices()
+        if ours["tx_done"] == ours["tx"] and ours.items() <= fence.items():
+            self._agreed = ours
+
+    def heard(self, record: HealthRecord) -> None:
+        """A heartbeat tells the same, of its own epoch; but its states may be older than the end of
+        a recovery, so errors are left to completions and events."""
+        if record.epoch == self._tx.epoch and record.state == FunctionState.ACTIVE:
+            self.confirm({name: of for name, of in record.rings.items() if "state" not in name})
+
+    @property
+    def settled(self) -> bool:
+        """Whether the card has said that nothing is missing since anything moved last."""
+        return self.idle and self._agreed == self._indices()
+
+    def _indices(self) -> dict[str, int]:
+        tx, rx = self._tx.index, self._rx.index
+        ours = {"tx": tx, "tx_done": self._tx.first, "rx": rx, "rx_done": rx}
+        return ours | {"events": self._events.index, "records": self._records.index}
 
     def restart(self, epoch: int) -> None:
         """A card that begins at 0 in a new epoch: nothing of the old one comes any more."""

@@ -85,7 +85,6 @@ class Life:
             self.counters["host_lost"] += 1
             self.reset_function()
         if now_ns >= self._record_ns:
-            self._record_ns = now_ns + HEALTH_INTERVAL_MS * NS_PER_MS
             self._beat()
 
     def deadline_ns(self) -> int:
@@ -119,6 +118,8 @@ class Life:
 
     def _beat(self) -> None:
         change = self._faults.health(self._now_ns, self.state)
+        interval_ns = HEALTH_INTERVAL_MS * NS_PER_MS * (100 + change.drift_percent) // 100
+        self._record_ns = self._now_ns + interval_ns
         if change.fatal is not None:
             self.fatal(change.fatal)
         elif change.syndrome is not None:

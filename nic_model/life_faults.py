@@ -26,6 +26,7 @@ class Change(NamedTuple):
     """What happens to one record."""
 
     frozen: bool = False
+    drift_percent: int = 0  # of the time until the next one
     syndrome: HealthSyndrome | None = None
     fatal: HealthSyndrome | None = None
 
@@ -42,6 +43,9 @@ class LifeFaults:
         for fired in self._faults.fire(SITE_HEALTH, {"state": state.name.lower()}, now_ns):
             if fired.kind == "freeze":
                 change = change._replace(frozen=True)
+            elif fired.kind == "drift":
+                assert isinstance(fired.value, int)
+                change = change._replace(drift_percent=fired.value)
             elif fired.kind == "fatal":
                 change = change._replace(fatal=parse_syndrome(fired.value))
             else:

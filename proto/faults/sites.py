@@ -147,6 +147,8 @@ PROCESS_KINDS = {
 }
 HEALTH_KINDS = {
     "freeze": Kind("the health counter stands still"),
+    "drift": Kind("until the next one passes `value` percent more time than should", (int,),
+                  -90, 10_000, needs=("value",)),
     "syndrome": Kind("the record names a syndrome, not a fatal one", (int, str),
                      examples=_SYNDROMES, parse=parse_syndrome),
     "fatal": Kind("the card stops with a syndrome and asks for a reset", (int, str),

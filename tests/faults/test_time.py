@@ -114,7 +114,9 @@ def test_a_late_poll_overshoots_by_no_more_than_it_is_late_and_says_so(target) -
         (host,) = lab.hosts
         lab.faults.add(site="events", kind="drop")
         lab.faults.add(site="ring.counters", kind="drop")
+        lab.faults.add("card-clock-drifts", value=1000)  # no heartbeat tells of it before the poll
         lab.faults.add("poll-late")
+        lab.advance(1)  # the last heartbeat in time
         host.send([datagram()] * 10)
         told, packets = [], 10
         for _ in range(12):
@@ -157,3 +159,19 @@ def test_seconds_beyond_all_time_are_no_limit(target, seconds) -> None:
         assert host.send([datagram()]) == [0]
         lab.settle()
         assert len(lab.wire.frames()) == 2
+
+
+@row("F-TIM-06")
+@pytest.mark.parametrize("percent", [-75, -10, 50, 150, 400])
+def test_a_card_whose_clock_drifts_is_not_taken_for_dead(target, percent) -> None:
+    with lab_with(target, "") as lab:
+        (host,) = lab.hosts
+        before = host.nic.health()
+        lab.faults.add("card-clock-drifts", value=percent)
+        lab.advance(120)
+        after = host.nic.health()
+        assert after["boot"] == before["boot"]
+        beats = after["counter"] - before["counter"]
+        assert beats == pytest.approx(120 * 100 / (100 + percent), abs=3)
+        assert {one["error"] for one in host.nic.reporters()} == {0}
+        assert sas(host) == 1

@@ -34,12 +34,14 @@ class EventQueue:
     def arrived(self, message: Message) -> int:
         """Account for an EVENTS message and arm again; how many of its first entries are not new.
 
-        A spurious one (without entries) and one that comes twice change nothing.
+        A spurious one (without entries) changes nothing, and the queue is armed as it was: arming
+        would have the card tell again what is on its way. One that comes twice only arms.
         """
-        if not message.count:
-            self._counters["events_spurious"] += 1
         known = self._account(message)
-        self.arm()
+        if message.count:
+            self.arm()
+        else:
+            self._counters["events_spurious"] += 1
         return known
 
     def _account(self, message: Message) -> int:

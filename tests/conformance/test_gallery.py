@@ -81,6 +81,7 @@ CORES = {
     cores.acquires_without_end: "ACQ-06",
     cores.larval_sa_lives_for_ever: "ACQ-09",
     cores.trusts_every_packet: "RX-02",
+    cores.opens_what_no_selector_covers: "RX-10",
     cores.software_where_packet_fails: "STATE-25",
 }
 

@@ -2,11 +2,14 @@
 """Cores that break the contract: each exhibit changes one function of the XFRM core.
 
 An exhibit takes pytest's monkeypatch; its docstring says what is wrong then. Names are patched
-where they are used, which is what `wherever` looks for.
+where they are used, which is what `wherever` looks for. One breaks the driver's half as well: where
+the card and the receive queue both compare, a driver class alone cannot be wrong.
 """
 
 import sys
 
+from host_driver.driver import rx_queue
+from host_driver.driver import sa as driver_sa
 from host_driver.xfrm import (
     acquire,
     bundle,
@@ -21,6 +24,7 @@ from host_driver.xfrm import (
 )
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState
+from proto.commands import Selector
 from proto.status import OffloadError
 from proto.xfrm import OFFLOAD_INBOUND, Group
 from proto.xfrm_structs import UserOffload
@@ -275,6 +279,12 @@ def larval_sa_lives_for_ever(monkeypatch):
 def trusts_every_packet(monkeypatch):
     """A device's packet is taken whatever its status says."""
     monkeypatch.setattr(input, "CRYPTO_SUCCESS", 0xFF)
+
+
+def opens_what_no_selector_covers(monkeypatch):
+    """Neither card nor receive queue compares decrypted packets with the SA's selector."""
+    monkeypatch.setattr(driver_sa, "selector", lambda sel: Selector())
+    monkeypatch.setattr(rx_queue, "opened_by", lambda *arguments: True)
 
 
 def software_where_packet_fails(monkeypatch):

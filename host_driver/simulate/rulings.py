@@ -132,13 +132,14 @@ def ruling(
             doubtful.append(policy)
         elif policy.offload not in bests or policy.priority < bests[policy.offload].priority:
             bests[policy.offload] = policy
-    best, *second = sorted(bests.values(), key=lambda policy: policy.priority) or [None]
+    ranked = sorted(bests.values(), key=lambda policy: policy.priority)
     rivals = [
         policy
         for policy in doubtful
         if policy.offload not in bests or policy.priority <= bests[policy.offload].priority
     ]
-    return Ruling(best, (*second, *rivals), not rivals and len(about_it) <= 1)
+    best = ranked[0] if ranked else None
+    return Ruling(best, (*ranked[1:], *rivals), not rivals and len(about_it) <= 1)
 
 
 def of_host(ledger: Ledger, host: int) -> list[PolicyAsked]:

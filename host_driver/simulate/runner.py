@@ -91,11 +91,7 @@ class Run:
 
     def run(self) -> Outcome:
         """To the first violation, or to the end."""
-        self.lab.start()
-        self.lab.start_capture()
-        self._player = Player(self.lab, self.ledger, self.plan)
-        self._recorder = Recorder(self.lab, self.ledger, self._player)
-        play_life.follow(self._player, self.plan.follow)
+        self.start()
         outcome = Outcome(self.plan)
         try:
             outcome.violations = self._play()
@@ -106,14 +102,34 @@ class Run:
         outcome.hash = self._hash.hexdigest()
         return outcome
 
+    def start(self) -> None:
+        """Bring the lab up; `run` does it."""
+        self.lab.start()
+        self.lab.start_capture()
+        self._player = Player(self.lab, self.ledger, self.plan)
+        self._recorder = Recorder(self.lab, self.ledger, self._player)
+        play_life.follow(self._player, self.plan.follow)
+
+    def act(self, action: AnyAction) -> list[Violation]:
+        """One action as a step."""
+        return self.step(
+            "run", action.words(), _handler(action), settle=action.settle, id=action.id
+        )
+
+    @property
+    def armed(self) -> list[str]:
+        """Faults that are armed, by their names in the plan."""
+        return list(self._player.faults)
+
+    def converge(self) -> list[Violation]:
+        """The end of a run: heal everything, and see it work again."""
+        return converge(self._player, self.step)
+
     def _play(self) -> list[Violation]:
         for action in self.plan.actions:
-            found = self.step(
-                "run", action.words(), _handler(action), settle=action.settle, id=action.id
-            )
-            if found:
+            if found := self.act(action):
                 return found
-        return converge(self._player, self.step) if self.ends else []
+        return self.converge() if self.ends else []
 
     def close(self) -> None:
         """End the lab, and let go of its memory at once: hosts and cards lie in circles."""

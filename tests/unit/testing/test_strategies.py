@@ -13,7 +13,10 @@ from scapy.layers.inet import IP, TCP, UDP, defragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, defragment6
 
 from host_driver import testing
+from host_driver.faults.catalogue import find
 from host_driver.lab import Lab
+from host_driver.simulate.plan import Plan, decode_plan, encode_plan
+from proto.faults import SITES, FaultSpec, check
 from support.core import Core, ask
 from support.examples import bounded
 
@@ -160,3 +163,43 @@ def test_fragmented_has_two_and_more(pieces: list[bytes]):
 def test_a_fragment_below_eight_bytes_is_refused():
     with pytest.raises(ValueError, match="smallest have 8"):
         testing.fragments(bytes(40), 7)
+
+
+@bounded(200)
+@given(testing.fault_specs())
+def test_every_fault_can_be_armed(spec: FaultSpec):
+    check(spec)
+    assert spec.kind in SITES[spec.site].kinds
+
+
+@bounded(30)
+@given(testing.fault_specs(sites=["mailbox"], kinds=["drop", "delay"]))
+def test_faults_of_some_sites(spec: FaultSpec):
+    assert spec.site in ("mailbox.command", "mailbox.reply") and spec.kind in ("drop", "delay")
+
+
+def test_faults_that_no_site_has_are_refused():
+    with pytest.raises(ValueError, match="no site"):
+        testing.fault_specs(sites=["wire"], kinds=["full"])
+
+
+@bounded(20)
+@given(testing.fault_names())
+def test_names_of_the_catalogue_are_found(name: str):
+    assert find(name).fault == name
+
+
+@bounded(15)
+@given(testing.plans(steps=15))
+def test_plans_run_and_hold(plan: Plan):
+    assert testing.simulate(plan).violations == []
+
+
+@bounded(30)
+@given(testing.plans(steps=60))
+def test_no_number_comes_twice_in_a_plan(plan: Plan):
+    sas = [one.number for one in plan.actions if hasattr(one, "number") and hasattr(one, "esn")]
+    policies = [one.priority for one in plan.actions if hasattr(one, "priority")]
+    for numbers in (sas, policies):
+        assert len(numbers) == len(set(numbers))
+    assert decode_plan(encode_plan(plan), "plan") == plan

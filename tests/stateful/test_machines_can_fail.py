@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from host_driver.xfrm import lifecycle, output
+from host_driver.xfrm.chain import Chain
 from nic_model import aso, handles, objects, tables
 from nic_model.firmware import Firmware
 from nic_model.queues import Queues
@@ -17,6 +19,7 @@ from proto.wire import unpack_frames
 from stateful.card_objects import CardObjects
 from stateful.card_packets import CardPackets
 from stateful.card_replay import CardReplay
+from stateful.core import CoreMachine
 
 QUICK = settings(
     max_examples=400, stateful_step_count=50, deadline=None, derandomize=True, database=None,
@@ -135,6 +138,45 @@ def seen_number_is_forgotten(patch: Patch) -> None:
     wrapped(patch, Queues, "receive", receive)
 
 
+# --- the core ---
+
+
+def packet_policy_keeps_its_place(patch: Patch) -> None:
+    def insert(original: Any, self: Any, xp: Any, old: Any = None) -> None:
+        type_, xp.xdo.type = xp.xdo.type, 0
+        original(self, xp, old)
+        xp.xdo.type = type_
+
+    wrapped(patch, Chain, "insert", insert)
+
+
+def soft_expiry_is_told_again(patch: Patch) -> None:
+    def check(original: Any, net: Any, x: Any) -> int:
+        x.km.dying = False
+        return int(original(net, x))
+
+    wrapped(patch, output, "xfrm_state_check_expire", check)
+
+
+def hard_limit_is_one_late(patch: Patch) -> None:
+    def check(original: Any, net: Any, x: Any) -> int:
+        x.curlft.packets -= 1
+        try:
+            return int(original(net, x))
+        finally:
+            x.curlft.packets += 1
+
+    wrapped(patch, output, "xfrm_state_check_expire", check)
+
+
+def larval_sa_stays(patch: Patch) -> None:
+    patch.setattr(lifecycle, "_resolved_by", lambda net, x: None)
+
+
+def device_hears_of_no_delete(patch: Patch) -> None:
+    patch.setattr(lifecycle, "xfrm_dev_state_delete", lambda net, x: None)
+
+
 PLANTED: list[tuple[type[RuleBasedStateMachine], Callable[[Patch], None]]] = [
     (CardObjects, generation_stands_still),
     (CardObjects, key_stays_in_memory),
@@ -149,6 +191,11 @@ PLANTED: list[tuple[type[RuleBasedStateMachine], Callable[[Patch], None]]] = [
     (CardReplay, window_is_one_wider),
     (CardReplay, window_moves_before_authentication),
     (CardReplay, seen_number_is_forgotten),
+    (CoreMachine, packet_policy_keeps_its_place),
+    (CoreMachine, soft_expiry_is_told_again),
+    (CoreMachine, hard_limit_is_one_late),
+    (CoreMachine, larval_sa_stays),
+    (CoreMachine, device_hears_of_no_delete),
 ]
 
 

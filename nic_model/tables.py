@@ -280,10 +280,11 @@ def counter_records(t: Tables, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.vo
     records = np.zeros(len(rows), SA_COUNTERS)
     sas = t.sa[rows]
     records["handle"] = handle_of(rows, sas["generation"].astype(np.int64))
-    for name in ("generation", "packets", "bytes", "replay_window", "replay", "integrity_failed"):
+    for name in ("spi", "generation", "packets", "bytes"):
+        records[name] = sas[name]
+    for name in ("replay_window", "replay", "integrity_failed"):
         records[name] = sas[name]
     records["seq"] = np.where(sas["esn"] != 0, sas["seq"], sas["seq"] & np.uint64(MAX_U32))
-
     records["flags"] = (sas["dying"] != 0) * SA_SOFT | (sas["stopped"] != 0) * SA_STOPPED
     return records
 

@@ -36,7 +36,7 @@ DESCRIPTOR = np.dtype(
 )
 
 # Running totals of one SA; `packets` and `bytes` are absolute and monotonic (LIFE-36).
-# `flags` bit 0: dying, bit 1: stopped.
+# `flags` bit 0: dying, bit 1: stopped. `spi` says once more whose totals these are (F-LIM-11).
 SA_COUNTERS = np.dtype(
     [
         ("handle", "<u4"),
@@ -48,6 +48,7 @@ SA_COUNTERS = np.dtype(
         ("replay", "<u4"),
         ("integrity_failed", "<u4"),
         ("flags", "<u4"),
+        ("spi", "<u4"),
     ]
 )
 SA_SOFT, SA_STOPPED = 1, 2
@@ -60,4 +61,4 @@ COMPLETION_ERROR = np.dtype(
 
 assert DESCRIPTOR.itemsize == 16
 assert COMPLETION_ERROR.itemsize == 8
-assert SA_COUNTERS.itemsize == 48
+assert SA_COUNTERS.itemsize == 52

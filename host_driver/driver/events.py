@@ -59,9 +59,9 @@ class EventHandler:
     def handle_counters(self, records: npt.NDArray[np.void]) -> None:
         """Take running totals; look at SAs that can expire or were used for the first time."""
         for record in records.tolist():
-            handle, generation, packets, octets, seq, window, replay, failed, flags = record
+            handle, generation, packets, octets, seq, window, replay, failed, flags, spi = record
             sa = self._find(handle, generation)
-            if sa is None:
+            if sa is None or spi != sa.x.id.spi:
                 self._context.counters["counters_unknown"] += 1
                 continue
             failures = (window, replay, failed)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """After a run: everything is healed, and the system must find its feet again.
 
-1. Faults are disarmed, what was killed or stopped comes back, links go up; time passes.
+1. Faults are disarmed, what was killed, stopped or given up comes back, links go up; time passes.
 2. Nothing moves any more.
 3. All SAs go; every flow that both ends still protect gets new ones, and its packets arrive.
 4. Everything goes, and nothing is left on either card.
@@ -25,6 +25,7 @@ def converge(player: Player, step: StepDone) -> list[Violation]:
     todo: list[tuple[Phase, str, Callable[[Player], Answer]]] = [
         ("run", "faults healed, everybody back", revive),
         ("healed", "time passes", wait),
+        ("healed", "devices that were given up are tried once more", recover),
         *(("healed", f"host{host} is audited twice", audit(host)) for host in (0, 1)),
     ]
     todo += [("healed", f"flush state of host{host}", flush("state", host)) for host in (0, 1)]
@@ -67,6 +68,13 @@ def wait(player: Player) -> Answer:
     """Long enough for every timeout, watchdog and reconcile loop."""
     player.lab.advance(RECOVERY_S[player.plan.target])
     return Answer()
+
+
+def recover(player: Player) -> Answer:
+    """`devlink health recover` at every host, and time for it."""
+    for host, handle in enumerate(player.hosts):
+        player.call(host, handle.nic.recover)
+    return wait(player)
 
 
 def audit(host: int) -> Callable[[Player], Answer]:

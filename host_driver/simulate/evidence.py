@@ -62,7 +62,9 @@ class Evidence:
     `deliveries`, `submitted` (accepted) and `refused` are of the whole span. `rest`: the moment of
     rest that the span began at, None where something disturbed the lab since. `at_rest`: this step
     is one again. `rested`: the step of the last one, whatever came after it. `answered` has the
-    last answers of each host before this step, `booted` who died, hung or was reset since.
+    last answers of each host before this step, `booted` who died, hung or was reset since. `told`
+    are the expiries of the step; `told_of` those of which the wire has shown all the packets that
+    they count: once a step has settled, all since the one that did so before.
     """
 
     ledger: Ledger
@@ -74,6 +76,7 @@ class Evidence:
     rested: int = -1
     calm_since_ns: int = 0
     told: list[Told] = field(default_factory=list)
+    told_of: list[Told] = field(default_factory=list)
     frames: list[Seen] = field(default_factory=list)
     deliveries: list[Delivered] = field(default_factory=list)
     submitted: list[Submitted] = field(default_factory=list)

@@ -25,6 +25,7 @@ class Judge:
         self._calm_since_ns = 0
         self._answered: dict[int, Snapshot] = {}  # the last answers of each host
         self._booted: set[tuple[str, int]] = set()  # since then
+        self._told: list[Told] = []  # since the last step that settled
         self._frames: list[Seen] = []
         self._deliveries: list[Delivered] = []
         self._submitted: list[Submitted] = []
@@ -47,6 +48,7 @@ class Judge:
         observer.follow(ledger, step)
         told = list(expiries(step, observer.tracks))
         _note(told, step.number)
+        self._told += told
         if disturbed(step):
             self._disturbed(step)
         self._frames += observer.seen
@@ -60,7 +62,8 @@ class Judge:
         return Evidence(
             ledger, step, observer, Span(self._first, step.number), self._rest,
             at_rest=self._at_rest(step), rested=self._rested,
-            calm_since_ns=self._calm_since_ns, told=told, frames=self._frames,
+            calm_since_ns=self._calm_since_ns, told=told,
+            told_of=self._told if step.settled else [], frames=self._frames,
             deliveries=self._deliveries, submitted=self._submitted, refused=self._refused,
             answered=self._answered, booted=self._booted,
         )  # fmt: skip
@@ -91,6 +94,8 @@ class Judge:
             self._first = step.number + 1
             self._frames, self._deliveries = [], []
             self._submitted, self._refused = [], []
+        if step.settled:
+            self._told = []
         if step.number % KEPT_STEPS == 0:
             self.observer.forget(step.number - KEPT_STEPS)
 

@@ -170,11 +170,12 @@ class Notice(NamedTuple):
 
 
 class Life(NamedTuple):
-    """Something that was done to a party on purpose. `party`: card, host or link.
+    """Something that was done to a party on purpose, or by a fault. `party`: card, host or link.
 
     `what`: kill, stop, resume, restart, reset-function, reset-firmware, reload, down, up,
-    feature-off, feature-on, mtu. A host that died, and a link that went down, took SAs and policies
-    with them: the ledger has those as removed then.
+    feature-off, feature-on, mtu; hang, of a card that does not answer, by a fault. A host that
+    died, and a link that went down, took SAs and policies with them: the ledger has those as
+    removed then.
     """
 
     step: int
@@ -224,7 +225,6 @@ class Snapshot:
     counters: dict[str, int] | None
     census: dict[str, int] | None
     mib: dict[str, int] | None
-    health: dict[str, Any] | None
     sas: list[bytes] | None = None
     policies: list[bytes] | None = None
 

@@ -7,12 +7,14 @@ from typing import Any
 
 from host_driver.conformance.messages import dump
 from host_driver.lab import Lab
-from host_driver.simulate.ledger import Delivered, Ledger, Notice, SaAsked, Snapshot, Step
+from host_driver.simulate.ledger import Delivered, Ledger, Life, Notice, SaAsked, Snapshot, Step
 from host_driver.simulate.play import Player
 from proto import netlink
 from proto.status import OffloadError
 from proto.xfrm import Msg
 from proto.xfrm_structs import UserExpire, UserPolicyInfo, UserSaInfo
+
+Boot = tuple[int, int]  # boot generation and epoch, 0 on a dead card
 
 DUMP_EVERY = 8  # steps; a dump asks drivers, which makes good what they might have missed
 
@@ -27,12 +29,14 @@ class Recorder:
         self._frames = 0
         self._firings: dict[str, int] = {}  # by party
         self._calls = [0] * len(lab.hosts)
+        self._boots: dict[int, Boot | None] = {}  # of the cards; None where one did not answer
 
     def collect(self, step: Step) -> None:
         """Everything since the last step. A host that is down, or silent, tells nothing."""
         step.ended_ns = self._lab.now_ns()
         for host in range(self._ledger.hosts):
             self._take(step, host)
+            self._follow_boots(step, host)
         if step.settled:
             listed = step.phase != "run" or step.number % DUMP_EVERY == 0
             step.snapshots = [
@@ -55,6 +59,22 @@ class Recorder:
         for firing in fired:
             self._firings[firing["party"]] = int(firing["id"].partition(":")[2])
         return fired
+
+    def _follow_boots(self, step: Step, host: int) -> None:
+        """A card that hangs, died or began anew by a fault, nobody asking: its health tells."""
+        if host not in self._player.running:
+            return
+        health = self._ask(host, self._lab.hosts[host].nic.health)
+        now = None if health is None else (health.get("boot", 0), health.get("epoch", 0))
+        before = self._boots.get(host, now)
+        self._boots[host] = now
+        if now == before or any((one.party, one.host) == ("card", host) for one in step.lives):
+            return
+        what = _what_became(before, now)
+        if what == "kill":
+            self._player.cards.discard(host)
+        if what:
+            step.lives.append(Life(step.number, host, "card", what, 0, step.ended_ns))
 
     def _follow_restarts(self, step: Step) -> None:
         """A new process counts from the beginning."""
@@ -95,7 +115,6 @@ class Recorder:
             self._ask(host, nic.counters),
             self._ask(host, nic.census),
             self._ask(host, handle.mib),
-            None,
             self._dump(host, Msg.GETSA, UserSaInfo.size()) if listed else None,
             self._dump(host, Msg.GETPOLICY, UserPolicyInfo.size()) if listed else None,
         )
@@ -111,6 +130,17 @@ class Recorder:
 
     def _ask(self, host: int, question: Callable[[], Any]) -> Any:
         return self._player.call(host, question)[1]
+
+
+def _what_became(before: Boot | None, now: Boot | None) -> str:
+    """Of a card; "" if it only answers again."""
+    if now is None:
+        return "hang"
+    if before is None:
+        return ""
+    if now[0] == before[0]:
+        return "reset-function"
+    return "reset-firmware" if now[0] else "kill"
 
 
 def _is(sa: SaAsked, expire: UserExpire) -> bool:

@@ -248,7 +248,7 @@ class Scene:
         census = Counter(keys=len(sas), sas=len(sas), rules_sa=len(sas), rules_policy=len(rules))
         census.update(self.census_more[host])
         return Snapshot(
-            host, dict(self.counters[host]), dict(census), copy.copy(dict(self.mib[host])), None
+            host, dict(self.counters[host]), dict(census), copy.copy(dict(self.mib[host]))
         )
 
 

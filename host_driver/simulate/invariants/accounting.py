@@ -119,7 +119,7 @@ def _falling(before: Snapshot, after: Snapshot) -> Iterator[tuple[str, str, int,
 def curlft_true(ev: Evidence) -> Iterator[str]:
     """What EXPIRE messages and dumps tell of an SA never decreases, and is never more than the wire
     has shown: what was sealed by it, or came in for it. At rest a dump tells exactly that."""
-    for one in ev.told:
+    for one in ev.told_of:
         track = one.track
         if track is None or ev.may_break("ring", "mailbox", "table", kinds=("corrupt", "truncate")):
             continue

@@ -162,7 +162,7 @@ def event_loss_tolerated(ev: Evidence) -> Iterator[str]:
 def told_where_they_are(ev: Evidence) -> Iterator[str]:
     """An SA expires hard with exactly its hard limit of packets counted, soft not before the soft
     one, where packets alone can expire it."""
-    for one in ev.told:
+    for one in ev.told_of:
         track = one.track
         if track is None or not _packets_alone(track.sa) or ev.lived(track.sa):
             continue

@@ -15,9 +15,11 @@ from proto.limits import RECONCILE_BATCH
 from proto.status import Status
 from proto.xfrm_structs import LifetimeCfg
 
+SPI = 0x1000  # of make_state
 
-def records(*rows):
-    return np.array(list(rows), SA_COUNTERS)
+
+def records(*rows, spi=SPI):
+    return np.array([(*row, spi) for row in rows], SA_COUNTERS)
 
 
 def state(sa, packets, stopped=False, octets=0):
@@ -185,6 +187,16 @@ def test_a_reply_about_another_sa_is_refused(bench, limited) -> None:
     bench.run()
     assert bench.counters["query_stale"] == 1
     assert bench.expire_calls == []
+
+
+def test_totals_of_another_sa_are_refused(bench, limited) -> None:
+    """F-LIM-11: the same of a counter record."""
+    _, sa = limited
+    row = (sa.handle, sa.generation, 10, 0, 10, 0, 0, 0, SA_STOPPED)
+    bench.driver.handle_counters(records(row, spi=SPI + 1))
+    assert bench.counters["counters_unknown"] == 1
+    assert bench.expire_calls == []
+    assert (sa.totals.packets, sa.totals.stopped) == (0, False)
 
 
 def record(sa, packets, seq=None, octets=0, failures=(0, 0, 0), flags=0):

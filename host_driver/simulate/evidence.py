@@ -54,6 +54,10 @@ class Rest(NamedTuple):
     wire: dict[str, int]
 
 
+# Where faults make a card look dead.
+GIVEN_UP = ("card.process", "card.health")
+
+
 @dataclass
 class Evidence:
     """One step to be judged; what the step alone brought lies in `step` and `observer`.
@@ -145,9 +149,14 @@ class Evidence:
         return any(life.host == host for step in (*steps, self.step) for life in step.lives)
 
     def lived(self, sa: SaAsked) -> bool:
-        """Whether anybody died, hung or was reset since an SA was asked for."""
-        steps = self.ledger.steps[sa.asked_step :]
-        return any(life.party != "link" for step in (*steps, self.step) for life in step.lives)
+        """Whether anybody died, hung or was reset since an SA was asked for, or a driver may have
+        given up a card for good reasons."""
+        steps = [*self.ledger.steps[sa.asked_step :], self.step]
+        return any(
+            any(life.party != "link" for life in step.lives)
+            or any(firing["site"] in GIVEN_UP for firing in step.firings)
+            for step in steps
+        )
 
     def may_break(self, *sites: str, kinds: Sequence[str] = ()) -> bool:
         """Whether a fault was ever armed that happens at one of these sites or below (and is of one

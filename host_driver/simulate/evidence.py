@@ -54,8 +54,8 @@ class Rest(NamedTuple):
     wire: dict[str, int]
 
 
-# Where faults make a card look dead.
-GIVEN_UP = ("card.process", "card.health")
+# Where faults make a card look dead, or make up objects that are not there.
+GIVEN_UP = ("card.process", "card.health", "card.object.create")
 
 
 @dataclass
@@ -150,7 +150,7 @@ class Evidence:
 
     def lived(self, sa: SaAsked) -> bool:
         """Whether anybody died, hung or was reset since an SA was asked for, or a driver may have
-        given up a card for good reasons."""
+        given up card or SA for good reasons."""
         steps = [*self.ledger.steps[sa.asked_step :], self.step]
         return any(
             any(life.party != "link" for life in step.lives)

@@ -93,8 +93,22 @@ def bypass_is_exact(ev: Evidence) -> Iterator[str]:
             yield f"bypass policy {wide[0].number} is not about it, and yet left in clear {seen}"
     for delivered, seen in ev.observer.matched:
         found_in = ev.ruling_in(delivered.host, delivered.packet, seen.step)
-        if seen.into is None and found_in is not None and _protected(found_in):
+        if seen.into is not None or found_in is None or not _protected(found_in):
+            continue
+        if not _believed(ev, found_in):
             yield f"host{delivered.host} accepted in clear {seen}"
+
+
+def _believed(ev: Evidence, found: Ruling) -> bool:
+    """Whether a core that leaves offloaded policies to the card (RX-08) was told of one that is
+    not there: the next audit finds out."""
+    policy = found.policy
+    return (
+        policy is not None
+        and policy.offload
+        and ev.ledger.profile.offloaded_policy_trusted
+        and ev.may_break("card.object.create", kinds=("phantom",))
+    )
 
 
 def _bypass_beside(ev: Evidence, policy: PolicyAsked, seen: Seen) -> bool:

@@ -10,6 +10,7 @@ from host_driver.simulate.listed import id_of, policies, sas
 from host_driver.simulate.rulings import Standing, gone_step
 from host_driver.simulate.tracks import Track
 
+GONE = ("kill", "stop")
 LIVES_KEPT = 200  # steps in which somebody may have died
 FRESH = ("restart", "reset-firmware")
 
@@ -101,14 +102,16 @@ def _lost(ev: Evidence) -> Iterator[str]:
 
 
 def _of_the_dead(ev: Evidence) -> Iterator[str]:
-    """Frames of a card that was killed, before it is started again."""
+    """Frames of a card that was killed or hangs, before it is back; at the moment itself either
+    may have come first."""
     for seen in ev.sent():
         last = None
         for step in ev.ledger.steps[max(0, seen.step - LIVES_KEPT) :]:
             for life in step.lives:
                 if (life.party, life.host) == ("card", seen.frame.src) and not life.errno:
-                    last = life if life.time_ns < seen.frame.time else last
-        if last is not None and last.what in ("kill", "stop"):
+                    late = life.time_ns >= seen.frame.time + (life.what not in GONE)
+                    last = last if late else life
+        if last is not None and last.what in GONE:
             yield f"card{last.host} has been dead since step {last.step}, and sent {seen}"
 
 

@@ -61,6 +61,11 @@ class Seeds(click.ParamType[range]):
     "--seconds", type=click.FloatRange(min=0.1), help="Seed after seed until the time is up."
 )
 @click.option(
+    "--chaos", type=click.IntRange(1, 100_000), metavar="N",
+    help="Kill, stop and restart cards and hosts N times under traffic; wants --target process.",
+)  # fmt: skip
+@click.option("--mixed", is_flag=True, help="With --chaos: arm faults between incidents, too.")
+@click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default="out/simulate",
     show_default=True, help="Where failures leave their folders.",
 )  # fmt: skip
@@ -69,7 +74,8 @@ class Seeds(click.ParamType[range]):
 @refusals
 def simulate(
     seed: int, seeds: range | None, steps: int, plan_file: Path | None, target: str, jobs: int,
-    dask: str | None, seconds: float | None, out: Path, shrink: bool, as_json: bool,
+    dask: str | None, seconds: float | None, chaos: int | None, mixed: bool, out: Path,
+    shrink: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Two hosts, two cards and a wire live a random life; every invariant is judged.
 
@@ -80,6 +86,9 @@ def simulate(
     from host_driver.simulate.campaign import Task
     from host_driver.simulate.plan import read_plan
 
+    if chaos is not None:
+        _chaos(seed, chaos, target, seconds_left(seconds) if seconds else None, mixed, out, as_json)
+        return
     given, follow = None, None
     if plan_file is not None and plan_file.suffix == ".json":
         given = read_plan(plan_file)
@@ -101,6 +110,21 @@ def simulate(
         return
     chosen: Iterable[int] = seeds if seeds is not None else _until(seed, seconds_left(seconds or 0))
     _many(map(task, chosen), jobs, dask, as_json)
+
+
+def _chaos(
+    seed: int, incidents: int, target: str, may_go_on: Callable[[], bool] | None, mixed: bool,
+    out: Path, as_json: bool,
+) -> None:  # fmt: skip
+    from host_driver.simulate.chaos import Chaos
+
+    if target != "process":
+        raise click.UsageError("--chaos is for real processes: --target process")
+    chaos = Chaos(seed, mixed=mixed, out=out / f"chaos-{seed}")
+    report = chaos.play(incidents, may_go_on or (lambda: True))
+    show({"ok": not report.failed} | msgspec.to_builtins(report), report.text(), as_json)
+    if report.failed:
+        raise ExpectationFailed("chaos broke an invariant, or left something behind")
 
 
 def seconds_left(seconds: float) -> Callable[[], bool]:

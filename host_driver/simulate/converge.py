@@ -38,6 +38,11 @@ def converge(player: Player, step: StepDone) -> list[Violation]:
         words = f"flow {flow} way {way} gets new SAs and is used"
         if violations := step("healed", words, reconnect(flow, way, FIRST_NUMBER + number)):
             return violations
+    return finish(step)
+
+
+def finish(step: StepDone) -> list[Violation]:
+    """Everything goes; -> the first violations that were found."""
     for words, do in (
         ("flush state of host0", flush("state", 0)),
         ("flush state of host1", flush("state", 1)),
@@ -45,7 +50,7 @@ def converge(player: Player, step: StepDone) -> list[Violation]:
         ("flush policies of host1", flush("policy", 1)),
         ("all is over", wait),
     ):
-        phase = "end" if words == "all is over" else "healed"
+        phase: Phase = "end" if words == "all is over" else "healed"
         if violations := step(phase, words, do):
             return violations
     return []

@@ -24,7 +24,7 @@ def draw_faults(rng: random.Random, actions: Sequence[AnyAction]) -> list[AnyAct
     if rng.random() < QUIET_SEEDS:
         return drawn
     for number in range(rng.choice((1, 1, 2, 3, 6))):
-        for name, fields in _faults(rng, number):
+        for name, fields in draw_fault(rng, number):
             at = rng.randrange(len(drawn) + 1)
             host = fields.pop("host", rng.choice((None, 0, 1)))
             drawn.insert(at, Arm(fault=name, host=host, fields=fields))
@@ -33,7 +33,7 @@ def draw_faults(rng: random.Random, actions: Sequence[AnyAction]) -> list[AnyAct
     return drawn
 
 
-def _faults(rng: random.Random, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def draw_fault(rng: random.Random, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names and fields of one fault; a row of the catalogue may have several."""
     rows = [
         row

@@ -96,7 +96,7 @@ class Run:
         try:
             outcome.violations = self._play()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
-            outcome.violations = [Violation(53, len(self.ledger.steps), _where(error))]
+            outcome.violations = [Violation(53, len(self.ledger.steps), where(error))]
         outcome.pins = self._player.pins
         outcome.steps = len(self.ledger.steps)
         outcome.hash = self._hash.hexdigest()
@@ -161,7 +161,7 @@ def _handler(action: AnyAction) -> Callable[[Player], Answer]:
     return lambda player: handler(player, action)
 
 
-def _where(error: Exception) -> str:
+def where(error: Exception) -> str:
     """What ended the run, and where. Not its text, where that may quote what it was given."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = f": {error}" if isinstance(error, AssertionError | OffloadError) else ""

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chaos on real processes: cards and hosts are killed, stopped and restarted under traffic.
+
+One incident after the other, each at a random moment while packets of both ways are in flight:
+
+    bursts -> a random pause -> SIGKILL, SIGSTOP or restart -> bursts -> it comes back -> bursts
+           -> everybody is well -> key managers set up what is gone -> every flow carries packets
+           -> a look at resources
+
+The judge of the simulator judges every step: no clear packet, no number or IV twice, books that
+balance whenever everything rests. What the judge cannot see is measured here: how long recovery
+took, whether processes, descriptors, sockets, threads and memory stay flat, whether every packet of
+the last bursts arrived, and what is left when the lab is closed.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from host_driver.simulate import converge
+from host_driver.simulate.actions import (
+    AddPolicy,
+    Advance,
+    AnyAction,
+    Arm,
+    End,
+    Flush,
+    Heal,
+    Incident,
+    Live,
+    Party,
+    Send,
+)
+from host_driver.simulate.draw_faults import draw_fault
+from host_driver.simulate.folder import write_folder
+from host_driver.simulate.judge import make_judge
+from host_driver.simulate.ledger import Violation
+from host_driver.simulate.plan import Plan
+from host_driver.simulate.play import Answer, Player
+from host_driver.simulate.resources import Sample, flat, left_behind, lines, sample
+from host_driver.simulate.runner import Outcome, Run, where
+from proto.status import OffloadError
+
+CARD = "full:sa_max=64,key_max=64,rule_max=64"
+FLOWS = (0, 1, 2, 6)  # transport and tunnel, IPv4 and IPv6, the card's and software's
+WAYS = (0, 1)
+ENDS: tuple[End, End] = ("out", "in")
+PARTIES: tuple[Party, ...] = ("card", "host")
+KINDS: tuple[Incident, ...] = ("kill", "stop", "restart")
+BACK: dict[str, Incident] = {"kill": "restart", "stop": "resume"}
+HITS_MS, OUTAGE_MS = (0, 1, 3, 10, 30, 80), (10, 200, 1000, 3000, 6000)
+SIZES = (0, 20, 64, 300, 1300)
+BURST_MAX = 40
+RECOVERY_S, POLL_S = 40.0, 0.1
+WARM_UP = 3  # incidents until the first sample that counts
+CALM_S = 1.0  # between recovery and the look at counters
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """How a run of chaos ended. `recovery_s` has one entry for each incident: from the moment at
+    which somebody is back until every flow has carried a packet. `given_up` counts cards that an
+    operator had to ask for; `folder` is where a run that broke something lies."""
+
+    incidents: dict[str, int] = {}
+    recovery_s: list[float] = []
+    violations: list[Violation] = []
+    leaks: list[str] = []
+    packets: int = 0
+    frames: int = 0
+    delivered: int = 0
+    faults: int = 0
+    given_up: int = 0
+    lost: int = 0  # of the `last_bursts` packets when all was well again
+    last_bursts: int = 0
+    samples: list[Sample] = []
+    folder: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something broke, or grew."""
+        return bool(self.violations or self.leaks or self.lost)
+
+    def text(self) -> str:
+        """For people."""
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.incidents.items()))
+        slowest = max(self.recovery_s, default=0.0)
+        mean = sum(self.recovery_s) / max(1, len(self.recovery_s))
+        told = [
+            f"{len(self.recovery_s)} incidents: {kinds}; {self.faults} faults armed",
+            f"{self.packets} packets sent, {self.frames} frames, {self.delivered} delivered",
+            f"recovery {mean:.1f} s, at most {slowest:.1f} s; given up {self.given_up} times",
+            f"in the end {self.last_bursts} packets sent, {self.lost} lost",
+            *lines(self.samples),
+            *(f"INV-{one.invariant:02} in step {one.step}: {one.text}" for one in self.violations),
+            *(f"leak: {one}" for one in self.leaks),
+            *([f"left in {self.folder}"] if self.folder else []),
+        ]
+        return "\n".join(told)
+
+
+class Broken(Exception):
+    """An invariant did not hold: the run ends here."""
+
+
+class Chaos:
+    """A lab of processes and what is done to it.
+
+    `mixed`: faults are armed before incidents, too. `out`: where a run that broke something leaves
+    its folder.
+    """
+
+    def __init__(
+        self, seed: int, target: str = "process", *, mixed: bool = False, out: Path | None = None
+    ) -> None:
+        self.report = Report()
+        self._rng = random.Random(f"{seed} chaos")
+        self._mixed = mixed
+        self._out = out
+        self._run = Run(Plan(seed=seed, card=CARD, target=target), make_judge())
+        self._numbers = 0
+        self._armed: list[str] = []
+        self._deck: list[tuple[Party, Incident]] = []
+
+    def play(self, incidents: int, may_go_on: Callable[[], bool] = lambda: True) -> Report:
+        """So many incidents, as long as `may_go_on`; then the end, where everything is judged."""
+        report, pids, run_dir = self.report, dict[str, int](), None
+        try:
+            self._run.start()
+            self._play(incidents, may_go_on)
+        except Broken:
+            pass
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
+            report.violations = [Violation(53, len(self._run.ledger.steps), where(error))]
+        try:
+            self._count()
+            if report.violations and self._out is not None:
+                self._leave(self._out)
+            pids, run_dir = self._run.lab.pids(), self._run.lab.run_dir
+        finally:
+            self._run.close()
+        report.leaks += left_behind(pids, run_dir)
+        return report
+
+    def _play(self, incidents: int, may_go_on: Callable[[], bool]) -> None:
+        for host in WAYS:
+            self._policies(host)
+        self._reconnect()
+        for number in range(incidents):
+            if not may_go_on():
+                break
+            self._incident()
+            if number + 1 >= WARM_UP:
+                self.report.samples.append(self._sample())
+        self.report.leaks = flat(self.report.samples)
+        self._last_bursts()
+        self._note(converge.finish(self._run.step))
+
+    def _leave(self, folder: Path) -> None:
+        plan = self._run.plan
+        steps = len(self._run.ledger.steps)
+        outcome = Outcome(plan, violations=self.report.violations, steps=steps)
+        write_folder(folder, plan, self._run, outcome)
+        self.report.folder = str(folder)
+
+    # --- steps ---
+
+    def _act(self, action: AnyAction) -> None:
+        self._note(self._run.act(msgspec.structs.replace(action, id=self._number())))
+
+    def _note(self, violations: list[Violation]) -> None:
+        if violations:
+            self.report.violations = violations
+            raise Broken
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _policies(self, host: int) -> None:
+        """What a key manager wants protected; UPDPOLICY, so that it may say so again."""
+        for flow in FLOWS:
+            for way in WAYS:
+                end = ENDS[way != host]
+                self._act(
+                    AddPolicy(
+                        flow=flow, way=way, end=end, priority=100 + flow, update=True, settle=False
+                    )
+                )
+
+    def _reconnect(self) -> None:
+        """All SAs anew, as after an IKE restart; each carries a packet, which must arrive."""
+        for host in WAYS:
+            self._act(Flush(host=host, what="state", settle=False))
+        for flow in FLOWS:
+            for way in WAYS:
+                do = converge.reconnect(flow, way, self._number())
+                self._note(self._run.step("run", f"flow {flow} way {way} is connected", do))
+
+    def _bursts(self, count: int) -> None:
+        for _ in range(count):
+            self._act(
+                Send(
+                    flow=self._rng.choice(FLOWS), way=self._rng.choice(WAYS), settle=False,
+                    count=self._rng.randint(1, BURST_MAX), reply=self._rng.randint(0, BURST_MAX),
+                    size=self._rng.choice(SIZES),
+                )
+            )  # fmt: skip
+
+    def _last_bursts(self) -> None:
+        """Everybody is well: what is sent arrives, packet for packet."""
+        first = len(self._run.ledger.steps)
+        for flow in FLOWS:
+            for way in WAYS:
+                self._act(Send(flow=flow, way=way, count=BURST_MAX, size=64, reply=0))
+        steps = self._run.ledger.steps[first:]
+        self.report.last_bursts = sum(len(step.submitted) for step in steps)
+        self.report.lost = self.report.last_bursts - sum(len(step.delivered) for step in steps)
+
+    def _incident(self) -> None:
+        rng = self._rng
+        host, (party, what) = rng.choice(WAYS), self._draw()
+        if self._mixed:
+            self._arm_some()
+        self._bursts(rng.randint(1, 4))
+        self._act(Advance(ms=rng.choice(HITS_MS), settle=False))
+        self._act(Live(host=host, party=party, what=what, settle=False))
+        self._bursts(rng.randint(0, 2))
+        if back := BACK.get(what):
+            self._act(Advance(ms=rng.choice(OUTAGE_MS), settle=False))
+            self._bursts(rng.randint(0, 2))
+            self._act(Live(host=host, party=party, what=back, settle=False))
+        self._bursts(rng.randint(0, 2))
+        for name in self._armed:
+            self._act(Heal(fault=name, settle=False))
+        self._armed.clear()
+
+        began_ns = self._run.lab.now_ns()
+        self._note(self._run.step("run", "recovery", self._recover, settle=False))
+        for one in WAYS:
+            self._policies(one)
+        self._reconnect()
+        self.report.recovery_s.append(round((self._run.lab.now_ns() - began_ns) / 1e9, 3))
+        self._act(Advance(ms=round(CALM_S * 1000)))
+        counts = Counter(self.report.incidents)
+        counts[f"{what} {party}"] += 1
+        self.report.incidents = dict(counts)
+
+    def _draw(self) -> tuple[Party, Incident]:
+        """Each kind of incident once, in any order, then all of them again."""
+        if not self._deck:
+            self._deck = [(party, what) for party in PARTIES for what in KINDS]
+            self._rng.shuffle(self._deck)
+        return self._deck.pop()
+
+    def _arm_some(self) -> None:
+        for _ in range(self._rng.randint(0, 2)):
+            number = self._number()
+            for name, fields in draw_fault(self._rng, number):
+                host = fields.pop("host", self._rng.choice((None, 0, 1)))
+                self._act(Arm(fault=name, host=host, fields=fields, settle=False))
+                self._armed.append(name)
+                self.report.faults += 1
+
+    def _recover(self, player: Player) -> Answer:
+        """Until cards and hosts say that they are well, within RECOVERY_S."""
+        lab = self._run.lab
+        limit_ns = lab.now_ns() + round(RECOVERY_S * 1e9)
+        while unwell := list(self._unwell()):
+            if lab.now_ns() > limit_ns:
+                number = self._run.ledger.steps[-1].number + 1
+                text = f"after {RECOVERY_S:.0f} s: {', '.join(unwell)}"
+                self._note([Violation(50, number, text)])
+            lab.advance(POLL_S)
+        player.calm()
+        return Answer()
+
+    def _unwell(self) -> Iterator[str]:
+        """Who is not well, and how. A card that its host has given up is tried once more, as an
+        operator does."""
+        for host in self._run.lab.hosts:
+            try:
+                state = host.nic.health()["state"]
+                if state != "active":
+                    yield f"card{host.number} is {state}"
+                for reporter in host.nic.reporters():
+                    if reporter["state"] != "healthy":
+                        yield f"{reporter['name']} of host{host.number} is {reporter['state']}"
+                    if reporter["state"] == "failed":
+                        self.report.given_up += 1
+                        host.nic.recover()
+            except OffloadError as error:
+                yield error.text
+
+    # --- what there is ---
+
+    def _sample(self) -> Sample:
+        lab = self._run.lab
+        at_s = (lab.now_ns() - self._run.ledger.steps[0].began_ns) / 1e9
+        return sample(at_s, lab.pids(), lab.run_dir, len(lab.wire.frames()))
+
+    def _count(self) -> None:
+        steps = self._run.ledger.steps
+        self.report.packets = sum(len(step.submitted) for step in steps)
+        self.report.frames = sum(len(step.frames) for step in steps)
+        self.report.delivered = sum(len(step.delivered) for step in steps)

@@ -169,8 +169,9 @@ class Host:
     @property
     def at_ease(self) -> bool:
         """Whether time may skip the heartbeats of host and card (`skip`), up to `urgent_ns`."""
-        settled = self.recovery.settled and self.queue_health.settled
-        return self.ready.done and settled and not self.faults.armed
+        device = self.recovery
+        settled = self.queue_health.settled if device.up else not device.expects
+        return self.ready.done and device.settled and settled and not self.faults.armed
 
     def skip(self, by_ns: int) -> None:
         """Time in which only heartbeats would have passed, and have not."""

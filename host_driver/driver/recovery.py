@@ -72,6 +72,7 @@ class Recovery:
         self.state = DeviceState.PROBING
         self.fatal = Reporter("fw_fatal", FATAL_GRACE_MS, RECOVERY_RETRY_MS, FATAL_RECOVERIES)
         self.boot = 0
+        self._tried = 0  # the boot that the last recovery tried to take
         self._host = host
         self._seen = 0  # the health counter when the card was taken, or lost
         self._sign: HealthRecord | None = None  # of life, since the card was lost
@@ -96,6 +97,11 @@ class Recovery:
         """Whether nothing goes on here: up, given up, or waiting for a card that is dead."""
         waits = self.state is DeviceState.ERROR and self._sign is None
         return self.state in (DeviceState.UP, DeviceState.FAILED) or waits
+
+    @property
+    def expects(self) -> bool:
+        """Whether the next heartbeat may begin something: somebody is there, and unknown."""
+        return self.connected and (self._unplugged or self.state is DeviceState.ERROR)
 
     # --- signs ---
 
@@ -123,7 +129,11 @@ class Recovery:
         if self.state is DeviceState.UP:
             self._host.nic.carrier = record.link
             self._judge(record, now_ns)
-        elif self.state is DeviceState.FAILED and self._unplugged and record.boot != self.boot:
+        elif (
+            self.state is DeviceState.FAILED
+            and self._unplugged
+            and record.boot not in (self.boot, self._tried)
+        ):
             self.retry(now_ns)
         if self.state in (DeviceState.ERROR, DeviceState.RECOVERING):
             self._sign = record
@@ -219,6 +229,7 @@ class Recovery:
     def _recover(self) -> Sleep[None]:
         host, sign = self._host, self._sign
         self._sign = None
+        self._tried = sign.boot if sign is not None else 0
         try:
             if sign is not None and sign.state == FunctionState.ERROR:
                 yield from self._ask_reset()

@@ -110,6 +110,9 @@ def test_a_card_of_another_command_revision_is_not_used(both, target) -> None:
     assert both.a.nic.health()["state"] == "active", "it was asked, and no more"
     assert both.a.send([datagram(40, (A, "10.9.9.9"))]) == [errno.ENETDOWN]
     assert both.a.ip(sa(0x9000, A, B, "out")).rc == 2
+    if target == "sim":
+        both.lab.advance(120)
+        assert both.reporter(both.a, "fw_fatal") == fatal, "nobody asks it any more"
     both.a.nic.restart()
     both.comes_back_and_talks()
 

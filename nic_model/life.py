@@ -21,6 +21,7 @@ from proto.limits import BOOT_MS, HEALTH_INTERVAL_MS, HOST_LOST_MS, RESET_MS
 from proto.status import HealthSyndrome, Status, Syndrome
 
 NS_PER_MS = 1_000_000
+EPOCH_MAX = (1 << 32) - 1  # what the header of a message holds
 EPOCHS_KEPT = 1024  # of hosts that are gone, so that none of them comes back
 
 State = FunctionState
@@ -161,11 +162,11 @@ class Life:
     def take(self, epoch: int) -> None:
         """InitFunction: the card is that host's, and empty. Raises Refused with nothing changed."""
         self.require_active(State.IDLE, State.ACTIVE)
-        if not epoch or epoch in self._epochs:
+        if not 0 < epoch <= EPOCH_MAX or epoch in self._epochs:
             raise Refused(
                 Status.BAD_PARAMETER,
                 Syndrome.EPOCH,
-                f"epoch {epoch:#x} cannot be taken, it is 0 or was used in this boot",
+                f"epoch {epoch:#x} cannot be taken, it is no u32 above 0 or was used in this boot",
             )
         self._chip.empty(epoch)
         self.epoch = epoch

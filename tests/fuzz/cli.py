@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
-from fuzz import corpus
+from fuzz import corpus, libfuzzer
 from fuzz.engine import Fuzzer, Report, replay, shrink, thin
 from fuzz.targets import TARGETS
 from host_driver.lab.warm import warm_kernels
@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.replay:
         return _replay(options.replay)
     warm_kernels()  # compiling takes longer than any input may
+    if options.child:
+        (name,) = options.target
+        kept = corpus.load(name)
+        libfuzzer.child(TARGETS[name](), options.count, options.seed, kept, options.child)
     names = options.target or list(TARGETS)
     reports = {name: Report(name) for name in names}
     print(_line(HEAD), flush=True)
@@ -68,15 +72,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--json", type=Path, help="write the reports there, too")
     add("--verbose", action="store_true", help="a line for each share of a target")
     add("--collect", type=int, metavar="N", help="renew tests/vectors/fuzz, N inputs a target")
+    add("--engine", choices=("auto", "own", "atheris"), default="auto", help="auto: the best there")
+    add("--child", type=Path, help=argparse.SUPPRESS)
     add("--replay", type=Path, help="run the inputs of a finding again")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.engine == "atheris" and not libfuzzer.available():
+        parser.error("atheris is missing: pip install 'xfrmnic[fuzz]'")
+    options.libfuzzer = options.engine != "own" and libfuzzer.available()
+    return options
 
 
 def _shares(names: Sequence[str], options: argparse.Namespace) -> "list[Report] | object":
     """Reports of shares as they are done; a process that died is a finding of its share."""
     each = -(-options.count // len(names))
     shares = [
-        (name, f"{options.seed}/{start}", min(SHARE_INPUTS, each - start))
+        (name, options.seed, start, min(SHARE_INPUTS, each - start), options.libfuzzer)
         for start in range(0, each, SHARE_INPUTS)
         for name in names
     ]
@@ -94,10 +104,13 @@ def _shares(names: Sequence[str], options: argparse.Namespace) -> "list[Report] 
                 yield Report(name, finding=f"a process died, maybe of share {waiting[done]}")
 
 
-def _share(name: str, seed: str, count: int) -> Report:
+def _share(name: str, seed: int, start: int, count: int, with_libfuzzer: bool) -> Report:
     """In a process of its own. A finding comes back with the fewest inputs that make it."""
-    report = Fuzzer(TARGETS[name](), seed, corpus.load(name)).run(count)
-    if report.finding:
+    if with_libfuzzer:
+        report = libfuzzer.share(name, seed * 1_000_003 + start, count)
+    else:
+        report = Fuzzer(TARGETS[name](), f"{seed}/{start}", corpus.load(name)).run(count)
+    if report.history:
         report.history = shrink(TARGETS[name](), report.history)
     return report
 

@@ -92,7 +92,7 @@ class Fuzzer:
                     self._between()
             self._between()
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not be
-            self.report.finding = f"{type(error).__name__}: {error}" + _place(error)
+            self.report.finding = f"{type(error).__name__}: {error}" + place(error)
             self.report.history = self._history
         except Hang:
             self.report.finding = f"one input took more than {HANG_S} s of processor time"
@@ -221,7 +221,7 @@ def _peak_kb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """Where it was raised."""
     trace: Any = error.__traceback__
     while trace is not None and trace.tb_next is not None:

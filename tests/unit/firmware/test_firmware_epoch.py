@@ -81,6 +81,14 @@ def test_an_epoch_is_taken_once(taken):
     assert ask(taken, c.InitFunction(0), 68, NEW).syndrome == Syndrome.EPOCH
 
 
+@pytest.mark.parametrize("epoch", [-1, -(2**63), 2**32, 2**63])
+def test_an_epoch_that_no_header_can_carry_is_refused(taken, epoch):
+    """Taken, it would keep the card from ever sending a message again."""
+    reply = ask(taken, c.InitFunction(epoch), 68, OLD)
+    assert (reply.status, reply.syndrome) == (Status.BAD_PARAMETER, Syndrome.EPOCH)
+    assert ask(taken, c.QueryCensus(), 69, OLD).status == Status.OK
+
+
 def test_a_doubled_init_function_destroys_nothing(taken):
     """Its reply was lost, and it comes again with its token (INV-48)."""
     assert ask(taken, c.InitFunction(OLD), 33, OLD).values["boot"] == taken.firmware.life.boot

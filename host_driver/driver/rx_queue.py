@@ -105,7 +105,8 @@ class RxQueue:
 
     def _account(self, message: Message) -> bool:
         if self.state is not QueueState.RDY:
-            return False  # counted by its index, when the queue comes back
+            self._counters["rx_while_stopped"] += 1
+            return False  # its packets are counted by their index, when the queue comes back
         try:
             lost = self._consumer.arrived(message.index, message.count)
         except Stale:

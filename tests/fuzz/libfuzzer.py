@@ -10,6 +10,7 @@ inputs has one, which leaves its report in a file:
 """
 
 import base64
+import gc
 import importlib.util
 import json
 import random
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FunctionType
 
-from fuzz.engine import INPUTS_PER_RESET, Report, place
+from fuzz.engine import INPUTS_PER_COLLECTION, INPUTS_PER_RESET, Report, place
 from fuzz.mutate import INPUT_MAX_BYTES
 from fuzz.target import Target
 
@@ -71,6 +72,7 @@ def child(target: Target, count: int, seed: int, corpus: Sequence[bytes], direct
     """The other side of `share`; does not return."""
     import atheris
 
+    target.reset()  # what it loads late is there to be instrumented
     for function in functions(target.files):
         atheris.instrument_func(function)
     inputs = [*target.seeds(), *corpus]
@@ -107,6 +109,8 @@ class Run:
                     self._target.check()
                 self._target.reset()
                 report.history.clear()
+            if report.inputs % INPUTS_PER_COLLECTION == 0:
+                gc.collect()
             report.history.append(data)
             report.inputs += 1
             started = time.process_time()

@@ -36,6 +36,7 @@ from proto.layouts import DESCRIPTOR, TxFlag
 from proto.management import Answer, AnyRequest
 
 RECORDS_MAX = 12
+MAIN = {"mailbox": Kind.COMMAND, "rings": Kind.TX, "wire": Kind.WIRE, "control": Kind.CONTROL}
 EPOCHS_TRIED = 6
 REFUSALS = ("msg_malformed", "msg_stale", "cmd_refused", "tx_stale", "rx_stale")
 PROTECTED = ipv4(HERE[:4], THERE[:4], 17, struct.pack(">HHHH", 5, 6, 16, 0) + b"KNOWNTXT")
@@ -116,11 +117,18 @@ class CardTarget(Trees):
     # One message.
 
     def _message(self, record: Any) -> tuple[Channel, bytes] | None:
-        """Channel and bytes; None for a record that is none."""
+        """Channel and bytes; what is no record is the body of a message, if it can be."""
         try:
             return self._records[record[0]](*record[1:])
         except (KeyError, IndexError, TypeError, ValueError, OverflowError, struct.error,
                 AttributeError, RecursionError):  # fmt: skip
+            return self._body(record)
+
+    def _body(self, record: Any) -> tuple[Channel, bytes] | None:
+        kind = MAIN[self._area]
+        try:
+            return CHANNELS[kind], self.bench.pack(kind, encode(record), 0, 1)
+        except (TypeError, ValueError, OverflowError, RecursionError):
             return None
 
     def _cut(self, size: int, record: Any) -> tuple[Channel, bytes]:

@@ -37,10 +37,14 @@ from proto.link.dma import rx_offset
 
 RECORDS_MAX = 12
 DEFECTS = ("exceptions", "internal_errors")
+MAIN = {
+    "replies": (Channel.MAILBOX, Kind.REPLY), "events": (Channel.EVENTS, Kind.EVENTS),
+    "rings": (Channel.RINGS, Kind.RX), "control": (Channel.CONTROL, Kind.CONTROL),
+}  # fmt: skip
 WAIT_MAX_S = 90
 Act = Callable[[], Any]
 REFUSALS = ("malformed", "misshapen", "unexpected", "unknown", "stale", "doubled", "spurious",
-            "_drop", "error", "not_ip")  # fmt: skip
+            "_drop", "error", "not_ip", "stopped")  # fmt: skip
 PACKET = FRAMES[0][14:]
 
 
@@ -104,12 +108,22 @@ class HostTarget(Trees):
         return outcome
 
     def _act(self, record: Any) -> Act | None:
-        """What a record stands for; None for one that is none."""
+        """What a record stands for; what is none is the body of a message, if it can be."""
         try:
             return self._records[record[0]](*record[1:])
         except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError,
                 ZeroDivisionError, RecursionError, struct.error):  # fmt: skip
+            return self._body(record)
+
+    def _body(self, record: Any) -> Act | None:
+        channel, kind = MAIN[self._area]
+        try:
+            body = encode(record)
+        except (TypeError, ValueError, OverflowError, RecursionError):
             return None
+        if channel is Channel.CONTROL:
+            return self._given(channel, pack(kind, body))
+        return self._given(channel, self.pair.pack(kind, body, 0, 1))
 
     def _judge(self, before: dict[str, int]) -> None:
         counters = self.pair.host.counters

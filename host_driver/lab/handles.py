@@ -242,6 +242,13 @@ class WireHandle:
         with self._world.wire() as wire:
             return wire.frames(start)
 
+    def forget(self) -> int:
+        """Let go of the frames seen so far, as long runs should; -> how many there were since the
+        lab began, the `start` of what comes now."""
+        with self._world.wire() as wire:
+            wire.forget()
+            return wire.recorded
+
     def inject(self, *, host: int, frames: Sequence[bytes]) -> None:
         """Let frames arrive at that host's card. Raises OffloadError(EINVAL, EMSGSIZE)."""
         self._check(host)

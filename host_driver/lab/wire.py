@@ -138,6 +138,11 @@ class Wire:
         """Frames recorded since the lab began, those that the recorder dropped again included."""
         return self.counters["record_dropped"] + len(self._record)
 
+    def forget(self) -> None:
+        """Let go of all frames recorded so far; `frames` goes on counting."""
+        self.counters["record_dropped"] += len(self._record)
+        self._record.clear()
+
     def inject(self, port: int, frames: Sequence[bytes]) -> None:
         """Let frames arrive at a card. Raises OffloadError(EMSGSIZE), and then injects none."""
         for data in frames:

@@ -31,6 +31,16 @@ class Recorder:
         self._calls = [0] * len(lab.hosts)
         self._boots: dict[int, Boot | None] = {}  # of the cards; None where one did not answer
 
+    def begin(self) -> None:
+        """What was before this run, in a lab that has lived, is not this run's."""
+        self._frames = self._lab.wire.forget()
+        for firing in self._lab.faults.log():
+            self._firings[firing["party"]] = _number(firing)
+        for host in self._lab.hosts:
+            host.receive(), host.notifications()
+            calls = host.trace()
+            self._calls[host.number] = calls[-1]["seq"] if calls else 0
+
     def collect(self, step: Step) -> None:
         """Everything since the last step. A host that is down, or silent, tells nothing."""
         step.ended_ns = self._lab.now_ns()
@@ -57,7 +67,7 @@ class Recorder:
         except OffloadError:
             return []
         for firing in fired:
-            self._firings[firing["party"]] = int(firing["id"].partition(":")[2])
+            self._firings[firing["party"]] = _number(firing)
         return fired
 
     def _follow_boots(self, step: Step, host: int) -> None:
@@ -141,6 +151,10 @@ def _what_became(before: Boot | None, now: Boot | None) -> str:
     if now[0] == before[0]:
         return "reset-function"
     return "reset-firmware" if now[0] else "kill"
+
+
+def _number(firing: dict[str, Any]) -> int:
+    return int(firing["id"].partition(":")[2])
 
 
 def _is(sa: SaAsked, expire: UserExpire) -> bool:

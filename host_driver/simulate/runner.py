@@ -73,15 +73,19 @@ class Outcome:
 
 
 class Run:
-    """A plan being run in a lab of its own. `ledger` and `lab` may be looked at until `close`.
+    """A plan being run, in a lab of its own or in a `lab` that was started and is empty. `ledger`
+    and `lab` may be looked at until `close`.
 
     Without `ends` it is not healed and judged for the last time.
     """
 
-    def __init__(self, plan: Plan, judge: Judge, *, ends: bool = True) -> None:
+    def __init__(
+        self, plan: Plan, judge: Judge, *, ends: bool = True, lab: Lab | None = None
+    ) -> None:
         self.ends = ends
         self.plan = plan
-        self.lab = Lab(
+        self._guest = lab is not None
+        self.lab = lab or Lab(
             target=plan.target, hosts=2, card=plan.card, profile=plan.profile, seed=plan.seed,
             link=plan.link,
         )  # fmt: skip
@@ -104,10 +108,13 @@ class Run:
 
     def start(self) -> None:
         """Bring the lab up; `run` does it."""
-        self.lab.start()
+        if not self._guest:
+            self.lab.start()
         self.lab.start_capture()
         self._player = Player(self.lab, self.ledger, self.plan)
         self._recorder = Recorder(self.lab, self.ledger, self._player)
+        if self._guest:
+            self._recorder.begin()
         play_life.follow(self._player, self.plan.follow)
 
     def act(self, action: AnyAction) -> list[Violation]:
@@ -133,7 +140,10 @@ class Run:
 
     def close(self) -> None:
         """End the lab, and let go of its memory at once: hosts and cards lie in circles."""
-        self.lab.close()
+        if self._guest:
+            self.lab.stop_capture()
+        else:
+            self.lab.close()
         gc.collect()
 
     def step(

@@ -276,3 +276,12 @@ def test_a_hello_of_another_protocol_is_malformed() -> None:
     wire.step(0, [(0, pack(Kind.HELLO, msgspec.msgpack.encode(bad))), (0, pack(Kind.HELLO))])
     assert wire.counters["malformed"] == 2
     assert wire._ports[0].boot == 0
+
+
+def test_a_wire_that_forgets_goes_on_counting() -> None:
+    wire = Wire(1)
+    wire.step(0, [(0, message([frame(n) for n in range(3)]))])
+    wire.forget()
+    assert wire.frames() == [] and wire.recorded == 3
+    wire.step(0, [(0, message([frame(3)], index=3))])
+    assert [one.data for one in wire.frames(wire.recorded - 1)] == [frame(3)]

@@ -22,18 +22,13 @@ import msgspec
 
 from host_driver.simulate import converge
 from host_driver.simulate.actions import (
-    AddPolicy,
     Advance,
-    AnyAction,
     Arm,
-    End,
-    Flush,
-    Heal,
     Incident,
     Live,
     Party,
-    Send,
 )
+from host_driver.simulate.connected import WAYS, Broken, Connected, note
 from host_driver.simulate.draw_faults import draw_fault
 from host_driver.simulate.folder import write_folder
 from host_driver.simulate.judge import make_judge
@@ -45,17 +40,13 @@ from host_driver.simulate.runner import Outcome, Run, where
 from proto.status import OffloadError
 
 CARD = "full:sa_max=64,key_max=64,rule_max=64"
-FLOWS = (0, 1, 2, 6)  # transport and tunnel, IPv4 and IPv6, the card's and software's
-WAYS = (0, 1)
-ENDS: tuple[End, End] = ("out", "in")
 PARTIES: tuple[Party, ...] = ("card", "host")
 KINDS: tuple[Incident, ...] = ("kill", "stop", "restart")
 BACK: dict[str, Incident] = {"kill": "restart", "stop": "resume"}
 HITS_MS, OUTAGE_MS = (0, 1, 3, 10, 30, 80), (10, 200, 1000, 3000, 6000)
-SIZES = (0, 20, 64, 300, 1300)
-BURST_MAX = 40
 RECOVERY_S, POLL_S = 40.0, 0.1
 WARM_UP = 3  # incidents until the first sample that counts
+KEPT_STEPS = 300  # of which everything is remembered
 CALM_S = 1.0  # between recovery and the look at counters
 
 
@@ -101,10 +92,6 @@ class Report(msgspec.Struct, kw_only=True):
         return "\n".join(told)
 
 
-class Broken(Exception):
-    """An invariant did not hold: the run ends here."""
-
-
 class Chaos:
     """A lab of processes and what is done to it.
 
@@ -120,8 +107,9 @@ class Chaos:
         self._mixed = mixed
         self._out = out
         self._run = Run(Plan(seed=seed, card=CARD, target=target), make_judge())
-        self._numbers = 0
-        self._armed: list[str] = []
+        self._users = Connected(self._run)
+        self._counted = self._kept = 0  # steps that were counted, the first one not let go of
+        self._began_ns = 0
         self._deck: list[tuple[Party, Incident]] = []
 
     def play(self, incidents: int, may_go_on: Callable[[], bool] = lambda: True) -> Report:
@@ -129,9 +117,10 @@ class Chaos:
         report, pids, run_dir = self.report, dict[str, int](), None
         try:
             self._run.start()
+            self._began_ns = self._run.lab.now_ns()
             self._play(incidents, may_go_on)
-        except Broken:
-            pass
+        except Broken as broken:
+            report.violations = broken.violations
         except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
             report.violations = [Violation(53, len(self._run.ledger.steps), where(error))]
         try:
@@ -145,18 +134,20 @@ class Chaos:
         return report
 
     def _play(self, incidents: int, may_go_on: Callable[[], bool]) -> None:
-        for host in WAYS:
-            self._policies(host)
-        self._reconnect()
+        users = self._users
+        users.policies()
+        users.reconnect()
         for number in range(incidents):
             if not may_go_on():
                 break
             self._incident()
+            self._count()
+            self._forget()
             if number + 1 >= WARM_UP:
                 self.report.samples.append(self._sample())
         self.report.leaks = flat(self.report.samples)
-        self._last_bursts()
-        self._note(converge.finish(self._run.step))
+        self.report.last_bursts, self.report.lost = users.count_bursts()
+        users.finish()
 
     def _leave(self, folder: Path) -> None:
         plan = self._run.plan
@@ -165,85 +156,27 @@ class Chaos:
         write_folder(folder, plan, self._run, outcome)
         self.report.folder = str(folder)
 
-    # --- steps ---
-
-    def _act(self, action: AnyAction) -> None:
-        self._note(self._run.act(msgspec.structs.replace(action, id=self._number())))
-
-    def _note(self, violations: list[Violation]) -> None:
-        if violations:
-            self.report.violations = violations
-            raise Broken
-
-    def _number(self) -> int:
-        self._numbers += 1
-        return self._numbers
-
-    def _policies(self, host: int) -> None:
-        """What a key manager wants protected; UPDPOLICY, so that it may say so again."""
-        for flow in FLOWS:
-            for way in WAYS:
-                end = ENDS[way != host]
-                self._act(
-                    AddPolicy(
-                        flow=flow, way=way, end=end, priority=100 + flow, update=True, settle=False
-                    )
-                )
-
-    def _reconnect(self) -> None:
-        """All SAs anew, as after an IKE restart; each carries a packet, which must arrive."""
-        for host in WAYS:
-            self._act(Flush(host=host, what="state", settle=False))
-        for flow in FLOWS:
-            for way in WAYS:
-                do = converge.reconnect(flow, way, self._number())
-                self._note(self._run.step("run", f"flow {flow} way {way} is connected", do))
-
-    def _bursts(self, count: int) -> None:
-        for _ in range(count):
-            self._act(
-                Send(
-                    flow=self._rng.choice(FLOWS), way=self._rng.choice(WAYS), settle=False,
-                    count=self._rng.randint(1, BURST_MAX), reply=self._rng.randint(0, BURST_MAX),
-                    size=self._rng.choice(SIZES),
-                )
-            )  # fmt: skip
-
-    def _last_bursts(self) -> None:
-        """Everybody is well: what is sent arrives, packet for packet."""
-        first = len(self._run.ledger.steps)
-        for flow in FLOWS:
-            for way in WAYS:
-                self._act(Send(flow=flow, way=way, count=BURST_MAX, size=64, reply=0))
-        steps = self._run.ledger.steps[first:]
-        self.report.last_bursts = sum(len(step.submitted) for step in steps)
-        self.report.lost = self.report.last_bursts - sum(len(step.delivered) for step in steps)
-
     def _incident(self) -> None:
-        rng = self._rng
+        rng, users = self._rng, self._users
         host, (party, what) = rng.choice(WAYS), self._draw()
         if self._mixed:
             self._arm_some()
-        self._bursts(rng.randint(1, 4))
-        self._act(Advance(ms=rng.choice(HITS_MS), settle=False))
-        self._act(Live(host=host, party=party, what=what, settle=False))
-        self._bursts(rng.randint(0, 2))
+        users.bursts(rng, rng.randint(1, 4))
+        users.act(Advance(ms=rng.choice(HITS_MS), settle=False))
+        users.act(Live(host=host, party=party, what=what, settle=False))
+        users.bursts(rng, rng.randint(0, 2))
         if back := BACK.get(what):
-            self._act(Advance(ms=rng.choice(OUTAGE_MS), settle=False))
-            self._bursts(rng.randint(0, 2))
-            self._act(Live(host=host, party=party, what=back, settle=False))
-        self._bursts(rng.randint(0, 2))
-        for name in self._armed:
-            self._act(Heal(fault=name, settle=False))
-        self._armed.clear()
+            users.act(Advance(ms=rng.choice(OUTAGE_MS), settle=False))
+            users.bursts(rng, rng.randint(0, 2))
+            users.act(Live(host=host, party=party, what=back, settle=False))
+        users.bursts(rng, rng.randint(0, 2))
 
         began_ns = self._run.lab.now_ns()
-        self._note(self._run.step("run", "recovery", self._recover, settle=False))
-        for one in WAYS:
-            self._policies(one)
-        self._reconnect()
+        note(self._run.step("run", "recovery", self._recover, settle=False))
+        users.policies()
+        users.reconnect()
         self.report.recovery_s.append(round((self._run.lab.now_ns() - began_ns) / 1e9, 3))
-        self._act(Advance(ms=round(CALM_S * 1000)))
+        users.act(Advance(ms=round(CALM_S * 1000)))
         counts = Counter(self.report.incidents)
         counts[f"{what} {party}"] += 1
         self.report.incidents = dict(counts)
@@ -257,24 +190,23 @@ class Chaos:
 
     def _arm_some(self) -> None:
         for _ in range(self._rng.randint(0, 2)):
-            number = self._number()
+            number = self._users.number()
             for name, fields in draw_fault(self._rng, number):
                 host = fields.pop("host", self._rng.choice((None, 0, 1)))
-                self._act(Arm(fault=name, host=host, fields=fields, settle=False))
-                self._armed.append(name)
+                self._users.act(Arm(fault=name, host=host, fields=fields, settle=False))
                 self.report.faults += 1
 
     def _recover(self, player: Player) -> Answer:
-        """Until cards and hosts say that they are well, within RECOVERY_S."""
+        """Faults end; until cards and hosts say that they are well, within RECOVERY_S."""
         lab = self._run.lab
+        converge.heal(player)
         limit_ns = lab.now_ns() + round(RECOVERY_S * 1e9)
         while unwell := list(self._unwell()):
             if lab.now_ns() > limit_ns:
                 number = self._run.ledger.steps[-1].number + 1
                 text = f"after {RECOVERY_S:.0f} s: {', '.join(unwell)}"
-                self._note([Violation(50, number, text)])
+                note([Violation(50, number, text)])
             lab.advance(POLL_S)
-        player.calm()
         return Answer()
 
     def _unwell(self) -> Iterator[str]:
@@ -298,11 +230,24 @@ class Chaos:
 
     def _sample(self) -> Sample:
         lab = self._run.lab
-        at_s = (lab.now_ns() - self._run.ledger.steps[0].began_ns) / 1e9
-        return sample(at_s, lab.pids(), lab.run_dir, len(lab.wire.frames()))
+        at_s = (lab.now_ns() - self._began_ns) / 1e9
+        return sample(at_s, lab.pids(), lab.run_dir, self.report.frames)
 
     def _count(self) -> None:
-        steps = self._run.ledger.steps
-        self.report.packets = sum(len(step.submitted) for step in steps)
-        self.report.frames = sum(len(step.frames) for step in steps)
-        self.report.delivered = sum(len(step.delivered) for step in steps)
+        """What came since the last count."""
+        report, steps = self.report, self._run.ledger.steps
+        for step in steps[self._counted :]:
+            report.packets += len(step.submitted)
+            report.frames += len(step.frames)
+            report.delivered += len(step.delivered)
+        self._counted = len(steps)
+
+    def _forget(self) -> None:
+        """Let go of what lies far back."""
+        lab = self._run.lab
+        for step in self._run.ledger.steps[self._kept : -KEPT_STEPS]:
+            step.let_go()
+        self._kept = max(0, self._counted - KEPT_STEPS)
+        lab.stop_capture()
+        lab.wire.forget()
+        lab.start_capture()

@@ -58,16 +58,21 @@ def finish(step: StepDone) -> list[Violation]:
 
 def revive(player: Player) -> Answer:
     """Disarm every fault, bring back cards and hosts, set links as they were."""
-    player.lab.faults.reset()
-    player.faults.clear()
-    player.calm()
-    play_life.healed(player)
-    play_life.revive(player)
+    heal(player)
     for host in range(len(player.hosts)):
         play_life.link(player, Link(host=host, what="feature-on"))
         play_life.link(player, Link(host=host, what="up"))
         play_life.link(player, Link(host=host, what="mtu", mtu=1500))
     return Answer()
+
+
+def heal(player: Player) -> None:
+    """Disarm every fault; whoever hangs or died, of itself or not, is back."""
+    player.lab.faults.reset()
+    player.faults.clear()
+    player.calm()
+    play_life.healed(player)
+    play_life.revive(player)
 
 
 def wait(player: Player) -> Answer:

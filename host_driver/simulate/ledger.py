@@ -265,6 +265,11 @@ class Step:
     wire: dict[str, int] = field(default_factory=dict)
     snapshots: list[Snapshot] = field(default_factory=list)
 
+    def let_go(self) -> None:
+        """Of what takes room and is judged; what was done to whom stays."""
+        self.submitted, self.injected, self.frames, self.delivered = [], [], [], []
+        self.notices, self.trace, self.snapshots = [], [], []
+
 
 class Ledger:
     """The book of one run: SAs, policies and faults ever asked for, and every step."""

@@ -20,7 +20,7 @@ MIB, HOUR_S = 1 << 20, 3600
 MORE_DESCRIPTORS, MORE_SOCKETS, MORE_THREADS = 3, 3, 1
 MORE_MEMORY = 64 * MIB
 STEADY_MEMORY = 16 * MIB  # and in the second half of a run, along the line through its samples
-FRAME_BYTES = 4096  # of the judge's memory for each frame: it remembers IVs, and what was seen
+FRAME_BYTES = 1024  # of the memory of the judge, who remembers every IV of every key
 LINE_SAMPLES = 8  # a line through fewer means nothing
 
 
@@ -36,7 +36,7 @@ class Figures(msgspec.Struct, frozen=True):
 
 class Sample(msgspec.Struct, frozen=True):
     """One look. `parties` by name, "lab" is this process; `children` are all live child processes
-    of it, `files` the names in the run directory; `kept` are frames that the judge remembers."""
+    of it, `files` the names in the run directory, `kept` frames whose IVs the judge has kept."""
 
     at_s: float
     parties: dict[str, Figures]

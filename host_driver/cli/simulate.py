@@ -3,7 +3,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from host_driver.cli.common import (
 
 if TYPE_CHECKING:
     from host_driver.simulate.campaign import Result, Task
+    from host_driver.simulate.soak import Soak
 
 SHRINK_S = 60.0
 
@@ -58,8 +59,9 @@ class Seeds(click.ParamType[range]):
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True)
 @click.option("--dask", metavar="ADDRESS", help="Send seeds to this Dask scheduler.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.1), help="Seed after seed until the time is up."
-)
+    "--seconds", type=click.FloatRange(min=0.1),
+    help="Seed after seed in one lab that lives on until the time is up, and stays flat.",
+)  # fmt: skip
 @click.option(
     "--chaos", type=click.IntRange(1, 100_000), metavar="N",
     help="Kill, stop and restart cards and hosts N times under traffic; wants --target process.",
@@ -85,6 +87,7 @@ def simulate(
     from host_driver.faults.plan import load_plan
     from host_driver.simulate.campaign import Task
     from host_driver.simulate.plan import read_plan
+    from host_driver.simulate.soak import Soak
 
     if chaos is not None:
         _chaos(seed, chaos, target, seconds_left(seconds) if seconds else None, mixed, out, as_json)
@@ -96,6 +99,8 @@ def simulate(
         follow = tuple(load_plan(plan_file))
     if given is not None and (seeds is not None or seconds is not None):
         raise click.UsageError("--plan has its own seed, --seeds and --seconds draw others")
+    if seconds is not None and (seeds is not None or jobs > 1 or dask is not None):
+        raise click.UsageError("--seconds is about one lab: no --seeds, --jobs or --dask with it")
 
     def task(number: int) -> Task:
         return Task(
@@ -105,11 +110,12 @@ def simulate(
 
     if target == "process":
         click.echo("real processes: no seed replays this run", err=True)
-    if seeds is None and seconds is None:
+    if seconds is not None:
+        _soak(Soak(seed, steps, target, out=out, follow=follow), seconds, as_json)
+    elif seeds is None:
         _one(task(seed), as_json)
-        return
-    chosen: Iterable[int] = seeds if seeds is not None else _until(seed, seconds_left(seconds or 0))
-    _many(map(task, chosen), jobs, dask, as_json)
+    else:
+        _many(map(task, seeds), jobs, dask, as_json)
 
 
 def _chaos(
@@ -127,16 +133,17 @@ def _chaos(
         raise ExpectationFailed("chaos broke an invariant, or left something behind")
 
 
+def _soak(soak: "Soak", seconds: float, as_json: bool) -> None:
+    report = soak.play(seconds_left(seconds))
+    show({"ok": not report.failed} | msgspec.to_builtins(report), report.text(), as_json)
+    if report.failed:
+        raise ExpectationFailed("the soak broke an invariant, lost something, or is not flat")
+
+
 def seconds_left(seconds: float) -> Callable[[], bool]:
     """A clock: yes until so many seconds have passed."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() < end
-
-
-def _until(first: int, may_go_on: Callable[[], bool]) -> Iterator[int]:
-    while may_go_on():
-        yield first
-        first += 1
 
 
 def _one(task: "Task", as_json: bool) -> None:

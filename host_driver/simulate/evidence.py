@@ -167,6 +167,16 @@ class Evidence:
             for one in self.ledger.armed
         )
 
+    @property
+    def undead(self) -> bool:
+        """Whether a card may have told that an object is gone, and kept it until an audit."""
+        return self.may_break("card.object.destroy", kinds=("undead",))
+
+    @property
+    def phantom(self) -> bool:
+        """Whether a card may have told that an object is there, and not made it."""
+        return self.may_break("card.object.create", kinds=("phantom",))
+
     def only_broken(self, sites: Sequence[str]) -> bool:
         """Whether faults were armed, all of them at these sites, and nobody died or was reset."""
         armed = [str(one.spec.get("site", "")) for one in self.ledger.armed]

@@ -94,8 +94,9 @@ class Ruling(NamedTuple):
 
     `certain`: no other could come first, and core and card see the same ones and take the same one:
     of offloaded ones the core takes the newest, or one of two hosts, whatever its priority (SPD-06,
-    SPD-21). `rivals` are those in doubt (in force, or about the packet) that come before `policy`,
-    and where some are offloaded and some are not, the first of the others.
+    SPD-21), and they may hide from it a better one of its own (SPD-23). `rivals` are all others
+    that could decide: those in doubt (in force, or about the packet) that come before `policy`, and
+    where some are offloaded, the first of these and all of the core's.
     """
 
     policy: PolicyAsked | None
@@ -117,29 +118,34 @@ def ruling(
     policies: Iterable[PolicyAsked], host: int, direction: str, packet: Parsed, span: Span
 ) -> Ruling:
     """The policies of a host and direction on a packet; of a kind the lowest priority is first."""
-    bests: dict[bool, PolicyAsked] = {}  # by whether it is offloaded
+    sure: dict[bool, list[PolicyAsked]] = {False: [], True: []}  # by whether it is offloaded
     doubtful: list[PolicyAsked] = []
-    about_it = set()
+    offloaded = False
     for policy in policies:
         if (policy.host, policy.direction) != (host, direction):
             continue
         state = standing(policy, span)
-        about = covers(policy.selector, packet) if state is not Standing.NO else False
-        if about is False:
+        if state is Standing.NO:
             continue
-        about_it.add((policy.offload, policy.offload and (policy.verdict, policy.reqid)))
-        if state is Standing.DOUBT or about is None:
-            doubtful.append(policy)
-        elif policy.offload not in bests or policy.priority < bests[policy.offload].priority:
-            bests[policy.offload] = policy
-    ranked = sorted(bests.values(), key=lambda policy: policy.priority)
+        offloaded = offloaded or policy.offload
+        about = covers(policy.selector, packet)
+        if about is not False:
+            certain = state is Standing.SURE and about is True
+            (sure[policy.offload] if certain else doubtful).append(policy)
+    for kind in sure.values():
+        kind.sort(key=lambda policy: policy.priority)
+    firsts = [kind[0] for kind in sure.values() if kind]
+    best = min(firsts, key=lambda policy: policy.priority, default=None)
     rivals = [
         policy
         for policy in doubtful
-        if policy.offload not in bests or policy.priority <= bests[policy.offload].priority
+        if not sure[policy.offload] or policy.priority <= sure[policy.offload][0].priority
     ]
-    best = ranked[0] if ranked else None
-    return Ruling(best, (*ranked[1:], *rivals), not rivals and len(about_it) <= 1)
+    alike = {(p.offload, p.verdict, p.reqid) for p in (*sure[False], *sure[True], *doubtful)}
+    hidden = [*sure[True][:1], *(sure[False] if offloaded else sure[False][:1])]
+    others = [policy for policy in hidden if policy is not best]
+    certain = not rivals and (len(alike) <= 1 or not offloaded)
+    return Ruling(best, (*others, *rivals), certain)
 
 
 def of_host(ledger: Ledger, host: int) -> list[PolicyAsked]:

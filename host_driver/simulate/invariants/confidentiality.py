@@ -66,7 +66,9 @@ def block_is_block(ev: Evidence) -> Iterator[str]:
     stack."""
     for seen in ev.sent():
         found = None if seen.piece else ev.ruling_out(seen)  # of ESP that is not whole yet
-        if found is not None and found.policy is not None and found.surely("block"):
+        if found is None or found.policy is None or not found.surely("block"):
+            continue
+        if not ev.undead:  # a rule of before would still name its SA
             yield f"policy {found.policy.number} blocks, and yet left {seen}"
     for delivered, seen in ev.observer.matched:
         found = ev.ruling_in(delivered.host, delivered.packet, seen.step)
@@ -107,7 +109,7 @@ def _believed(ev: Evidence, found: Ruling) -> bool:
         policy is not None
         and policy.offload
         and ev.ledger.profile.offloaded_policy_trusted
-        and ev.may_break("card.object.create", kinds=("phantom",))
+        and ev.phantom
     )
 
 

@@ -98,7 +98,9 @@ def _may_be(ev: Evidence, policy: PolicyAsked, host: int) -> bool:
 
 
 def _deleted(ev: Evidence, sa: SaAsked) -> bool:
-    return sa.removed_step is not None and not sa.remove_errno and ev.surely_gone(sa)
+    """Surely, unless its card may have kept it."""
+    gone = sa.removed_step is not None and not sa.remove_errno and ev.surely_gone(sa)
+    return gone and not ev.undead
 
 
 @invariant(41, "Handles are fresh")

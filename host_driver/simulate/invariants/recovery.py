@@ -78,7 +78,8 @@ def crash_leaves_all_or_nothing(ev: Evidence) -> Iterator[str]:
         if seen.out is not None and _of_an_earlier_boot(ev, seen.out, seen.frame.time):
             yield f"{seen.out} is of an earlier boot of its card and sent {seen}"
     for host in ev.hosts:
-        if short := {kind: -less for kind, less in surplus(ev, host).items() if less < 0}:
+        short = {kind: -less for kind, less in surplus(ev, host).items() if less < 0}
+        if short and not ev.phantom:  # a full card has no room to make a policy's rule again
             yield f"card{host} lacks {short} that its host believes to be there"
     yield from _lost(ev)
     yield from _of_the_dead(ev)

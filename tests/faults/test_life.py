@@ -86,6 +86,25 @@ def test_a_card_that_comes_back_empty_has_policies_and_no_sa(both, target) -> No
     both.talk()
 
 
+@row("F-SEC-11", process=True)
+def test_a_restart_opens_no_window_for_old_packets(both, target) -> None:
+    """With the SA its window is gone, and neither the empty card nor the core takes them again."""
+    both = both(target)
+    start = len(both.frames())
+    both.talk(5)
+    old = [frame.data for frame in both.frames()[start:] if frame.dst == 1]
+    assert len(old) == 5
+    both.b.nic.restart()
+    both.comes_back(both.b)
+    both.b.receive()
+    for _ in range(2):
+        both.lab.wire.inject(host=1, frames=old)
+        both.lab.settle()
+        assert both.b.receive() == []
+        both.rekey()
+    both.talk()
+
+
 @row("F-LIF-05", process=True)
 @pytest.mark.parametrize("offload", ["packet", "crypto"])
 def test_no_sa_goes_on_after_a_restart(both, target, offload) -> None:

@@ -81,6 +81,10 @@ class Mib(Query):
     """-> Answer.values: /proc/net/xfrm_stat."""
 
 
+class Snmp(Query):
+    """-> Answer.values: packets that ended below XFRM, of /proc/net/snmp and snmp6."""
+
+
 class Counters(Query):
     """-> Answer.values: ethtool-style counters of card and driver."""
 
@@ -169,7 +173,7 @@ class Quiesce(Query):
 
 AnyQuery = (
     Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Receive | Mib
-    | Counters | Census | Audit | Trace | FaultRequest | SetLink | SetNetworks
+    | Snmp | Counters | Census | Audit | Trace | FaultRequest | SetLink | SetNetworks
     | AddDevice | SetClockForward | Info | Capture | Quiesce
     | Reporters | Recover | Reload
 )  # fmt: skip

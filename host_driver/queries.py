@@ -62,6 +62,7 @@ class Queries:
             control.Send: self._send,
             control.Receive: self._receive,
             control.Mib: self._mib,
+            control.Snmp: self._snmp,
             **DeviceQueries(host).handlers,
             control.Trace: self._trace,
             **dict.fromkeys(get_args(FaultRequest), self._about_faults),
@@ -186,6 +187,9 @@ class Queries:
 
     def _mib(self, query: control.Mib) -> Answer:
         return Answer(0, values=self._host.net.statistics())
+
+    def _snmp(self, query: control.Snmp) -> Answer:
+        return Answer(0, values=self._host.net.snmp_statistics())
 
     def _trace(self, query: control.Trace) -> Answer:
         return Answer(0, value=self._host.trace.entries(query.start))

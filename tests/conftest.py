@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 VECTORS = Path(__file__).parent / "vectors"
 
 # `--hypothesis-profile=deep` looks longer (support.examples) and elsewhere each time.
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-settings.register_profile("deep", deadline=None, print_blob=True)
+# No clock judges: neither how long an example runs nor how long drawing one takes.
+NO_CLOCK = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", derandomize=True, print_blob=True, **NO_CLOCK)
+settings.register_profile("deep", print_blob=True, **NO_CLOCK)
 settings.load_profile("ci")
 
 

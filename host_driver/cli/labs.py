@@ -67,7 +67,7 @@ def _about(status: dict[str, Any]) -> str:
             lines.append(
                 f"host{number} {device['name']}: {device['mac']} mtu {device['mtu']} {state}"
             )
-        for what in ("census", "counters", "mib"):
+        for what in ("census", "counters", "mib", "snmp"):
             rows = [(f"  {name}", str(value)) for name, value in host[what].items() if value]
             if rows:
                 lines += [f"host{number} {what}", table(rows)]

@@ -86,6 +86,10 @@ class HostHandle:
         """/proc/net/xfrm_stat, by the kernel's names."""
         return self._ask(control.Mib()).values
 
+    def snmp(self) -> dict[str, int]:
+        """Packets that ended below XFRM, as nstat names them: /proc/net/snmp and snmp6."""
+        return self._ask(control.Snmp()).values
+
     def trace(self, start: int = 0) -> list[dict[str, Any]]:
         """The xdo_* calls that the core made so far, oldest first; `start` skips that many."""
         return list(self._ask(control.Trace(start)).value)

@@ -138,6 +138,7 @@ class Server:
             "reporters": host.nic.reporters(),
             "counters": {name: value for name, value in counters.items() if value},
             "mib": {name: value for name, value in host.mib().items() if value},
+            "snmp": {name: value for name, value in host.snmp().items() if value},
         }
 
     def ip(self, request: service.Ip) -> dict[str, Any]:

@@ -229,6 +229,11 @@ class Evidence:
         """Of /proc/net/xfrm_stat."""
         return sum(_delta(self._counters(host, "mib"), name) for name in names)
 
+    def snmp_delta(self, host: int) -> dict[str, int]:
+        """Of /proc/net/snmp and snmp6, each."""
+        pair = self._counters(host, "snmp")
+        return {name: _delta(pair, name) for name in pair[1]}
+
     def wire_delta(self, name: str) -> int:
         """Of the wire."""
         assert self.rest is not None

@@ -107,5 +107,5 @@ def _tables(run: Run) -> Iterator[str]:
             except OffloadError as error:
                 yield f"host{host.number}: ip {command}\n{error}"
     for snapshot in run.ledger.steps[-1].snapshots if run.ledger.steps else ():
-        for name in ("census", "counters", "mib"):
+        for name in ("census", "counters", "mib", "snmp"):
             yield f"host{snapshot.host}: {name} {getattr(snapshot, name)}"

@@ -227,6 +227,7 @@ class Snapshot:
     mib: dict[str, int] | None
     sas: list[bytes] | None = None
     policies: list[bytes] | None = None
+    snmp: dict[str, int] | None = None
 
 
 @dataclass

@@ -127,6 +127,7 @@ class Recorder:
             self._ask(host, handle.mib),
             self._dump(host, Msg.GETSA, UserSaInfo.size()) if listed else None,
             self._dump(host, Msg.GETPOLICY, UserPolicyInfo.size()) if listed else None,
+            self._ask(host, handle.snmp),
         )
 
     def _dump(self, host: int, request: int, size: int) -> list[bytes] | None:

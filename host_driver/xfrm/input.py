@@ -28,6 +28,7 @@ from host_driver.xfrm.lifetime import xfrm_state_check_expire
 from host_driver.xfrm.mode import mode_input
 from host_driver.xfrm.policy_check import xfrm_policy_check
 from host_driver.xfrm.replay import xfrm_replay_advance, xfrm_replay_check, xfrm_replay_seqhi
+from host_driver.xfrm.snmp import IN_DISCARDS, IN_HDR_ERRORS, UDP_IN_DATAGRAMS
 from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState, xfrm_smark_get
 from proto.xfrm import IPPROTO_ESP, SA_DIR_IN, XFRM_MAX_DEPTH
 
@@ -62,13 +63,15 @@ class _Esp(NamedTuple):
 
 
 def xfrm_input(net: "XfrmNet", skb: Skb) -> bytes | None:
-    """What is delivered to the stack, or None: dropped, and counted unless the device failed it."""
+    """What is delivered to the stack, or None: dropped, and counted, here or below (snmp.py)."""
     sec_path = skb.sec_path
     if sec_path is not None and sec_path.x.xso.type == OFFLOAD_PACKET:
-        # RX-02: the device is trusted; no policy is looked up, no counter moves either way.
+        # RX-02: the device is trusted; no policy is looked up, no XfrmIn* moves either way.
         if net.profile.sec_path_consumed:
             skb.sec_path = None
         good = sec_path.flags & CRYPTO_DONE and sec_path.status & CRYPTO_SUCCESS
+        if not good:
+            net.snmp.bump(family_of(skb.data), IN_DISCARDS)
         return skb.data if good else None
     packet = _Packet(skb.data, skb.mark, skb.in_dev.ifindex if skb.in_dev else 0)
     if sec_path is not None and not sec_path.flags & CRYPTO_DONE:
@@ -83,7 +86,7 @@ def xfrm_input(net: "XfrmNet", skb: Skb) -> bytes | None:
 
 
 def _receive(net: "XfrmNet", packet: _Packet, done: SecPath | None) -> str | None:
-    """None for a packet to deliver; else the counter of its drop, empty when there is none."""
+    """None for a packet to deliver; else the counter of its end, empty if it is one of snmp.py."""
     while True:
         upper = find_upper(packet.data)
         if upper is None:
@@ -102,11 +105,16 @@ def _receive(net: "XfrmNet", packet: _Packet, done: SecPath | None) -> str | Non
             if counter or esp is None:
                 return counter or None
         if esp.encap and esp.end - esp.start <= ESP_HEADER.size:
-            return ""  # a keepalive (RFC 3948 4)
+            return _below(net, packet, UDP_IN_DATAGRAMS)  # a keepalive (RFC 3948 4)
         refused = _rcv(net, packet, upper, esp, done)
         if refused is not None:
             return refused
         done = None
+
+
+def _below(net: "XfrmNet", packet: _Packet, name: str) -> str:
+    net.snmp.bump(family_of(packet.data), name)
+    return ""
 
 
 def _find_esp(net: "XfrmNet", packet: _Packet, upper: Upper) -> _Esp | None:
@@ -145,7 +153,7 @@ def _rcv(
     if esp.end - esp.start < ESP_HEADER.size:
         return "XfrmInHdrError"
     if not checksum_good(packet.data):
-        return ""  # ip_rcv would have dropped it; the header is about to be written anew
+        return _below(net, packet, IN_HDR_ERRORS)  # as ip_rcv; it is about to be written anew
     spi, seq = ESP_HEADER.unpack_from(packet.data, esp.start)
     x = _state_of(net, packet, upper, spi) if done is None else _state_of_device(done)
     if isinstance(x, str):

@@ -38,6 +38,7 @@ from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.profile import LATEST, Profile
 from host_driver.xfrm.reassembly import Reassembly
 from host_driver.xfrm.sad import Sad
+from host_driver.xfrm.snmp import Snmp
 from host_driver.xfrm.spd import Spd
 from host_driver.xfrm.state import ReplayTimer, XfrmState
 from host_driver.xfrm.user import netlink_rcv
@@ -103,7 +104,8 @@ class XfrmNet:
         self.sad = Sad()
         self.spd = Spd()
         self.flows = FlowCache()
-        self.reassembly = Reassembly()
+        self.snmp = Snmp()
+        self.reassembly = Reassembly(self.snmp)
         self.cfg_mutex = Mutex(sched)
         self.policy_default = dict.fromkeys((POLICY_IN, POLICY_OUT, POLICY_FWD), USERPOLICY_ACCEPT)
         self.policy_default_generation = 0
@@ -156,6 +158,11 @@ class XfrmNet:
         if not self.profile.mib_after_acquire_error:
             values = {name: values[name] for name in values if name not in AFTER_ACQUIRE_ERROR}
         return values
+
+    def snmp_statistics(self) -> dict[str, int]:
+        """Of /proc/net/snmp and snmp6 what says where packets ended below XFRM."""
+        self.reassembly.expire(self.now_ns)
+        return self.snmp.values()
 
     def add_stats(self, name: str, count: int) -> None:
         """XFRM_ADD_STATS for drivers: what hardware dropped, in kernels where it shows (MIB-02).

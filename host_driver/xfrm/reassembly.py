@@ -2,7 +2,7 @@
 """ESP that arrives in IP fragments is put together before it is opened (RFC 4303 3.4.1).
 
 Everything is bounded: datagrams under way, their age, their length. Pieces that overlap end their
-datagram, as in the kernel (RFC 5722).
+datagram, as in the kernel (RFC 5722). All is counted (RFC 4293).
 """
 
 import struct
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from host_driver.xfrm.flow import IPV4_PROTO_AT, IPV6_NEXT_AT, Upper, family_of
 from host_driver.xfrm.headers import FRAGMENT_UNIT, IP_MF, IP_OFFSET, IPV6_BYTES, join
+from host_driver.xfrm.snmp import REASM_FAILS, REASM_OKS, REASM_REQDS, REASM_TIMEOUT, Snmp
 from proto.clock import NS
 from proto.xfrm import AF_INET
 
@@ -43,7 +44,8 @@ class _Datagram:
 class Reassembly:
     """The datagrams of a host that are not complete yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, snmp: Snmp) -> None:
+        self._snmp = snmp
         self._datagrams: dict[Key, _Datagram] = {}
 
     def __len__(self) -> int:
@@ -51,29 +53,39 @@ class Reassembly:
 
     def add(self, now_ns: int, packet: bytes, upper: Upper) -> bytes | None:
         """Take a fragment; the whole packet with the last of them, else None."""
-        self._forget(now_ns)
+        family = family_of(packet)
+        self._snmp.bump(family, REASM_REQDS)
+        self.expire(now_ns)
         piece = _piece(packet, upper)
         end = piece.start + len(piece.payload)
         if (piece.more and len(piece.payload) % FRAGMENT_UNIT) or end > LENGTH_MAX:
+            self._snmp.bump(family, REASM_FAILS)
             return None
+        while piece.key not in self._datagrams and len(self) >= DATAGRAMS_MAX:
+            self._give_up(next(iter(self._datagrams)))
         datagram = self._datagrams.setdefault(piece.key, _Datagram(now_ns + TIMEOUT_NS))
         if (known := datagram.pieces.get(piece.start)) and known.payload == piece.payload:
             return None  # the same once more
         datagram.pieces[piece.start] = piece
         if _overlaps(datagram, known):
-            del self._datagrams[piece.key]
+            self._give_up(piece.key)
             return None
         whole = _whole(datagram, upper.proto)
         if whole is not None:
             del self._datagrams[piece.key]
+            self._snmp.bump(family, REASM_OKS)
         return whole
 
-    def _forget(self, now_ns: int) -> None:
-        """Datagrams that are too old; the oldest when there are too many."""
+    def expire(self, now_ns: int) -> None:
+        """Give up the datagrams that are too old."""
         for key in [k for k, one in self._datagrams.items() if one.due_ns <= now_ns]:
-            del self._datagrams[key]
-        while len(self._datagrams) >= DATAGRAMS_MAX:
-            del self._datagrams[next(iter(self._datagrams))]
+            self._snmp.bump(self._give_up(key), REASM_TIMEOUT)
+
+    def _give_up(self, key: Key) -> int:
+        """Forget a datagram; its family."""
+        piece = next(iter(self._datagrams.pop(key).pieces.values()))
+        self._snmp.bump(family := family_of(piece.head), REASM_FAILS)
+        return family
 
 
 def _piece(packet: bytes, upper: Upper) -> _Piece:

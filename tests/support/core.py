@@ -101,6 +101,10 @@ class Core:
         before, self._mib = self._mib, self.net.mib.values()
         return {name: n - before[name] for name, n in self._mib.items() if n != before[name]}
 
+    def below(self) -> dict[str, int]:
+        """What ended below XFRM so far."""
+        return {name: n for name, n in self.net.snmp_statistics().items() if n}
+
     def state(self, spi: int) -> Any:
         """The SA with this SPI."""
         return next(x for x in self.net.sad if x.id.spi == spi)

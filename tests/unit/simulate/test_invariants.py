@@ -368,6 +368,16 @@ def lost_between_card_and_stack(scene: Scene) -> list[Violation]:
 
 
 @breaks(30)
+def a_damaged_header_that_nobody_counts(scene: Scene) -> list[Violation]:
+    scene.protected()
+    out, _ = scene.pair()
+    frame = bytearray(scene.ethernet(scene.sealed(out, 1)))
+    frame[22] ^= 1  # the time to live; the checksum says so
+    scene.step()
+    return scene.step(to_1=[bytes(frame)])
+
+
+@breaks(30)
 def delivered_twice(scene: Scene) -> list[Violation]:
     return scene.step(to_1=[scene.ethernet(datagram(1))], got=[datagram(1)] * 2)
 

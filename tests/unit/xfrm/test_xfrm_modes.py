@@ -126,6 +126,7 @@ def test_udp_encapsulation(ends):
     assert b.moved() == {}
     assert b.receive(bytes(outer / b"\0\0\x99\x99 nobody's")) is None
     assert b.moved() == {"XfrmInNoStates": 1}
+    assert b.below() == {"UdpInDatagrams" if family is IP else "Udp6InDatagrams": 1}  # keepalive
 
 
 def test_headers_in_front_of_esp_stay():

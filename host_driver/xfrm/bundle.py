@@ -44,16 +44,13 @@ class Decision(NamedTuple):
     used: tuple[XfrmPolicy, ...] = ()
 
 
-class _Cached(NamedTuple):
-    generation: tuple[int, int, int]
-    decision: Decision
-
-
 class FlowCache:
-    """Decisions by flow, bounded; a full cache is emptied."""
+    """Decisions by flow, bounded: a full cache is emptied, and so is one of another generation, for
+    what it holds can be true no more, and would keep dead SAs and policies."""
 
     def __init__(self) -> None:
-        self._flows: dict[Flow, _Cached] = {}
+        self._flows: dict[Flow, Decision] = {}
+        self._generation = (0, 0, 0)
 
     def clear(self) -> None:
         """Forget everything: routes have changed."""
@@ -61,17 +58,18 @@ class FlowCache:
 
     def get(self, flow: Flow, generation: tuple[int, int, int]) -> Decision | None:
         """The decision, if nothing that it rests on has changed."""
-        cached = self._flows.get(flow)
-        if cached is None or cached.generation != generation:
-            return None
-        valid = all(x.km.state == KmState.VALID for x in cached.decision.states)
-        return cached.decision if valid else None
+        if generation != self._generation:
+            self._flows.clear()
+            self._generation = generation
+        decision = self._flows.get(flow)
+        valid = decision and all(x.km.state == KmState.VALID for x in decision.states)
+        return decision if valid else None
 
-    def put(self, flow: Flow, generation: tuple[int, int, int], decision: Decision) -> None:
-        """Remember a decision that stands until the generation moves."""
+    def put(self, flow: Flow, decision: Decision) -> None:
+        """Remember a decision of the generation that `get` was asked about last."""
         if len(self._flows) >= FLOW_CACHE:
             self._flows.clear()
-        self._flows[flow] = _Cached(generation, decision)
+        self._flows[flow] = decision
 
 
 def xfrm_lookup(net: "XfrmNet", flow: Flow) -> Decision:
@@ -81,7 +79,7 @@ def xfrm_lookup(net: "XfrmNet", flow: Flow) -> Decision:
     if decision is None:
         decision = _decide(net, flow)
         if not decision.counters:
-            net.flows.put(flow, generation, decision)
+            net.flows.put(flow, decision)
     for xp in decision.used:  # of a policy, use_time is the last use
         xp.curlft.use_time = net.seconds()
     return decision

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packets out and in: policy, SA, device, counters (TX-*, ACQ-*, RX-*, SPD-*, MATCH-*)."""
 
+import gc
 import struct
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ from scapy.layers.inet import IP
 
 from host_driver.netdev import SecPath, Skb
 from host_driver.xfrm.mib import NAMES
+from support.core import Core
+from support.esp import GCM, datagram, policy, state, template
 
 ESP = struct.Struct(">II")
 A, B = (bytes((10, 1, 0, last)) + bytes(12) for last in (1, 2))
@@ -217,3 +221,18 @@ def test_malformed_is_never_sent(world: Any, packet: bytes) -> None:
 def test_mib_names(world: Any) -> None:
     values = world.net.mib.values()
     assert (*values,) == NAMES and len(NAMES) == 32 and set(values.values()) == {0}
+
+
+def test_what_was_decided_for_flows_keeps_no_dead_sa() -> None:
+    """Decisions go with what they rest on, and the SAs with them, whoever still sends (TX-02)."""
+    core = Core()
+    core.add(state(GCM), policy("out", template()))
+    other = datagram(ends=("10.9.0.1", "10.9.0.2"))
+    core.net.output(datagram()), core.net.output(other)
+    (dead,) = [weakref.ref(x) for x in core.net.sad]
+    core.add("xfrm state flush", "xfrm policy flush")
+    core.take()
+    core.advance(2)  # so long a timer holds it
+    core.net.output(other)
+    gc.collect()
+    assert dead() is None

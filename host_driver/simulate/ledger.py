@@ -273,10 +273,16 @@ class Step:
 
 
 class Ledger:
-    """The book of one run: SAs, policies and faults ever asked for, and every step."""
+    """The book of one run: SAs, policies and faults ever asked for, and every step.
 
-    def __init__(self, hosts: int, card: str, seed: int, profile: str = LATEST.name) -> None:
+    `lived`: the lab has lived before, so cards may have booted since their hosts began to count.
+    """
+
+    def __init__(
+        self, hosts: int, card: str, seed: int, profile: str = LATEST.name, *, lived: bool = False
+    ) -> None:
         self.hosts = hosts
+        self.lived = lived
         self.card = card
         self.caps = parse_card(card)
         self.seed = seed

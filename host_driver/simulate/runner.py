@@ -89,7 +89,7 @@ class Run:
             target=plan.target, hosts=2, card=plan.card, profile=plan.profile, seed=plan.seed,
             link=plan.link,
         )  # fmt: skip
-        self.ledger = Ledger(2, plan.card, plan.seed, plan.profile)
+        self.ledger = Ledger(2, plan.card, plan.seed, plan.profile, lived=self._guest)
         self._judge = judge
         self._hash = hashlib.sha256()
 

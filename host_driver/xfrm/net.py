@@ -59,6 +59,7 @@ ACQ_EXPIRES_S = 30  # CONST-01
 LARVAL_DROP = 1  # CONST-02
 AEVENT_ETIME_100MS = 10  # CONST-03
 AEVENT_RSEQTH_PACKETS = 2  # CONST-04
+VOID_TIMERS = 64  # so few may stay on the heap until they are due
 
 # An SA, a policy, an SA's replay events, and the packets that wait for a policy's SAs.
 TimerOwner = XfrmState | XfrmPolicy | ReplayTimer | PolicyQueue
@@ -119,6 +120,7 @@ class XfrmNet:
         self._ip_id = 0
         self._timers: list[tuple[int, int, TimerOwner]] = []
         self._order = itertools.count()
+        self._void = 0  # shots on the heap that will not fire, at most
 
     def seconds(self) -> int:
         """Wall-clock seconds, as add_time and use_time count them."""
@@ -220,12 +222,22 @@ class XfrmNet:
 
     def arm(self, owner: TimerOwner, due_ns: int) -> None:
         """Let the owner's timer fire at `due_ns`, instead of any earlier plan."""
+        self.disarm(owner)
         owner.timer_ns = due_ns
         heapq.heappush(self._timers, (due_ns, next(self._order), owner))
 
     def disarm(self, owner: TimerOwner) -> None:
-        """The owner's timer does not fire any more."""
+        """The owner's timer does not fire any more.
+
+        What is void goes when it is due, or with all others where it is most of the heap: it holds
+        its owner, and the limit of a dead SA may be days away.
+        """
+        self._void += owner.timer_ns is not None
         owner.timer_ns = None
+        if self._void > VOID_TIMERS and 2 * self._void > len(self._timers):
+            self._timers = [shot for shot in self._timers if shot[2].timer_ns == shot[0]]
+            heapq.heapify(self._timers)
+            self._void = 0
 
     def run_timers(self) -> None:
         """Fire what is due, also what firing makes due at once."""
@@ -249,4 +261,5 @@ class XfrmNet:
         """When the next timer is due, or None."""
         while self._timers and self._timers[0][2].timer_ns != self._timers[0][0]:
             heapq.heappop(self._timers)
+            self._void = max(0, self._void - 1)
         return self._timers[0][0] if self._timers else None

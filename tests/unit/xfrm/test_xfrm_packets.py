@@ -236,3 +236,19 @@ def test_what_was_decided_for_flows_keeps_no_dead_sa() -> None:
     core.net.output(other)
     gc.collect()
     assert dead() is None
+
+
+def test_timers_keep_few_dead_sas() -> None:
+    """Whose limits are a day away: key managers replace SAs long before."""
+    core, refs = Core(), []
+    for number in range(400):
+        core.add(state(GCM, extra="limit time-hard 86400", spi=0x2000 + number))
+        (x,) = core.net.sad
+        refs.append(weakref.ref(x))
+        core.add("xfrm state flush")
+        del x
+    gc.collect()
+    assert sum(ref() is not None for ref in refs) < 200
+    core.add(state(GCM, extra="limit time-hard 5"))
+    core.advance(6)
+    assert not list(core.net.sad)

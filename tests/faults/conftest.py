@@ -5,12 +5,19 @@ import pytest
 
 from host_driver.lab import Lab
 from support.both import CARD, Both
+from support.rows import first_among_processes
 from support.way import Way
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the mark known; `support.rows` explains it."""
     config.addinivalue_line("markers", "row(*ids): the rows of the fault catalogue that it judges")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What runs once among processes does (`support.rows`)."""
+    items[:], others = first_among_processes(items)
+    config.hook.pytest_deselected(items=others)
 
 
 @pytest.fixture(scope="module")

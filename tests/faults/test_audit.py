@@ -33,7 +33,7 @@ def findings(host) -> dict[str, int]:
     return {name: report[name] for name in CLEAN if report[name]}
 
 
-@row("F-CTL-14", process=True)
+@row("F-CTL-14", process=True, once=True)
 @pytest.mark.parametrize("status", ["OBJECT_BUSY", "INTERNAL_ERROR", "77"])
 def test_a_destroy_that_fails_is_tried_again(world, target, status) -> None:
     host = world.hosts[0]

@@ -215,7 +215,7 @@ def test_a_flood_of_commands_to_a_slow_card_is_bounded_and_starves_nobody(
     assert counted(host, "mailbox_stalled") == (0,)
 
 
-@row("F-CTL-12", process=True)
+@row("F-CTL-12", process=True, once=True)
 @pytest.mark.parametrize("kind", ["truncate", "corrupt"])
 @pytest.mark.parametrize("value", [0, 1, 13, 19, 20, 21, 30, 77])
 def test_a_command_that_broke_on_its_way_is_not_executed(world, host, target, kind, value) -> None:
@@ -275,7 +275,7 @@ def test_nothing_is_announced_before_the_result_is_there(world, host, target) ->
     assert host.nic.census()["sas"] == 0
 
 
-@row("F-CTL-19", process=True)
+@row("F-CTL-19", process=True, once=True)
 @pytest.mark.parametrize(
     ("kind", "counter"),
     [("wrong-id", "events_unknown"), ("wrong-generation", "events_unknown"),

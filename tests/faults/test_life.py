@@ -105,7 +105,7 @@ def test_a_restart_opens_no_window_for_old_packets(both, target) -> None:
     both.talk()
 
 
-@row("F-LIF-05", process=True)
+@row("F-LIF-05", process=True, once=True)
 @pytest.mark.parametrize("offload", ["packet", "crypto"])
 def test_no_sa_goes_on_after_a_restart(both, target, offload) -> None:
     """Its sequence numbers may have been used: nobody knows which."""
@@ -152,13 +152,11 @@ def test_a_card_that_fails_again_and_again_is_given_up(both, target) -> None:
     both.comes_back_and_talks()
 
 
-@row("F-LIF-07", process=True)
+@row("F-LIF-07", process=True, once=True)
 @pytest.mark.parametrize(
     "step", [("add", 0), ("add", 1), ("add", 2), ("delete", 0), ("update", 0)], ids=str
 )
 def test_a_crash_in_the_middle_of_a_command_leaves_nothing(both, target, step) -> None:
-    if target == "process" and step != ("add", 1):
-        pytest.skip("one of them is enough of processes")
     both = both(target)
     verb, commands = step
     if verb != "add":

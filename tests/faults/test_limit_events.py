@@ -75,7 +75,7 @@ def test_an_event_comes_when_its_handle_means_another_sa(target):
         assert sa.sequence() == [*range(1, 311), *range(1, 501)]
 
 
-@row("F-LIM-05", process=True)
+@row("F-LIM-05", process=True, once=True)
 @pytest.mark.parametrize("bits", [8, 32])
 def test_events_come_many_times(target, bits):
     with Limited(target, LIMITS, bits=bits) as sa:

@@ -66,7 +66,7 @@ def test_limits_that_make_no_sense_are_refused(target, limits):
         assert not any(host.nic.census().values())
 
 
-@row("F-LIM-16", process=True)
+@row("F-LIM-16", process=True, once=True)
 @pytest.mark.parametrize("sizes", [(50,), (0, 1400), (1400, 0, 7)])
 def test_the_overshoot_of_a_byte_limit_is_less_than_one_packet(target, sizes):
     with Limited(target, "limit byte-hard 20000") as sa:

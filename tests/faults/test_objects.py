@@ -135,7 +135,7 @@ def test_traffic_runs_while_rules_are_replaced(target, seed) -> None:
         assert one.census()["rules_policy"] == 1
 
 
-@row("F-TAB-08", process=True)
+@row("F-TAB-08", process=True, once=True)
 @pytest.mark.parametrize("opcode", ["DestroyRule", "DestroySa", "DestroyKey"])
 def test_one_destroy_of_three_fails(target, opcode) -> None:
     """The others still run, users before what they use, and it is tried again."""
@@ -212,7 +212,7 @@ def test_overlapping_policies_have_one_order(target) -> None:
         one.refused(policy("out", f"priority {0xFFFFFFFF} " + PROTECT), "priority")
 
 
-@row("F-TAB-13", process=True)
+@row("F-TAB-13", process=True, once=True)
 @pytest.mark.parametrize(("source", "target_"), [(64, 128), (128, 48), (127, 65), (0, 128)])
 def test_prefixes_of_ipv6_are_each_their_own(target, source, target_) -> None:
     """Of unequal length; a card that swaps the masks protects other packets than it should."""
@@ -308,7 +308,7 @@ def test_the_counter_of_every_sa_moves_with_its_traffic(target) -> None:
         assert counts == {number + 256: number for number in range(1, 6)}
 
 
-@row("F-TAB-20", process=True)
+@row("F-TAB-20", process=True, once=True)
 @pytest.mark.parametrize("what", [sa(), policy("out", PROTECT)], ids=["sa", "policy"])
 def test_no_row_for_the_rule(target, what) -> None:
     """All else that was made for it goes away again, and the next try works."""

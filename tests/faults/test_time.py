@@ -57,7 +57,7 @@ def test_a_clock_of_a_lab_does_not_follow_the_wall_clock(monkeypatch) -> None:
         assert 0 <= clock.now_ns() - before_ns < NS
 
 
-@row("F-TIM-02", process=True)
+@row("F-TIM-02", process=True, once=True)
 @pytest.mark.parametrize("tick_ms", [10, 300])
 def test_no_timeout_is_shorter_for_a_coarse_tick(target, tick_ms) -> None:
     with lab_with(target, "limit time-hard 3") as lab:
@@ -145,7 +145,7 @@ def test_a_hard_limit_needs_no_poll(target) -> None:
         assert len(lab.wire.frames()) == 5
 
 
-@row("F-TIM-05", process=True)
+@row("F-TIM-05", process=True, once=True)
 @pytest.mark.parametrize("seconds", [ALL_ONES, ALL_ONES - 1, 1 << 63, 1 << 32])
 def test_seconds_beyond_all_time_are_no_limit(target, seconds) -> None:
     with lab_with(target, f"limit time-hard {seconds} limit time-use-hard {seconds}") as lab:

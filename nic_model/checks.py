@@ -272,13 +272,15 @@ def _template(what: str, command: CreatePolicyRule, caps: Caps) -> None:
     _mode(what, command.mode, caps)
     _address(what, "template saddr", command.tmpl_saddr)
     _address(what, "template daddr", command.tmpl_daddr)
-    if command.mode == MODE_TRANSPORT:
-        return
-    if command.tmpl_family not in (AF_INET, AF_INET6):
+    transport = command.mode == MODE_TRANSPORT
+    families = (AF_UNSPEC, AF_INET, AF_INET6) if transport else (AF_INET, AF_INET6)
+    if command.tmpl_family not in families:
         _bad(
             Syndrome.FAMILY,
-            f"{what}: template family {command.tmpl_family} is not {AF_INET} or {AF_INET6}",
+            f"{what}: template family {command.tmpl_family}, possible here: {_list(families)}",
         )
+    if transport:
+        return
     if command.direction == OUT and not (any(command.tmpl_saddr) and any(command.tmpl_daddr)):
         _bad(Syndrome.MODE, f"{what}: a tunnel out needs both template addresses, any was given")
 

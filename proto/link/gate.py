@@ -10,6 +10,7 @@ key, shows in the socket's monitor. Both are counted in `refused`, by reason, an
 was: LOG_LINES in LOG_INTERVAL_S, the rest as a number.
 """
 
+import errno
 import logging
 import os
 import re
@@ -193,11 +194,12 @@ class Gate:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent does not."""
+    """Whether a process runs; one that has ended and waits for its parent does not. Where it cannot
+    be asked (no file descriptor is left) it does: in doubt nobody takes its place."""
     try:
         handle = os.pidfd_open(pid)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno != errno.ESRCH
     try:
         return not select.select([handle], [], [], 0)[0]
     finally:

@@ -54,6 +54,10 @@ class Card:
         self.make(c.InitFunction(EPOCH))
         self.arm(0)
 
+    def token(self) -> int:
+        """One that was not given yet."""
+        return next(self._tokens)
+
     def arm(self, index: int) -> list[Message]:
         """All events before `index` are handled."""
         return self.step((Channel.EVENTS, pack(Kind.ARM, index=index, epoch=EPOCH)))
@@ -78,7 +82,7 @@ class Card:
 
     def command(self, command: c.Command, token: int | None = None) -> c.Reply:
         """Run one command, by default with a token of its own, and return its reply."""
-        token = next(self._tokens) if token is None else token
+        token = self.token() if token is None else token
         body = msgspec.msgpack.encode(c.Request(token, command))
         replies = of(
             Kind.REPLY, self.step((Channel.MAILBOX, pack(Kind.COMMAND, body, epoch=EPOCH)))

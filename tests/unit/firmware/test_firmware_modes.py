@@ -11,7 +11,7 @@ from proto.frame import Channel, Kind, pack
 from proto.layouts import DESCRIPTOR, RxFlag, TxFlag
 from proto.link.dma import tx_offset
 from proto.status import Status, Syndrome
-from proto.xfrm import AF_INET, AF_INET6, MODE_BEET, MODE_TUNNEL
+from proto.xfrm import AF_INET, AF_INET6, MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL
 from tests.unit.firmware.conftest import EPOCH
 
 NO, BAD = Status.NOT_SUPPORTED, Status.BAD_PARAMETER
@@ -75,6 +75,7 @@ def test_sa_is_taken(new_card, profile, direction, fields):
     [
         (c.OUT, {"mode": 3}, BAD, Syndrome.MODE, "mode 3"),
         (c.OUT, {"tmpl_family": 0}, BAD, Syndrome.FAMILY, "family 0"),
+        (c.OUT, {"mode": MODE_TRANSPORT, "tmpl_family": 1 << 32}, BAD, Syndrome.FAMILY, "0, 2, 10"),
         (c.OUT, {"tmpl_saddr": ANY}, BAD, Syndrome.MODE, "both template addresses"),
         (c.OUT, {"tmpl_daddr": ANY}, BAD, Syndrome.MODE, "both template addresses"),
         (c.IN, {"tmpl_daddr": bytes(4)}, BAD, Syndrome.FAMILY, "4 bytes"),

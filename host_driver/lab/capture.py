@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captures of a lab: the clear side of every host and the wire, in one pcapng file."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,10 @@ class Capture:
             self._first_frame = wire.recorded
 
     def write(self, path: Path) -> int:
-        """Write everything since the start, in order of time; -> the number of packets."""
+        """Write everything since the start, in order of time; -> the number of packets.
+
+        What is protected on the wire is clear in there, so a new file is for its owner only.
+        """
         self._collect()
         with self._world.wire() as wire:
             frames = wire.frames(self._first_frame)
@@ -43,7 +47,8 @@ class Capture:
         packets.sort(key=lambda packet: packet.time_ns)  # stable: equal times keep their order
         interfaces = [(f"host{number}", LINKTYPE_RAW) for number in self._hosts]
         interfaces.append(("wire", LINKTYPE_ETHERNET))
-        with path.open("wb") as file:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
             writer = PcapngWriter(file, interfaces)
             for packet in packets:
                 writer.packet(packet.interface, packet.time_ns, packet.data, packet.comment)

@@ -164,6 +164,7 @@ def test_a_capture_shows_both_clear_sides_and_the_wire(tmp_path):
         lab.settle()
         assert lab.capture(tmp_path / "all.pcapng") == 15
         frames = [frame.data for frame in lab.wire.frames(start=1)]
+    assert (tmp_path / "all.pcapng").stat().st_mode & 0o777 == 0o600  # clear text is in there
     with RawPcapNgReader(str(tmp_path / "all.pcapng")) as reader:
         found = sorted((meta.ifname, data) for data, meta in reader)
     by_name = {name: [data for _, data in group]

@@ -40,8 +40,8 @@ def test_work_that_is_forgotten_is_made_good_by_the_tick(target) -> None:
     with Limited(target, LIMITS) as limited:
         limited.lab.faults.add("event-work-lost")
         limited.lab.faults.add(site="ring.counters", kind="drop")
-        for _ in range(15):
-            limited.host.send([datagram()])
+        for _ in range(5):
+            limited.host.send([datagram()] * 3)
             limited.lab.advance(1.1)  # and no question how far the card is
         assert limited.hear() == [0, 1]
         assert len(limited.lab.wire.frames()) == 12

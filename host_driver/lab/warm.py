@@ -7,8 +7,11 @@ warm-up went through. A lock lets labs that start together wait for one compilat
 
 import errno
 import fcntl
+import os
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 from host_driver.lab.child import environment
 from proto.status import OffloadError
@@ -17,16 +20,18 @@ from proto.status import OffloadError
 def warm_kernels() -> None:
     """Run `python -m nic_model --warm` where that was not done yet; its progress goes to stderr.
 
-    Raises OffloadError(EIO) if the kernels do not compile.
+    Raises OffloadError: EIO if the kernels do not compile, EPERM if somebody else may have put
+    code into the directory.
     """
     from nic_model.cache import WARM, cache_directory, compiles
 
     if not compiles():
         return
     directory = cache_directory()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_ours(directory)
     if (directory / WARM).exists():
         return
-    directory.mkdir(parents=True, exist_ok=True)
     with (directory / f"{WARM}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (directory / WARM).exists():
@@ -39,3 +44,15 @@ def warm_kernels() -> None:
             raise OffloadError(
                 errno.EIO, f"compiling the card's kernels failed: {' '.join(command)} -> {status}"
             )
+
+
+def _check_ours(directory: Path) -> None:
+    """What lies in there is run: by us, with all keys in reach."""
+    found = directory.lstat()
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid in (0, os.geteuid())
+    if not ours or found.st_mode & stat.S_IWOTH:
+        raise OffloadError(
+            errno.EPERM,
+            f"cache directory {directory} must be a directory of user {os.geteuid()} that others "
+            "cannot write to; remove it, or set NUMBA_CACHE_DIR",
+        )

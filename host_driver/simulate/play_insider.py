@@ -45,12 +45,19 @@ def _number(player: Player, sa: SaAsked, action: Attack) -> int:
     if action.kind == "insider-ahead":
         number = top + 1 + action.number
     elif action.kind == "insider-behind":
-        number = max(1, top - action.number % 300)
+        number = max(1, top - _behind(sa, action.number))
     else:
         number = top + 1
     number &= (1 << 64) - 1 if sa.esn else 0xFFFF_FFFF
     player.insiders[sa.number] = max(number, top)
     return number
+
+
+def _behind(sa: SaAsked, number: int) -> int:
+    """How far behind the highest number: half of the time at the edge of the window, where the
+    oldest that it covers and the newest that it does not lie side by side."""
+    far, edge = divmod(number, 2)
+    return sa.window - 1 + far % 3 if edge else far % 300
 
 
 def _top(player: Player, sa: SaAsked) -> int:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from host_driver.simulate.headers import Parsed, parse
 from host_driver.simulate.ledger import (
+    Armed,
     Delivered,
     Ledger,
     PolicyAsked,
@@ -162,10 +163,13 @@ class Evidence:
         """Whether a fault was ever armed that happens at one of these sites or below (and is of one
         of these kinds)."""
         return any(
-            (not kinds or one.spec.get("kind") in kinds)
-            and any(_overlap(site, str(one.spec.get("site", ""))) for site in sites)
+            (not kinds or one.spec.get("kind") in kinds) and _happens_at(one, sites)
             for one in self.ledger.armed
         )
+
+    def armed(self, *sites: str) -> bool:
+        """Whether a fault is armed now that happens at one of these sites or below."""
+        return any(one.healed_step is None and _happens_at(one, sites) for one in self.ledger.armed)
 
     @property
     def undead(self) -> bool:
@@ -265,6 +269,10 @@ def _welcome(found: Ruling, sa: SaAsked, packet: Parsed) -> bool:
         and not packet.fragment
         and (sa.selector is None or covers(sa.selector, packet) is True)
     )
+
+
+def _happens_at(one: Armed, sites: Sequence[str]) -> bool:
+    return any(_overlap(site, str(one.spec.get("site", ""))) for site in sites)
 
 
 def _overlap(site: str, armed: str) -> bool:

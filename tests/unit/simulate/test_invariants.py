@@ -483,6 +483,15 @@ def deleted_and_left_behind(scene: Scene) -> list[Violation]:
     return scene.step("DeleteSa")
 
 
+@breaks(39, 47)
+def left_behind_while_a_fault_elsewhere_is_armed(scene: Scene) -> list[Violation]:
+    scene.arm("wire", "drop", healed=False)
+    out, into = scene.pair()
+    scene.remove(out, into)
+    scene.census_more[1]["keys"] += 1
+    return scene.step("DeleteSa")
+
+
 @breaks(39)
 def policy_still_listed(scene: Scene) -> list[Violation]:
     policy = scene.policy(0, "out")

@@ -11,6 +11,7 @@ from host_driver.simulate.observer import Observer
 from host_driver.simulate.rulings import Span
 from host_driver.simulate.tracks import Seen, Track
 
+ACTIVE = "active"  # the state of a card that has a driver
 KEPT_STEPS = 400  # frames older than that are delivered no more
 
 
@@ -69,7 +70,7 @@ class Judge:
         )  # fmt: skip
 
     def _at_rest(self, step: Step) -> bool:
-        answered = all(one.counters is not None for one in step.snapshots)
+        answered = all(one.counters is not None and _has_driver(one) for one in step.snapshots)
         return step.settled and bool(step.snapshots) and answered and not disturbed(step)
 
     def _disturbed(self, step: Step) -> None:
@@ -119,6 +120,11 @@ def disturbed(step: Step) -> bool:
     was killed, stopped or reset, or somebody did not answer."""
     lives = any(life.party != "link" for life in step.lives)
     return bool(step.firings or step.unanswered or step.restless) or lives
+
+
+def _has_driver(snapshot: Snapshot) -> bool:
+    """Whether a card works for its host; else what the host tells of counters is of before."""
+    return snapshot.card in (None, ACTIVE)
 
 
 def make_judge() -> Judge:

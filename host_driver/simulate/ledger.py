@@ -218,7 +218,7 @@ class Snapshot:
     """What the queries of one host answered after a step that settled; None where nobody did.
 
     `sas` and `policies` are now and then those of a dump: xfrm_usersa_info and xfrm_userpolicy_info
-    of each, without attributes, so without keys.
+    of each, without attributes, so without keys. `card` is the state that its card says it is in.
     """
 
     host: int
@@ -228,6 +228,7 @@ class Snapshot:
     sas: list[bytes] | None = None
     policies: list[bytes] | None = None
     snmp: dict[str, int] | None = None
+    card: str | None = None
 
 
 @dataclass

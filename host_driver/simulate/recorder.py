@@ -30,6 +30,7 @@ class Recorder:
         self._firings: dict[str, int] = {}  # by party
         self._calls = [0] * len(lab.hosts)
         self._boots: dict[int, Boot | None] = {}  # of the cards; None where one did not answer
+        self._states: dict[int, str | None] = {}  # of the cards, after this step
 
     def begin(self) -> None:
         """What was before this run, in a lab that has lived, is not this run's."""
@@ -72,9 +73,11 @@ class Recorder:
 
     def _follow_boots(self, step: Step, host: int) -> None:
         """A card that hangs, died or began anew by a fault, nobody asking: its health tells."""
+        self._states[host] = None
         if host not in self._player.running:
             return
         health = self._ask(host, self._lab.hosts[host].nic.health)
+        self._states[host] = None if health is None else health["state"]
         now = None if health is None else (health.get("boot", 0), health.get("epoch", 0))
         before = self._boots.get(host, now)
         self._boots[host] = now
@@ -128,6 +131,7 @@ class Recorder:
             self._dump(host, Msg.GETSA, UserSaInfo.size()) if listed else None,
             self._dump(host, Msg.GETPOLICY, UserPolicyInfo.size()) if listed else None,
             self._ask(host, handle.snmp),
+            self._states.get(host),
         )
 
     def _dump(self, host: int, request: int, size: int) -> list[bytes] | None:

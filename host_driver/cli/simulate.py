@@ -94,7 +94,8 @@ def simulate(
         return
     given, follow = None, None
     if plan_file is not None and plan_file.suffix == ".json":
-        given = read_plan(plan_file)
+        read = read_plan(plan_file)
+        given = msgspec.structs.replace(read, target="process") if target == "process" else read
     elif plan_file is not None:
         follow = tuple(load_plan(plan_file))
     if given is not None and (seeds is not None or seconds is not None):

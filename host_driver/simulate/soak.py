@@ -163,7 +163,8 @@ class Soak:
             report.delivered += len(step.delivered)
             report.fired += len(step.firings)
         report.steps += len(run.ledger.steps)
-        report.faults += sum(isinstance(action, Arm) for action in plan.actions)
+        armed = sum(isinstance(action, Arm) for action in plan.actions)
+        report.faults += armed + len(plan.follow)
         report.seed = plan.seed
 
     def _broken(self, run: Run, outcome: Outcome) -> None:

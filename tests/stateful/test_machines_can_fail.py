@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from host_driver.driver.reference import ReferenceDriver
 from host_driver.xfrm import lifecycle, output
 from host_driver.xfrm.chain import Chain
 from nic_model import aso, handles, objects, tables
@@ -20,6 +21,7 @@ from stateful.card_objects import CardObjects
 from stateful.card_packets import CardPackets
 from stateful.card_replay import CardReplay
 from stateful.core import CoreMachine
+from stateful.driver import DriverMachine
 
 QUICK = settings(
     max_examples=400, stateful_step_count=50, deadline=None, derandomize=True, database=None,
@@ -177,6 +179,13 @@ def device_hears_of_no_delete(patch: Patch) -> None:
     patch.setattr(lifecycle, "xfrm_dev_state_delete", lambda net, x: None)
 
 
+# --- the driver ---
+
+
+def sa_outlives_the_firmware(patch: Patch) -> None:
+    patch.setattr(ReferenceDriver, "firmware_lost", lambda self: self._objects.forget())
+
+
 PLANTED: list[tuple[type[RuleBasedStateMachine], Callable[[Patch], None]]] = [
     (CardObjects, generation_stands_still),
     (CardObjects, key_stays_in_memory),
@@ -196,6 +205,7 @@ PLANTED: list[tuple[type[RuleBasedStateMachine], Callable[[Patch], None]]] = [
     (CoreMachine, hard_limit_is_one_late),
     (CoreMachine, larval_sa_stays),
     (CoreMachine, device_hears_of_no_delete),
+    (DriverMachine, sa_outlives_the_firmware),
 ]
 
 

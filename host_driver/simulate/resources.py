@@ -25,7 +25,8 @@ LINE_SAMPLES = 8  # a line through fewer means nothing
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Of one process; memory is resident, in bytes."""
+    """Of one process; memory is what is resident and its own, in bytes: DMA memory and program text
+    are mapped, and have the size of their files."""
 
     pid: int
     descriptors: int
@@ -62,11 +63,11 @@ def figures(pid: int) -> Figures:
     try:
         links = [str(link.readlink()) for link in _links(PROC / str(pid) / "fd")]
         threads = len(list((PROC / str(pid) / "task").iterdir()))
-        memory = int((PROC / str(pid) / "statm").read_text().split()[1]) * PAGES
+        resident, shared = (PROC / str(pid) / "statm").read_text().split()[1:3]
     except OSError:
         return Figures(pid, 0, 0, 0, 0)
     sockets = sum(link.startswith("socket:") for link in links)
-    return Figures(pid, len(links), sockets, threads, memory)
+    return Figures(pid, len(links), sockets, threads, (int(resident) - int(shared)) * PAGES)
 
 
 def _links(folder: Path) -> Iterator[Path]:

@@ -110,6 +110,8 @@ class SimWorld:
         """Let go of cards and hosts now: their tables are large, and they refer to each other."""
         for node in self._parties.values():
             vars(node.party).clear()
+        for dma in self._dma.values():
+            dma.release()
         self._simulator.nodes = ()
         self._parties.clear()
         self._controls.clear()

@@ -60,6 +60,7 @@ class Dma:
     def __init__(self, memory: npt.NDArray[np.uint8], *, shared: bool) -> None:
         self.memory = memory
         self.shared = shared
+        self._mapping: mmap.mmap | None = None
         buffers = memory.reshape(2 * RING_SIZE, BUFFER_BYTES)
         marks = buffers[:, SLOT_BYTES:].view(">u4")[:, 0]
         self.tx_marks, self.rx_marks = marks[:RING_SIZE], marks[RING_SIZE:]
@@ -67,12 +68,24 @@ class Dma:
     @classmethod
     def private(cls) -> Self:
         """Memory of this side alone, for an inline link."""
-        return cls(np.zeros(DMA_BYTES, np.uint8), shared=False)
+        return cls._anonymous(shared=False)
 
     @classmethod
     def anonymous(cls) -> Self:
         """Memory that host and card share within one process."""
-        return cls(np.zeros(DMA_BYTES, np.uint8), shared=True)
+        return cls._anonymous(shared=True)
+
+    @classmethod
+    def _anonymous(cls, *, shared: bool) -> Self:
+        mapping = mmap.mmap(-1, DMA_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        dma = cls(np.frombuffer(mapping, np.uint8), shared=shared)
+        dma._mapping = mapping
+        return dma
+
+    def release(self) -> None:
+        """Let go of anonymous memory at once, whoever still refers to it: it reads as zeros."""
+        if self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     @classmethod
     def create(cls, path: Path) -> Self:

@@ -139,6 +139,14 @@ def test_dma_refuses_what_does_not_fit():
         Dma.anonymous().scatter(outside.tobytes(), 1)
 
 
+@pytest.mark.parametrize("make", [Dma.anonymous, Dma.private])
+def test_released_memory_holds_no_packet_any_more(make):
+    dma = make()
+    dma.memory[:] = 0x5A
+    dma.release()
+    assert not dma.memory.any()
+
+
 def test_dma_file_is_private_and_its_size_is_checked(tmp_path):
     path = tmp_path / "dma"
     one = Dma.create(path)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from host_driver.host import Host
 
 PATIENCE = 3
+AGAIN_MS = 100  # until a broken question is asked again
 
 
 class Quiet:
@@ -54,7 +55,9 @@ class Quiet:
             answer = yield from wait(host.mailbox.post(Fence()))
             if isinstance(answer, Reply) and failure(Fence(), answer) is None:
                 return answer.values
-            yield from wait(host.pulse())
+            again_ns = host.now_ns() + AGAIN_MS * 1_000_000  # a card may refuse at once, for ever
+            while host.now_ns() < again_ns:
+                yield from wait(host.pulse(again_ns))
         return None
 
     def _caught_up(self, fence: dict[str, int]) -> Sleep[bool]:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from host_driver.lab import Lab
 from host_driver.lab.simulator import Node, Simulator
 from proto.link.sim import SimEndpoint
+from proto.status import OffloadError
 
 
 class Counting:
@@ -92,3 +94,14 @@ def test_a_closed_endpoint_takes_nothing_and_gives_nothing():
     other.close()
     one.send(b"y")
     assert (one.waiting, other.receive()) == (0, [])
+
+
+def test_a_card_that_refuses_every_question_does_not_stop_the_clock() -> None:
+    with Lab(hosts=1) as lab:
+        lab.faults.add(
+            site="card.command", kind="status", match={"opcode": "FENCE"}, value="INTERNAL_ERROR"
+        )
+        with pytest.raises(OffloadError):
+            lab.settle()
+        lab.faults.reset()
+        lab.settle()

@@ -33,6 +33,7 @@ from host_driver.simulate.actions import (
     UpdateSa,
 )
 from host_driver.simulate.draw_faults import draw_faults
+from host_driver.simulate.draw_lives import draw_lives
 from host_driver.simulate.flows import FLOWS
 from host_driver.simulate.ledger import Limits, Verdict
 from host_driver.simulate.plan import Plan
@@ -253,7 +254,7 @@ def draw(
 ) -> Plan:
     """The plan of a seed: the same on every machine, at every time.
 
-    With faults to `follow`, none are drawn.
+    With faults to `follow`, none are drawn, and nobody dies. Real processes die in `chaos`.
     """
     drawer = Drawer(seed)
     card = drawer.card()
@@ -262,6 +263,8 @@ def draw(
     actions = drawer.actions(steps)
     if follow is None:
         actions = draw_faults(random.Random(f"{seed} faults"), actions)
+    if follow is None and target == "sim":
+        actions = draw_lives(random.Random(f"{seed} lives"), actions)
     return Plan(
         seed=seed, card=card, profile=profile, link=link, target=target, actions=tuple(actions),
         follow=tuple(follow or ()),

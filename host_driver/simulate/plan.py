@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from host_driver.faults.plan import PlannedFault
-from host_driver.simulate.actions import AnyAction, Arm, Heal, Picking
+from host_driver.simulate.actions import AnyAction, Arm, Heal, Live, Picking
 from proto.status import OffloadError
 
 PLAN_MAX_BYTES = 16 << 20
@@ -51,7 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return msgspec.structs.replace(self, actions=tuple(fixed))
 
     def lines(self) -> list[str]:
-        """What was drawn, for people: settings, how often what, and every fault with its time."""
+        """What was drawn, for people: settings, how often what, and when who fails or dies."""
         counts = Counter(type(action).__name__ for action in self.actions)
         healed = {a.fault: n for n, a in enumerate(self.actions) if isinstance(a, Heal)}
         lines = [
@@ -68,6 +68,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     + f": {action.fields}"
                     + ("" if action.host is None else f" host {action.host}")
                 )
+            elif isinstance(action, Live):
+                lines.append(f"  {action.party}{action.host} {action.what} in step {number}")
         return lines + [f"  planned {msgspec.to_builtins(one)}" for one in self.follow]
 
 

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 from host_driver import control
 from host_driver.control import Answer
 from host_driver.driver.command import CommandTimeout
-from host_driver.sleep import Sleep, completions_of
+from host_driver.sleep import Completion, Sleep, completions_of, wait
 from proto.commands import AnyCommand, QueryCensus, QueryCounters, Reply
+from proto.limits import CONTROL_TIMEOUT_MS
 from proto.status import OffloadError
 
 if TYPE_CHECKING:
     from host_driver.host import Host
 
 QUERY_TRIES = 3
+# Whoever asks for an audit hears of it in time; one that a card holds up goes on by itself.
+AUDIT_PATIENCE_NS = CONTROL_TIMEOUT_MS * 1_000_000 * 2 // 3
 
 
 class DeviceQueries:
@@ -63,7 +66,12 @@ class DeviceQueries:
         if audit is None:
             name = self._host.driver_name
             raise OffloadError(errno.EOPNOTSUPP, f"driver {name} offers no audit")
-        return Answer(0, values=(yield from completions_of(audit())))
+        done = Completion(self._host.now_ns() + AUDIT_PATIENCE_NS)
+        self._host.spawn(_complete(done, audit()))
+        report = yield from wait(done)
+        if isinstance(report, OffloadError):
+            raise report
+        return Answer(0, values=report or {"unfinished": 1})
 
     def _reporters(self, query: control.Reporters) -> Answer:
         """`devlink health show`: fw, fw_fatal, tx, rx."""
@@ -80,3 +88,11 @@ class DeviceQueries:
         """`devlink dev reload`: refused while anything is offloaded (F-LIF-18)."""
         yield from self._host.recovery.reload()
         return Answer(0)
+
+
+def _complete(done: Completion, task: Sleep[Any]) -> Sleep[None]:
+    """Run a foreign task to its end and hand on its result, or its error."""
+    try:
+        done.complete((yield from completions_of(task)))
+    except OffloadError as error:
+        done.complete(error)

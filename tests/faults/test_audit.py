@@ -117,6 +117,23 @@ def test_what_stays_is_found_without_being_asked_for(world, target) -> None:
     assert counted(host, "audit_undead") == (6,)
 
 
+@pytest.mark.parametrize("target", ["sim"])
+def test_an_audit_that_a_card_holds_up_is_answered_in_time_and_goes_on(world, target) -> None:
+    host = world.hosts[0]
+    assert attempt(host, ADD) == attempt(host, IN.replace("0x1000", "0x1001")) == (0, "")
+    world.faults.add("undead-objects", host=0)
+    assert host.ip("xfrm state flush").rc == 0
+    world.settle()
+    world.faults.reset()
+    for opcode in ("DestroyRule", "DestroySa", "DestroyKey"):
+        match = {"opcode": opcode}
+        world.faults.add(site="card.command", kind="wrong-token", match=match, host=0)
+    assert host.nic.audit() == {"unfinished": 1}
+    world.faults.reset()
+    world.advance(AUDIT_INTERVAL_MS / 1000 * 2)
+    assert not any(host.nic.census().values())
+
+
 @row("F-CTL-16")
 def test_a_high_half_that_the_card_did_not_take_is_told_again(world, target) -> None:
     """Numbers pass 2^32 while the card refuses to hear of it: no packet is lost."""

@@ -24,6 +24,7 @@ from proto.xfrm import AF_INET, MODE_TUNNEL
 
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
 EVENTS_MAX = 4096  # between two drains; more are counted as lost (events are hints)
+COUNTED = ("spi", "generation", "packets", "bytes", "replay_window", "replay", "integrity_failed")
 STOPPED_FOR_GOOD = 2  # `stopped` of an SA; 1 ends when a limit is raised
 HANDLE_ROW_BITS = 24  # of a handle; see handle_of
 ROW_MASK = (1 << HANDLE_ROW_BITS) - 1
@@ -280,9 +281,7 @@ def counter_records(t: Tables, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.vo
     records = np.zeros(len(rows), SA_COUNTERS)
     sas = t.sa[rows]
     records["handle"] = handle_of(rows, sas["generation"].astype(np.int64))
-    for name in ("spi", "generation", "packets", "bytes"):
-        records[name] = sas[name]
-    for name in ("replay_window", "replay", "integrity_failed"):
+    for name in COUNTED:
         records[name] = sas[name]
     records["seq"] = np.where(sas["esn"] != 0, sas["seq"], sas["seq"] & np.uint64(MAX_U32))
     records["flags"] = (sas["dying"] != 0) * SA_SOFT | (sas["stopped"] != 0) * SA_STOPPED

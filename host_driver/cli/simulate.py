@@ -21,6 +21,7 @@ from host_driver.cli.common import (
 
 if TYPE_CHECKING:
     from host_driver.simulate.campaign import Result, Task
+    from host_driver.simulate.long_run import LongRun
     from host_driver.simulate.soak import Soak
 
 SHRINK_S = 60.0
@@ -129,16 +130,23 @@ def _chaos(
         raise click.UsageError("--chaos is for real processes: --target process")
     chaos = Chaos(seed, mixed=mixed, out=out / f"chaos-{seed}")
     report = chaos.play(incidents, may_go_on or (lambda: True))
-    show({"ok": not report.failed} | msgspec.to_builtins(report), report.text(), as_json)
-    if report.failed:
-        raise ExpectationFailed("chaos broke an invariant, or left something behind")
+    _tell(report, report.text(), as_json, "chaos broke an invariant, or left something behind")
 
 
 def _soak(soak: "Soak", seconds: float, as_json: bool) -> None:
     report = soak.play(seconds_left(seconds))
-    show({"ok": not report.failed} | msgspec.to_builtins(report), report.text(), as_json)
+    _tell(
+        report,
+        report.text(),
+        as_json,
+        "the soak broke an invariant, lost something, or is not flat",
+    )
+
+
+def _tell(report: "LongRun", text: str, as_json: bool, failure: str) -> None:
+    show({"ok": not report.failed} | msgspec.to_builtins(report), text, as_json)
     if report.failed:
-        raise ExpectationFailed("the soak broke an invariant, lost something, or is not flat")
+        raise ExpectationFailed(failure)
 
 
 def seconds_left(seconds: float) -> Callable[[], bool]:

@@ -18,24 +18,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
-
 from host_driver.simulate import converge
-from host_driver.simulate.actions import (
-    Advance,
-    Arm,
-    Incident,
-    Live,
-    Party,
-)
+from host_driver.simulate.actions import Advance, Arm, Incident, Live, Party
 from host_driver.simulate.connected import WAYS, Broken, Connected, note
 from host_driver.simulate.draw_faults import draw_fault
 from host_driver.simulate.folder import write_folder
 from host_driver.simulate.judge import make_judge
 from host_driver.simulate.ledger import Violation
+from host_driver.simulate.long_run import LongRun
 from host_driver.simulate.plan import Plan
 from host_driver.simulate.play import Answer, Player
-from host_driver.simulate.resources import Sample, flat, left_behind, lines, sample
+from host_driver.simulate.resources import Sample, flat, left_behind, sample
 from host_driver.simulate.runner import Outcome, Run, where
 from proto.status import OffloadError
 
@@ -50,29 +43,15 @@ KEPT_STEPS = 300  # of which everything is remembered
 CALM_S = 1.0  # between recovery and the look at counters
 
 
-class Report(msgspec.Struct, kw_only=True):
+class Report(LongRun, kw_only=True):
     """How a run of chaos ended. `recovery_s` has one entry for each incident: from the moment at
     which somebody is back until every flow has carried a packet. `given_up` counts cards that an
     operator had to ask for; `folder` is where a run that broke something lies."""
 
     incidents: dict[str, int] = {}
     recovery_s: list[float] = []
-    violations: list[Violation] = []
-    leaks: list[str] = []
-    packets: int = 0
-    frames: int = 0
-    delivered: int = 0
-    faults: int = 0
     given_up: int = 0
-    lost: int = 0  # of the `last_bursts` packets when all was well again
-    last_bursts: int = 0
-    samples: list[Sample] = []
     folder: str = ""
-
-    @property
-    def failed(self) -> bool:
-        """Whether something broke, or grew."""
-        return bool(self.violations or self.leaks or self.lost)
 
     def text(self) -> str:
         """For people."""
@@ -81,12 +60,9 @@ class Report(msgspec.Struct, kw_only=True):
         mean = sum(self.recovery_s) / max(1, len(self.recovery_s))
         told = [
             f"{len(self.recovery_s)} incidents: {kinds}; {self.faults} faults armed",
-            f"{self.packets} packets sent, {self.frames} frames, {self.delivered} delivered",
+            self.traffic(),
             f"recovery {mean:.1f} s, at most {slowest:.1f} s; given up {self.given_up} times",
-            f"in the end {self.last_bursts} packets sent, {self.lost} lost",
-            *lines(self.samples),
-            *(f"INV-{one.invariant:02} in step {one.step}: {one.text}" for one in self.violations),
-            *(f"leak: {one}" for one in self.leaks),
+            *self.ending(),
             *([f"left in {self.folder}"] if self.folder else []),
         ]
         return "\n".join(told)
@@ -235,11 +211,8 @@ class Chaos:
 
     def _count(self) -> None:
         """What came since the last count."""
-        report, steps = self.report, self._run.ledger.steps
-        for step in steps[self._counted :]:
-            report.packets += len(step.submitted)
-            report.frames += len(step.frames)
-            report.delivered += len(step.delivered)
+        steps = self._run.ledger.steps
+        self.report.count(steps[self._counted :])
         self._counted = len(steps)
 
     def _forget(self) -> None:

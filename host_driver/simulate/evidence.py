@@ -36,6 +36,8 @@ from proto.xfrm import Msg
 from proto.xfrm_structs import UserExpire
 
 SECOND_NS = 1_000_000_000
+# Where faults make a card look dead, or make up objects that are not there.
+GIVEN_UP = ("card.process", "card.health", "card.object.create")
 
 
 class Told(NamedTuple):
@@ -53,10 +55,6 @@ class Rest(NamedTuple):
     step: int
     snapshots: list[Snapshot]
     wire: dict[str, int]
-
-
-# Where faults make a card look dead, or make up objects that are not there.
-GIVEN_UP = ("card.process", "card.health", "card.object.create")
 
 
 @dataclass
@@ -154,8 +152,7 @@ class Evidence:
         given up card or SA for good reasons."""
         steps = [*self.ledger.steps[sa.asked_step :], self.step]
         return any(
-            any(life.party != "link" for life in step.lives)
-            or any(firing["site"] in GIVEN_UP for firing in step.firings)
+            step.deaths or any(firing["site"] in GIVEN_UP for firing in step.firings)
             for step in steps
         )
 
@@ -184,10 +181,9 @@ class Evidence:
     def only_broken(self, sites: Sequence[str]) -> bool:
         """Whether faults were armed, all of them at these sites, and nobody died or was reset."""
         armed = [str(one.spec.get("site", "")) for one in self.ledger.armed]
-        lives = any(life.party != "link" for step in self.ledger.steps for life in step.lives)
         return (
             bool(armed)
-            and not lives
+            and not self.ledger.deadly
             and all(
                 any(site == part or site.startswith(part + ".") for part in sites) for site in armed
             )

@@ -56,10 +56,9 @@ class Judge:
         self._deliveries += step.delivered
         self._submitted += [one for one in step.submitted if not one.errno]
         self._refused += [one for one in step.submitted if one.errno]
-        for one in step.lives:
-            if one.party != "link":
-                observer.forget_handles(one.host)
-        self._booted |= {(one.party, one.host) for one in step.lives if one.party != "link"}
+        for one in step.deaths:
+            observer.forget_handles(one.host)
+        self._booted |= {(one.party, one.host) for one in step.deaths}
         return Evidence(
             ledger, step, observer, Span(self._first, step.number), self._rest,
             at_rest=self._at_rest(step), rested=self._rested,
@@ -118,8 +117,7 @@ def _note(told: list[Told], step: int) -> None:
 def disturbed(step: Step) -> bool:
     """Whether something happened in a step that no reference follows: a fault fired, a card or host
     was killed, stopped or reset, or somebody did not answer."""
-    lives = any(life.party != "link" for life in step.lives)
-    return bool(step.firings or step.unanswered or step.restless) or lives
+    return bool(step.firings or step.unanswered or step.restless or step.deaths)
 
 
 def _has_driver(snapshot: Snapshot) -> bool:

@@ -267,6 +267,11 @@ class Step:
     wire: dict[str, int] = field(default_factory=dict)
     snapshots: list[Snapshot] = field(default_factory=list)
 
+    @property
+    def deaths(self) -> list[Life]:
+        """What was done to cards and hosts: who died, hung, was reset or came back."""
+        return [life for life in self.lives if life.party != "link"]
+
     def let_go(self) -> None:
         """Of what takes room and is judged; what was done to whom stays."""
         self.submitted, self.injected, self.frames, self.delivered = [], [], [], []
@@ -296,9 +301,12 @@ class Ledger:
     @property
     def faulty(self) -> bool:
         """Whether any fault was ever armed, or anything killed, stopped or reset."""
-        return bool(self.armed) or any(
-            life.party != "link" for step in self.steps for life in step.lives
-        )
+        return bool(self.armed) or self.deadly
+
+    @property
+    def deadly(self) -> bool:
+        """Whether anybody ever died, hung or was reset."""
+        return any(step.deaths for step in self.steps)
 
     def live_sas(self, host: int | None = None) -> list[SaAsked]:
         """SAs that were accepted, that nobody asked to take back, and that did not expire."""

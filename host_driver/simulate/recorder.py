@@ -30,7 +30,6 @@ class Recorder:
         self._firings: dict[str, int] = {}  # by party
         self._calls = [0] * len(lab.hosts)
         self._boots: dict[int, Boot | None] = {}  # of the cards; None where one did not answer
-        self._states: dict[int, str | None] = {}  # of the cards, after this step
 
     def begin(self) -> None:
         """What was before this run, in a lab that has lived, is not this run's."""
@@ -45,13 +44,14 @@ class Recorder:
     def collect(self, step: Step) -> None:
         """Everything since the last step. A host that is down, or silent, tells nothing."""
         step.ended_ns = self._lab.now_ns()
+        cards = []
         for host in range(self._ledger.hosts):
             self._take(step, host)
-            self._follow_boots(step, host)
+            cards.append(self._follow_boots(step, host))
         if step.settled:
             listed = step.phase != "run" or step.number % DUMP_EVERY == 0
             step.snapshots = [
-                self._snapshot(host, listed=listed) for host in range(self._ledger.hosts)
+                self._snapshot(host, card, listed=listed) for host, card in enumerate(cards)
             ]
         step.frames = self._lab.wire.frames(self._frames)
         self._frames += len(step.frames)
@@ -71,23 +71,24 @@ class Recorder:
             self._firings[firing["party"]] = _number(firing)
         return fired
 
-    def _follow_boots(self, step: Step, host: int) -> None:
-        """A card that hangs, died or began anew by a fault, nobody asking: its health tells."""
-        self._states[host] = None
+    def _follow_boots(self, step: Step, host: int) -> str | None:
+        """The state of a card, None where it does not answer. One that hangs, died or began anew by
+        a fault, nobody asking: its health tells."""
         if host not in self._player.running:
-            return
+            return None
         health = self._ask(host, self._lab.hosts[host].nic.health)
-        self._states[host] = None if health is None else health["state"]
+        state = None if health is None else health["state"]
         now = None if health is None else (health.get("boot", 0), health.get("epoch", 0))
         before = self._boots.get(host, now)
         self._boots[host] = now
         if now == before or any((one.party, one.host) == ("card", host) for one in step.lives):
-            return
+            return state
         what = _what_became(before, now)
         if what == "kill":
             self._player.cards.discard(host)
         if what:
             step.lives.append(Life(step.number, host, "card", what, 0, step.ended_ns))
+        return state
 
     def _follow_restarts(self, step: Step) -> None:
         """A new process counts from the beginning."""
@@ -120,7 +121,7 @@ class Recorder:
                     if _is(sa, expire):
                         sa.expired_step = step.number
 
-    def _snapshot(self, host: int, *, listed: bool) -> Snapshot:
+    def _snapshot(self, host: int, card: str | None, *, listed: bool) -> Snapshot:
         """Counters as they stand when nothing moves: those of different parties fit together."""
         nic, handle = self._lab.hosts[host].nic, self._lab.hosts[host]
         return Snapshot(
@@ -131,7 +132,7 @@ class Recorder:
             self._dump(host, Msg.GETSA, UserSaInfo.size()) if listed else None,
             self._dump(host, Msg.GETPOLICY, UserPolicyInfo.size()) if listed else None,
             self._ask(host, handle.snmp),
-            self._states.get(host),
+            card,
         )
 
     def _dump(self, host: int, request: int, size: int) -> list[bytes] | None:

@@ -130,8 +130,8 @@ def ruling(
         offloaded = offloaded or policy.offload
         about = covers(policy.selector, packet)
         if about is not False:
-            certain = state is Standing.SURE and about is True
-            (sure[policy.offload] if certain else doubtful).append(policy)
+            in_force = state is Standing.SURE and about is True
+            (sure[policy.offload] if in_force else doubtful).append(policy)
     for kind in sure.values():
         kind.sort(key=lambda policy: policy.priority)
     firsts = [kind[0] for kind in sure.values() if kind]
@@ -141,10 +141,10 @@ def ruling(
         for policy in doubtful
         if not sure[policy.offload] or policy.priority <= sure[policy.offload][0].priority
     ]
-    alike = {(p.offload, p.verdict, p.reqid) for p in (*sure[False], *sure[True], *doubtful)}
-    hidden = [*sure[True][:1], *(sure[False] if offloaded else sure[False][:1])]
-    others = [policy for policy in hidden if policy is not best]
-    certain = not rivals and (len(alike) <= 1 or not offloaded)
+    deciding = [*sure[True][:1], *(sure[False] if offloaded else sure[False][:1])]
+    others = [policy for policy in deciding if policy is not best]
+    said = {(p.offload, p.verdict, p.reqid) for p in (*sure[False], *sure[True], *doubtful)}
+    certain = not rivals and (len(said) <= 1 or not offloaded)
     return Ruling(best, (*others, *rivals), certain)
 
 

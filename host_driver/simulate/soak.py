@@ -24,8 +24,9 @@ from host_driver.simulate.draw import draw
 from host_driver.simulate.folder import write_folder
 from host_driver.simulate.judge import make_judge
 from host_driver.simulate.ledger import Violation
+from host_driver.simulate.long_run import LongRun
 from host_driver.simulate.plan import Plan
-from host_driver.simulate.resources import Sample, flat, left_behind, lines, sample
+from host_driver.simulate.resources import flat, left_behind, sample
 from host_driver.simulate.runner import Outcome, Run, where
 
 CARD = "full:sa_max=48,key_max=48,rule_max=96,counter_bits=6,event_queue=16"
@@ -34,44 +35,26 @@ WARM_UP = {"sim": 20, "process": 2}  # rounds until the first sample that counts
 DAY_S = 86_400
 
 
-class Report(msgspec.Struct, kw_only=True):
+class Report(LongRun, kw_only=True):
     """How a soak ended. `lived_s` is the lab's time; `replay` the line that plays the round that
     broke something again, alone and in a lab of its own."""
 
     rounds: int = 0
     steps: int = 0
     lived_s: float = 0.0
-    packets: int = 0
-    frames: int = 0
-    delivered: int = 0
-    faults: int = 0
     fired: int = 0
-    last_bursts: int = 0
-    lost: int = 0
-    violations: list[Violation] = []
-    leaks: list[str] = []
-    samples: list[Sample] = []
     seed: int = 0  # of the last round
     replay: str = ""
-
-    @property
-    def failed(self) -> bool:
-        """Whether something broke, grew or was lost."""
-        return bool(self.violations or self.leaks or self.lost)
 
     def text(self) -> str:
         """For people."""
         told = [
             f"{self.rounds} rounds, {self.steps} steps in {_long(self.lived_s)} of the lab; "
             f"{self.faults} faults armed, fired {self.fired} times",
-            f"{self.packets} packets sent, {self.frames} frames, {self.delivered} delivered",
-            f"in the end {self.last_bursts} packets sent, {self.lost} lost",
-            *lines(self.samples),
-            *(f"INV-{one.invariant:02} in step {one.step} of seed {self.seed}: {one.text}"
-              for one in self.violations),
-            *(f"leak: {one}" for one in self.leaks),
+            self.traffic(),
+            *self.ending(f" of seed {self.seed}"),
             *([f"replay with: {self.replay}"] if self.replay else []),
-        ]  # fmt: skip
+        ]
         return "\n".join(told)
 
 
@@ -156,13 +139,10 @@ class Soak:
             run.close()
 
     def _count(self, run: Run, plan: Plan) -> None:
-        report = self.report
-        for step in run.ledger.steps:
-            report.packets += len(step.submitted)
-            report.frames += len(step.frames)
-            report.delivered += len(step.delivered)
-            report.fired += len(step.firings)
-        report.steps += len(run.ledger.steps)
+        report, steps = self.report, run.ledger.steps
+        report.count(steps)
+        report.fired += sum(len(step.firings) for step in steps)
+        report.steps += len(steps)
         armed = sum(isinstance(action, Arm) for action in plan.actions)
         report.faults += armed + len(plan.follow)
         report.seed = plan.seed

@@ -9,7 +9,7 @@ import pytest
 from nic_model.commands import Commands
 from nic_model.firmware import Firmware
 from nic_model.tables import IPSEC_TX_PACKETS, RX, RX_PACKETS, TX, TX_PACKETS
-from planted.plant import around_rx, around_tx, bug, wrap
+from planted.plant import around_rx, around_tx, bug, every, wrap
 from proto import commands as c
 from proto.status import Drop
 
@@ -120,13 +120,11 @@ def key_left_behind(patch: pytest.MonkeyPatch) -> None:
 @bug(49, seed=0, steps=26)
 def object_lost(patch: pytest.MonkeyPatch) -> None:
     """Every tenth rule that the card makes is not there."""
-    made = 0
+    tenth = every(10)
 
     def create(original: Any, self: Commands, token: int, command: Any) -> c.Reply:
-        nonlocal made
         reply: c.Reply = original(self, token, command)
-        made += 1
-        if made % 10 == 0:
+        if tenth():
             self._objects.destroy_rule(reply.handle)
         return reply
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nic_model.objects import Objects
-from planted.plant import around_tx, bug, rows, wrap
+from planted.plant import around_tx, bug, every, rows, wrap
 from proto import commands as c
 
 LOW = np.uint64(0xFFFF_FFFF)
@@ -41,12 +41,10 @@ def sequence_not_advanced(patch: pytest.MonkeyPatch) -> None:
 @bug(10, 11, seed=1, steps=48)
 def sequence_restored_backwards(patch: pytest.MonkeyPatch) -> None:
     """Now and then the card goes on from an older copy of its numbers."""
-    bursts = 0
+    fifth = every(5)
 
     def after(t: Any, kept: Any, _: Any) -> None:
-        nonlocal bursts
-        bursts += 1
-        if bursts % 5 == 0:
+        if fifth():
             out = rows(t, c.OUT)
             t.sa["seq"][out] = np.where(kept[out] < t.sa["seq"][out], kept[out], t.sa["seq"][out])
 

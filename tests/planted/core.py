@@ -9,7 +9,7 @@ from host_driver.xfrm import input, lifetime, output, policy_check
 from host_driver.xfrm.mib import Mib
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.state import OFFLOAD_PACKET
-from planted.plant import bug, wrap
+from planted.plant import bug, every, wrap
 
 # --- told ---
 
@@ -87,12 +87,10 @@ def software_limit_off_by_one(patch: pytest.MonkeyPatch) -> None:
 @bug(10, 11, 13, 35, seed=0, steps=20)
 def software_instead_of_the_card(patch: pytest.MonkeyPatch) -> None:
     """Every third packet of packet offload is sealed in software."""
-    sent = 0
+    third = every(3)
 
     def offload(original: Any, net: Any, skb: Any, states: Any, dev: Any) -> int:
-        nonlocal sent
-        sent += 1
-        if sent % 3 == 0:
+        if third():
             skb.protect = False
             return int(output._protected(net, skb, states, dev))
         return int(original(net, skb, states, dev))

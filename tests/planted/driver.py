@@ -15,7 +15,7 @@ from host_driver.driver.tx_queue import TxQueue
 from host_driver.host import Host
 from host_driver.ops import Extack
 from host_driver.sleep import Completion, wait
-from planted.plant import bug, wrap
+from planted.plant import bug, every, wrap
 from proto.commands import OUT
 
 # --- events and limits ---
@@ -113,12 +113,10 @@ def long_keys_refused(patch: pytest.MonkeyPatch) -> None:
 @bug(30, seed=0, steps=20)
 def packet_dropped_silently(patch: pytest.MonkeyPatch) -> None:
     """Every seventh received packet vanishes in the driver."""
-    seen = 0
+    seventh = every(7)
 
     def receive(original: Any, self: Host, skb: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen % 7:
+        if not seventh():
             original(self, skb)
 
     wrap(patch, Host, "netif_rx", receive)
@@ -127,13 +125,11 @@ def packet_dropped_silently(patch: pytest.MonkeyPatch) -> None:
 @bug(17, 30, seed=0, steps=10)
 def packet_delivered_twice(patch: pytest.MonkeyPatch) -> None:
     """Every fifth received packet goes up twice."""
-    seen = 0
+    fifth = every(5)
 
     def receive(original: Any, self: Host, skb: Any) -> None:
-        nonlocal seen
-        seen += 1
         original(self, skb)
-        if seen % 5 == 0:
+        if fifth():
             original(self, skb)
 
     wrap(patch, Host, "netif_rx", receive)
@@ -142,12 +138,10 @@ def packet_delivered_twice(patch: pytest.MonkeyPatch) -> None:
 @bug(31, seed=0, steps=21)
 def packet_not_queued(patch: pytest.MonkeyPatch) -> None:
     """Every sixth packet is accepted and never queued."""
-    seen = 0
+    sixth = every(6)
 
     def enqueue(original: Any, self: TxQueue, skb: Any) -> int:
-        nonlocal seen
-        seen += 1
-        return original(self, skb) if seen % 6 else 0
+        return 0 if sixth() else original(self, skb)
 
     wrap(patch, TxQueue, "enqueue", enqueue)
 
@@ -171,17 +165,13 @@ def policy_not_installed_and_not_marked(patch: pytest.MonkeyPatch) -> None:
 
 
 @bug(14, 31, seed=0, steps=21)
-def packet_of_another(patch: pytest.MonkeyPatch) -> None:
-    """Now and then the bytes of the packet before lie in a slot."""
-    last = b""
-    seen = 0
+def packet_changed(patch: pytest.MonkeyPatch) -> None:
+    """In every ninth packet the last bit is another on its way into the ring."""
+    ninth = every(9)
 
     def enqueue(original: Any, self: TxQueue, skb: Any) -> int:
-        nonlocal last, seen
-        seen += 1
-        last, now = skb.data, skb.data
-        if seen % 9 == 0 and len(last) == len(now):
-            skb.data = now[:-1] + bytes((now[-1] ^ 1,))
+        if ninth():
+            skb.data = skb.data[:-1] + bytes((skb.data[-1] ^ 1,))
         return int(original(self, skb))
 
     wrap(patch, TxQueue, "enqueue", enqueue)

@@ -4,6 +4,7 @@
 A bug says which invariants may name it, and the seed that is known to find it.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -59,6 +60,12 @@ def wrap(
         return around(original, *arguments, **named)
 
     patch.setattr(owner, name, planted)
+
+
+def every(count: int) -> Callable[[], bool]:
+    """Whether it is the turn of this call: of each `count`-th one."""
+    calls = itertools.count(1)
+    return lambda: next(calls) % count == 0
 
 
 Burst = Callable[[Any, Any, dict[str, Any]], int | None]

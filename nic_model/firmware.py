@@ -73,7 +73,8 @@ class Firmware:
         )
         self._now_ns = 0
         self._hung_until_ns: int | None = None
-        self._backlog: list[tuple[Channel, bytearray]] = []
+        self._backlog: list[tuple[Channel, bytearray]] = []  # the first one is what made it hang
+        self._woken = False  # and that first one is next
         self._tokens = mailbox.Tokens()
         self._output: Output = []
         self._messages: dict[tuple[Channel, Kind], Callable[[Message], None]] = {
@@ -166,8 +167,10 @@ class Firmware:
                 mailbox.wipe(raw)
 
     def _hangs(self, channel: Channel, message: Message) -> bool:
-        """Whether a fault lets the firmware do nothing; what comes waits. Raises Crash."""
-        if self._hung_until_ns is None and self.faults.armed:
+        """Whether a fault lets the firmware do nothing; what comes waits, and is at most once the
+        reason. Raises Crash."""
+        woken, self._woken = self._woken, False
+        if self._hung_until_ns is None and self.faults.armed and not woken:
             name = channel.name.lower()
             if ms := hang_ms(self.faults, name, message.kind.name, self._now_ns):
                 self._hung_until_ns = self._now_ns + ms * 1_000_000
@@ -178,6 +181,7 @@ class Firmware:
         if self._hung_until_ns is None or self._now_ns < self._hung_until_ns:
             return []
         self._hung_until_ns = None
+        self._woken = True
         backlog, self._backlog = self._backlog, []
         return backlog
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from host_driver import control
 from host_driver.lab.asking import World
-from host_driver.lab.life import PartyState
+from host_driver.lab.life import PartyDown
 from host_driver.lab.wire import Frame
 from proto import management
 from proto.limits import BURST
@@ -193,10 +193,10 @@ class NicHandle:
     def health(self) -> dict[str, Any]:
         """How the card says it is, past its host: state ("boot", "idle", "active", "error",
         "resetting"; or "dead", "stopped"), boot, counter, epoch, syndrome, ext_synd, rfr."""
-        state = self._world.state(self._party)
-        if state is not PartyState.RUNNING:
-            return {"state": state.value}
-        return dict(self._world.ask_card(self._number, management.Health()))
+        try:
+            return dict(self._world.ask_card(self._number, management.Health()))
+        except PartyDown as down:
+            return {"state": down.state.value}
 
     def reporters(self) -> list[dict[str, Any]]:
         """`devlink health show` at the host: reporters fw, fw_fatal, tx, rx."""

@@ -34,10 +34,12 @@ VERBS = ("kill", "stop", "resume", "restart")
 
 
 class PartyDown(OffloadError):
-    """A question to a party that is stopped or dead, by the lab's own will."""
+    """A question to a party that is stopped or dead, by the lab's own will or by a fault, maybe
+    before it could answer. `state` is how it is."""
 
     def __init__(self, name: str, state: PartyState) -> None:
         verb = "resume" if state is PartyState.STOPPED else "restart"
+        self.state = state
         super().__init__(errno.EHOSTDOWN, f"{name} is {state.value}, {verb} it first")
 
 

@@ -77,6 +77,8 @@ class SimWorld:
         while True:
             if control.waiting and (answer := find_answer(control.receive(), self._asked, kind)):
                 return checked(answer)
+            if not node.running:  # a fault ended it before it answered
+                raise PartyDown(party, node.state)
             if self._simulator.step():
                 continue
             deadline_ns = self._simulator.next_ns()

@@ -105,3 +105,25 @@ def test_a_card_that_refuses_every_question_does_not_stop_the_clock() -> None:
             lab.settle()
         lab.faults.reset()
         lab.settle()
+
+
+def test_a_card_that_hangs_on_every_message_still_gets_on() -> None:
+    """Each message is held up once, and the command ends in time."""
+    with Lab(hosts=1) as lab:
+        lab.faults.add(site="card.process", kind="hang", delay_ms=1)
+        lab.hosts[0].set_link(esp_hw_offload=False)
+        lab.hosts[0].set_link(esp_hw_offload=True)
+        lab.advance(60)
+        assert lab.hosts[0].nic.health()["state"] == "active"
+
+
+def test_a_card_that_dies_before_it_can_answer_is_dead_not_late() -> None:
+    ends = []
+    for seed in range(8):
+        with Lab(hosts=1, seed=seed) as lab:
+            lab.settle()
+            lab.faults.add(site="card.process", kind="crash", match={"channel": "rings"})
+            lab.hosts[0].send([bytes.fromhex("450000140000000040fd65eb0a0000010a000002")])
+            ends.append((lab.hosts[0].nic.health()["state"], lab.state("card0")))
+    assert set(ends) <= {("active", "running"), ("active", "dead"), ("dead", "dead")}
+    assert ("dead", "dead") in ends

@@ -85,14 +85,15 @@ class Arrival(NamedTuple):
 def judge_frame(asking: Asking, frame: Bytes) -> Arrival:
     """Ask card.rx."""
     arrival = Arrival()
-    for fired in asking.fire(SITE_RX, spi=esp_spi(frame.tobytes()), bytes=len(frame)):
+    spi = esp_spi(frame.tobytes())
+    for fired in asking.fire(SITE_RX, spi=spi, bytes=len(frame)):
         match fired.kind:
             case "drop":
                 arrival = arrival._replace(dropped=True)
             case "no-buffer":
                 arrival = arrival._replace(no_buffer=True)
             case "verdict-lost":
-                arrival = arrival._replace(raw=True)
+                arrival = arrival._replace(raw=spi is not None)  # IN policies need no verdict
             case _:
                 arrival = arrival._replace(described=(*arrival.described, fired))
     return arrival

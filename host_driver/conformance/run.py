@@ -6,7 +6,7 @@ import errno
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import as_file
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def run(
         arguments += [f"--junitxml={junit}"] if junit else []
         if not collect_only and options.target != "kernel":
             warm_kernels()  # no case shall wait for the compiler
-        with _without_foreign_plugins():
+        with _alone():
             status = pytest.main(arguments, plugins=[suite])
     fine = (
         pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED
@@ -63,17 +63,22 @@ def run(
 
 
 @contextlib.contextmanager
-def _without_foreign_plugins() -> Iterator[None]:
-    """What else is installed for pytest shall not change what a run does."""
-    name = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+def _alone() -> Iterator[None]:
+    """What else is installed or set for pytest shall not change what a run does."""
+    ours: dict[str, str | None] = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": None}
+    before = {name: os.environ.get(name) for name in ours}
+    _set(ours)
     try:
         yield
     finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 def _files(folder: Path, wanted: list[str]) -> list[str]:

@@ -28,8 +28,14 @@ from host_driver.xfrm.lifetime import xfrm_state_check_expire
 from host_driver.xfrm.mode import mode_input
 from host_driver.xfrm.policy_check import xfrm_policy_check
 from host_driver.xfrm.replay import xfrm_replay_advance, xfrm_replay_check, xfrm_replay_seqhi
-from host_driver.xfrm.snmp import IN_DISCARDS, IN_HDR_ERRORS, UDP_IN_DATAGRAMS
-from host_driver.xfrm.state import OFFLOAD_PACKET, KmState, XfrmState, xfrm_smark_get
+from host_driver.xfrm.snmp import IN_ADDR_ERRORS, IN_DISCARDS, IN_HDR_ERRORS, UDP_IN_DATAGRAMS
+from host_driver.xfrm.state import (
+    OFFLOAD_DIR_OUT,
+    OFFLOAD_PACKET,
+    KmState,
+    XfrmState,
+    xfrm_smark_get,
+)
 from proto.xfrm import IPPROTO_ESP, SA_DIR_IN, XFRM_MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -194,6 +200,9 @@ def _state_of(net: "XfrmNet", packet: _Packet, upper: Upper, spi: int) -> XfrmSt
         return "XfrmInNoStates"
     if x.dir not in (0, SA_DIR_IN):
         return "XfrmInStateDirError"
+    if x.xso.dir == OFFLOAD_DIR_OUT:
+        # A frame of this host that came back. Routing, which is not here, would not let it in.
+        return _below(net, packet, IN_ADDR_ERRORS)
     if packet.reassembled and x.xso.type == OFFLOAD_PACKET:
         # The device keeps the window and opens no pieces: here a packet it has taken would be new.
         return "XfrmInStateProtoError"

@@ -105,7 +105,7 @@ SEAL_KINDS = {
 RX_KINDS = {
     "drop": Kind("the engine fails on it: dropped as ENGINE"),
     "no-buffer": Kind("it finds no receive slot"),
-    "verdict-lost": Kind("it is delivered as it came, as if it were no ESP"),
+    "verdict-lost": Kind("native ESP is delivered as it came, as if no SA were there for it"),
     "wrong-handle": Kind("its descriptor names another live inbound SA, if there is one"),
     "stale-handle": Kind("its descriptor names an earlier SA of that row"),
     "unknown-handle": Kind("its descriptor names no SA"),

@@ -2,6 +2,7 @@
 """The suite itself: the catalogue is whole, a run tells what broke, and every report says so."""
 
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -78,3 +79,9 @@ def test_bad_arguments_are_usage_errors() -> None:
     for words in (["--rule", "NOSUCH"], ["--profile", "v1.0"], ["--driver", "nonsense"]):
         result = CliRunner().invoke(cli, ["conform", *words])
         assert result.exit_code == 2, (words, result.output)
+
+
+def test_what_is_set_for_the_users_own_pytest_is_not_for_this_run(monkeypatch) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--durations=3 --no-such-option")
+    assert run(Options(), ["OPS-01"]).count(PASSED) == 1
+    assert os.environ["PYTEST_ADDOPTS"].endswith("--no-such-option")

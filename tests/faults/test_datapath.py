@@ -69,6 +69,19 @@ def test_esp_without_a_verdict_is_not_opened_by_others(way, target, mode) -> Non
     assert accounts["rx_drop_replay"] == 3
 
 
+def test_a_clear_packet_has_no_verdict_to_lose(way) -> None:
+    """The IN policy that asks for protection stops it on the card, as ever."""
+    way = way("sim")
+    packet = way.send(1)
+    assert way.arrived() == packet
+    clear = way.frames()[0][:14] + packet[0]
+    accounts = Accounts(way.b)
+    with way.lab.faults.inject("verdict-lost", host=1):
+        way.inject(clear)
+        assert way.arrived() == []
+    assert accounts["rx_drop_clear_text"] == 1
+
+
 def test_without_a_verdict_crypto_offload_is_software(way) -> None:
     """There the window is the host's own, so it may open what the card did not."""
     way = way("sim", "crypto")

@@ -243,7 +243,8 @@ def _newer(ev: Evidence, seen: Seen) -> Track | None:
 
 
 def _continues(ev: Evidence, host: int) -> bool:
-    """Whether old and new SAs of the rekey are free of limits, and policies ask for them."""
+    """Whether old and new SAs of the rekey are free of limits that would end them, the new one also
+    of those that make others of its policy go before it, and policies ask for them."""
     made = [sa for sa in ev.ledger.sas if sa.asked_step == ev.step.number and not sa.errno]
     taken = [sa for sa in ev.ledger.sas if sa.removed_step == ev.step.number]
     if len(made) != 2 or len(taken) != 2 or ev.touched(0) or ev.touched(1):
@@ -253,7 +254,7 @@ def _continues(ev: Evidence, host: int) -> bool:
         limit is not None
         for sa in (*made, *taken)
         for limit in (sa.limits.hard_packets, sa.limits.hard_bytes, sa.limits.hard_seconds)
-    )
+    ) or any(sa.limits != Limits() for sa in made)
     policies = [p for p in ev.ledger.policies if standing(p, ev.span) is not Standing.NO]
     asked = {sa.host: False for sa in made}
     for sa in made:

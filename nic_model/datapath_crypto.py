@@ -103,6 +103,7 @@ def open_in_place(t, p, row, esp):
     if not open_payload(t, sa, esp, size, low, high):
         p.syndrome = _INTEGRITY
         return row
+    p.high = high
     if sa.esn:
         aso.raise_sequence(sa, low, high)
     account.count_opened(t, row, max(_payload_bytes(t.frame, payload, size), 0))

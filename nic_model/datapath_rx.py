@@ -31,7 +31,7 @@ from nic_model.tables import RX, RX_BYTES, RX_PACKETS, handle_in_kernel
 from nic_model.tunnel import IPIP, IPV6, dsfield, learn
 from proto.commands import BLOCK, IN
 from proto.frame import INDEX_MASK
-from proto.layouts import RxFlag
+from proto.layouts import RX_HIGH_MASK, RX_HIGH_SHIFT, RxFlag
 from proto.limits import BUFFER_BYTES, FRAME_MAX_BYTES, RING_SIZE, RX_OFFSET, SLOT_BYTES
 from proto.status import Drop
 from proto.xfrm import AF_INET
@@ -91,7 +91,7 @@ def rx_burst(
         slot = RX_OFFSET + index % RING_SIZE * BUFFER_BYTES
         copy(memory, slot, t.frame, 0, length)
         store32(memory, slot + SLOT_BYTES, (index + 1) & INDEX_MASK)
-        _describe(t, descriptors[delivered], slot, length, row, p.syndrome)
+        _describe(t, p, descriptors[delivered], slot, length, row)
         delivered += 1
     return delivered
 
@@ -117,17 +117,18 @@ def _final_length(p, length):
 
 
 @njit
-def _describe(t, descriptor, slot, length, row, syndrome):
+def _describe(t, p, descriptor, slot, length, row):
     """Fill a receive descriptor; `row` is the SA of the packet, or 0."""
     descriptor["offset"] = slot
     descriptor["length"] = length
-    descriptor["syndrome"] = syndrome
+    descriptor["syndrome"] = p.syndrome
     descriptor["flags"] = 0
     descriptor["handle"] = 0
     descriptor["generation"] = 0
     if row:
         generation = np.int64(t.sa[row].generation)
-        descriptor["flags"] = _CRYPTO if t.sa[row].crypto else _CRYPTO_DONE
+        high = (p.high & RX_HIGH_MASK) << RX_HIGH_SHIFT
+        descriptor["flags"] = _CRYPTO | high if t.sa[row].crypto else _CRYPTO_DONE
         descriptor["handle"] = handle_in_kernel(row, generation)
         descriptor["generation"] = generation
 
@@ -136,6 +137,7 @@ def _describe(t, descriptor, slot, length, row, syndrome):
 def _judge(t, p, length):
     """Open and check the frame in t.frame; the SA row that opened it, 0 for none, or -Drop."""
     p.syndrome = 0
+    p.high = 0
     malformed = parse(t.frame, length, p)
     if malformed:
         return -malformed

@@ -71,6 +71,7 @@ PACKET = np.dtype(
         ("upper", "<i8"), ("upper_nh", "<i8"),  # upper-layer header, and the byte that names it
         ("proto", "<i8"), ("sport", "<i8"), ("dport", "<i8"),
         ("syndrome", "<i8"),  # of ESP that a crypto SA could not open: a Drop, else 0
+        ("high", "<i8"),  # of ESP that a crypto SA opened: the high half of its sequence number
     ]
 )  # fmt: skip
 

@@ -21,6 +21,11 @@ class RxFlag(IntFlag):
     CRYPTO = 2  # ESP, opened in place by the crypto SA in `handle` unless `syndrome` is set
 
 
+# Above CRYPTO the flags hold the last bits of the high half that the sequence number was taken for:
+# the host, whose window may be further on, must have taken it for the same (REPLAY-08).
+RX_HIGH_SHIFT, RX_HIGH_MASK = 2, 63
+
+
 # One packet of a ring. `offset` counts from the start of the DMA region; on an inline link the
 # packets follow the descriptors in their order. `syndrome` is a status.Drop (0 = good). `handle`
 # and `generation` name an SA where a flag says so.

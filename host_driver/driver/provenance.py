@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from host_driver.driver.sa import Sa, SaTable
 from host_driver.xfrm.flow import UDP, decode, family_of, find_upper, selector_allows
 from host_driver.xfrm.headers import UDP_BYTES
+from host_driver.xfrm.replay import xfrm_replay_seqhi
 from proto.commands import IN
+from proto.layouts import RX_HIGH_MASK
 from proto.xfrm import IPPROTO_ESP, MODE_TRANSPORT
 
 if TYPE_CHECKING:
@@ -50,6 +52,16 @@ def esp_of(sa: Sa, packet: bytes) -> bool:
     if upper is None or upper.daddr != sa.x.id.daddr:
         return False
     return _spi(packet, upper) == sa.x.id.spi
+
+
+def opened_as_expected(sa: Sa, packet: bytes, high: int) -> bool:
+    """Whether the card took the number of `esp_of` for the one that it is in the host's window
+    (REPLAY-08). It opens what is behind the window, of which the host would make the next cycle's;
+    with the right number the ICV would have been wrong. `high` is that of layouts.RX_HIGH_MASK."""
+    upper = find_upper(packet)
+    at = 0 if upper is None else _esp_at(upper) + 4
+    expected = xfrm_replay_seqhi(sa.x, int.from_bytes(packet[at : at + 4]))
+    return expected & RX_HIGH_MASK == high
 
 
 def should_be_open(sas: SaTable, packet: bytes) -> bool:

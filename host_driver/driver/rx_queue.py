@@ -10,7 +10,7 @@ more until `driver.queue_health` has brought it back.
 from collections import Counter
 from collections.abc import Callable
 
-from host_driver.driver.provenance import esp_of, opened_by, should_be_open
+from host_driver.driver.provenance import esp_of, opened_as_expected, opened_by, should_be_open
 from host_driver.driver.sa import Sa, SaTable
 from host_driver.driver.tx_queue import ETHERTYPES, Send
 from host_driver.netdev import (
@@ -24,7 +24,7 @@ from host_driver.netdev import (
     Skb,
 )
 from proto.frame import FrameError, Kind, Message, pack
-from proto.layouts import RxFlag
+from proto.layouts import RX_HIGH_SHIFT, RxFlag
 from proto.limits import ETHERNET_BYTES, RECONCILE_INTERVAL_MS, RING_SIZE, SLOT_BYTES
 from proto.link.dma import Dma, rx_offset, slots_of
 from proto.link.ring import Consumer, RingError, Stale, distance
@@ -177,14 +177,15 @@ class RxQueue:
             return
         frame = bytes(self._memory[offset : offset + length])
         data = frame[ETHERNET_BYTES:]
-        if not data or flags & ~KNOWN_FLAGS:
+        if not data or (flags & ~KNOWN_FLAGS and not flags & RxFlag.CRYPTO):
             self._counters["rx_malformed"] += 1
         elif ETHERTYPES.get(data[0] >> 4) != frame[ETHERNET_BYTES - 2 : ETHERNET_BYTES]:
             self._counters["rx_not_ip"] += 1
         elif not _is_whole(data):
             self._counters["rx_length"] += 1
         elif flags & RxFlag.CRYPTO:
-            self._take_crypto(data, syndrome, self._sas.find(handle, generation))
+            high = flags >> RX_HIGH_SHIFT
+            self._take_crypto(data, high, syndrome, self._sas.find(handle, generation))
         elif syndrome:  # RX-03: an error status is dropped silently by the stack
             self._counters["rx_error_status"] += 1
         elif not self._dev.up:
@@ -204,7 +205,7 @@ class RxQueue:
         else:
             self._deliver(Skb(data, in_dev=self._dev))
 
-    def _take_crypto(self, data: bytes, syndrome: int, sa: Sa | None) -> None:
+    def _take_crypto(self, data: bytes, high: int, syndrome: int, sa: Sa | None) -> None:
         """An ESP packet with what the card made of it (OBJ-32); taking it apart is the host's."""
         if sa is None:  # RX-11
             self._counters["rx_drop_sadb_miss"] += 1
@@ -213,6 +214,8 @@ class RxQueue:
             self._counters["rx_drop_provenance"] += 1
             return
         status = CRYPTO_SUCCESS
+        if not syndrome and not opened_as_expected(sa, data, high):
+            syndrome = Drop.INTEGRITY
         if syndrome == Drop.INTEGRITY:
             transport = sa.x.props.mode == MODE_TRANSPORT
             status = TRANSPORT_ESP_AUTH_FAILED if transport else TUNNEL_ESP_AUTH_FAILED

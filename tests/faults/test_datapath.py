@@ -93,6 +93,20 @@ def test_without_a_verdict_crypto_offload_is_software(way) -> None:
     assert way.drops() == {"XfrmInStateSeqError": 3}
 
 
+def test_the_card_opens_nothing_behind_the_hosts_window(way) -> None:
+    """Software has taken these 40: the card still knows number 1, and the host would take it, far
+    left of its window, for one of the next cycle."""
+    way = way("sim", "crypto", esn=True)
+    with way.lab.faults.inject("verdict-lost", host=1):
+        sent = way.send(40)
+        assert way.arrived() == sent
+    way.inject(way.frames()[0])
+    assert way.arrived() == []
+    assert way.drops() == {"XfrmInStateProtoError": 1}
+    sent = way.send(1)
+    assert way.arrived() == sent
+
+
 @row("F-DP-23", process=True)
 @pytest.mark.parametrize("kind", ["stale-handle", "unknown-handle"])
 @pytest.mark.parametrize("offload", ["packet", "crypto"])

@@ -17,14 +17,16 @@ from host_driver.netdev import (
     NetDevice,
     Skb,
 )
+from host_driver.xfrm.state import ReplayEsn
 from proto.commands import IN
 from proto.frame import Kind, Message, unpack
-from proto.layouts import DESCRIPTOR, RxFlag
+from proto.layouts import DESCRIPTOR, RX_HIGH_SHIFT, RxFlag
 from proto.limits import RING_SIZE, SLOT_BYTES
 from proto.link.dma import Dma, rx_offset, slots_of
 from proto.queue import QueueState
 from proto.status import Drop
-from proto.xfrm import MODE_TRANSPORT, MODE_TUNNEL
+from proto.xfrm import MODE_TRANSPORT, MODE_TUNNEL, STATE_ESN
+from proto.xfrm_structs import ReplayStateEsn
 
 MAC, PEER = b"\x02card\x00", b"\x02card\x01"
 IPV4 = bytes((0x45, 0, 0, 28)) + bytes(8) + bytes((10, 0, 0, 1, 10, 0, 0, 2)) + bytes(8)
@@ -195,6 +197,19 @@ def test_what_crypto_offload_found_becomes_the_status(rx, syndrome, mode, status
     (skb,) = rx.got
     assert (skb.data, skb.sec_path.x) == (ESP, rx.state)
     assert (skb.sec_path.flags, skb.sec_path.status) == (CRYPTO_DONE, status)
+
+
+def test_a_number_that_the_card_took_for_another_one_is_a_wrong_icv(rx) -> None:
+    """REPLAY-08: 1 lies behind a window of 32 up to 40, so it is one of the next cycle."""
+    rx.state.props.flags = STATE_ESN
+    rx.state.replay_esn = ReplayEsn(ReplayStateEsn(1, 0, 40, 0, 7, 32), [0])
+    frame = PEER + MAC + b"\x08\x00" + ESP
+    flags = [RxFlag.CRYPTO | high << RX_HIGH_SHIFT for high in (7, 8, 8 + 64)]
+    rows = [(rx_offset(n), LENGTH, one & 255, 0, 7, 3) for n, one in enumerate(flags)]
+    rx.arrive(0, *rows, frame=frame)
+    assert [skb.sec_path.status for skb in rx.got] == [
+        TRANSPORT_ESP_AUTH_FAILED, CRYPTO_SUCCESS, CRYPTO_SUCCESS
+    ]  # fmt: skip
 
 
 def test_what_an_unknown_crypto_sa_opened_is_not_delivered(rx) -> None:

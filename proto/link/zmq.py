@@ -21,6 +21,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -74,6 +75,10 @@ def _check_address(address: str, curve: Curve | None) -> str:
     if not separator or scheme not in ("ipc", "tcp") or not rest:
         raise OffloadError(errno.EINVAL, f"address {address!r} is neither ipc://PATH nor tcp://")
     if scheme == "ipc":
+        if rest[0] in "@*":
+            raise OffloadError(
+                errno.EINVAL, f"address {address!r} names no file that could have an owner"
+            )
         length = len(rest.encode())
         if length > SOCKET_PATH_MAX_BYTES:
             raise OffloadError(
@@ -90,25 +95,23 @@ def _check_address(address: str, curve: Curve | None) -> str:
 
 
 def _check_owner(address: str) -> None:
-    """Dial no ipc socket that somebody else made, or could still make: keys would go there.
+    """Dial no ipc socket that somebody else made, or could ever make: keys would go there.
 
-    Raises OffloadError(EPERM).
+    A socket that is ours now is not enough. Once our card has died, whoever can write to the
+    directory may take its name, and libzmq would dial again. Raises OffloadError(EPERM).
     """
     if not address.startswith("ipc://"):
         return
     path = Path(address.removeprefix("ipc://"))
-    try:
-        owner = path.lstat().st_uid
-    except OSError:  # not there yet: then its directory must be ours to make it in
-        try:
-            directory = path.parent.stat()
-        except OSError:
-            return
-        foreign = directory.st_mode & 0o022
-        owner = directory.st_uid
-    else:
-        foreign = 0
-    if foreign or owner not in (0, os.geteuid()):
+    found = []
+    with suppress(OSError):  # its card may come later
+        found.append(path.lstat())
+    for directory in path.parents:
+        with suppress(OSError):
+            found.append(directory.stat())
+            break
+    owners = {one.st_uid for one in found}
+    if owners - {0, os.geteuid()} or found[-1].st_mode & 0o022:
         raise OffloadError(
             errno.EPERM, f"socket {path} is not safe to dial, another user made it or could make it"
         )

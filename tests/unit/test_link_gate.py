@@ -166,6 +166,32 @@ def test_a_socket_that_anybody_could_make_is_not_dialled(directory):
         hub.connect(f"ipc://{directory}/x")
 
 
+def test_a_socket_whose_name_is_free_once_its_card_has_died_is_not_dialled(directory):
+    """libzmq dials again by itself, and would find whoever has taken the name meanwhile."""
+    address = f"ipc://{directory}/x"
+    with Hub() as hub:
+        hub.bind(address)
+        hub.connect(address)
+        directory.chmod(0o1777)
+        with pytest.raises(OffloadError, match="not safe to dial"):
+            hub.connect(address)
+
+
+def test_a_socket_in_a_directory_that_anybody_could_make_is_not_dialled(directory):
+    directory.chmod(0o1777)
+    with Hub() as hub, pytest.raises(OffloadError, match="not safe to dial"):
+        hub.connect(f"ipc://{directory}/later/x")
+
+
+@pytest.mark.parametrize("name", ["@x", "*"])
+def test_an_address_without_a_file_is_refused(name):
+    """Names in Linux's abstract namespace have neither owner nor mode."""
+    with Hub() as hub:
+        for attach in (hub.bind, hub.serve, hub.connect):
+            with pytest.raises(OffloadError, match="names no file"):
+                attach(f"ipc://{name}")
+
+
 def test_a_key_file_that_others_can_write_is_refused(directory):
     secret, public = write_keypair(directory, "card")
     assert stat.S_IMODE(public.stat().st_mode) & 0o022 == 0

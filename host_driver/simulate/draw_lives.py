@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from host_driver.simulate.actions import Advance, AnyAction, Incident, Live, Party
 
-SEEDS = 0.01  # of all seeds; `chaos` has deaths all the time
+SEEDS = 0.1  # of all seeds; `chaos` has deaths all the time
 GAPS_MS = (10, 500, 1500, 4000, 12_000)  # shorter and longer than everybody's patience
 # What happens, and what undoes it.
 DEATHS: tuple[tuple[Party, Incident, Incident | None], ...] = (
@@ -26,7 +26,7 @@ DEATHS: tuple[tuple[Party, Incident, Incident | None], ...] = (
 
 
 def draw_lives(rng: random.Random, actions: Sequence[AnyAction]) -> list[AnyAction]:
-    """The same steps, in a few seeds with deaths and returns among them."""
+    """The same steps, in some seeds with deaths and returns among them."""
     return with_deaths(rng, actions) if rng.random() < SEEDS else list(actions)
 
 

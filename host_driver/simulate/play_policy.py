@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies, flushes, and requests that must be refused."""
 
+import errno
+
 from host_driver.simulate import texts
 from host_driver.simulate.actions import AddPolicy, DeletePolicy, Flush, Refused
 from host_driver.simulate.flows import FLOWS
@@ -72,6 +74,8 @@ def take_back(player: Player, policy: PolicyAsked) -> Answer:
     policy.removed_ns, policy.removed_step = player.lab.now_ns(), player.step.number
     answer = player.ip(policy.host, texts.policy_delete(policy))
     policy.remove_errno = answer.errno
+    if answer.errno == errno.EHOSTDOWN:  # nobody heard it
+        policy.removed_ns = policy.removed_step = policy.remove_errno = None
     return answer
 
 

@@ -78,6 +78,8 @@ def take_back(player: Player, sa: SaAsked) -> Answer:
     sa.removed_ns, sa.removed_step = player.lab.now_ns(), player.step.number
     answer = player.ip(sa.host, texts.state_delete(sa))
     sa.remove_errno = answer.errno
+    if answer.errno == errno.EHOSTDOWN:  # nobody heard it
+        sa.removed_ns = sa.removed_step = sa.remove_errno = None
     return answer
 
 

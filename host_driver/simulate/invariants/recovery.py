@@ -119,7 +119,7 @@ def _of_the_dead(ev: Evidence) -> Iterator[str]:
 def _of_an_earlier_boot(ev: Evidence, track: Track, time_ns: int) -> bool:
     """Whether the card of an offloaded SA booted anew between the SA's request and a frame."""
     sa = track.sa
-    return sa.offload != "none" and any(
+    return ev.ledger.on_card(sa) and any(
         life.host == sa.host and life.party == "card" and life.what in FRESH and not life.errno
         and sa.asked_ns < life.time_ns < time_ns
         for step in (*ev.ledger.steps[sa.asked_step :], ev.step)

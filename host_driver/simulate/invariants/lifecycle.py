@@ -119,6 +119,11 @@ def handles_are_fresh(ev: Evidence) -> Iterator[str]:
                 yield f"host{host}: handle {handle} of {kind} {number} was another's"
 
 
+def _no_driver(ev: Evidence, asked: SaAsked | PolicyAsked) -> bool:
+    """Whether the device may have had no driver since a death: no reason is given (STATE-20)."""
+    return asked.errno == errno.EINVAL and ev.ledger.deadly
+
+
 @invariant(42, "Refusals say why and do nothing")
 def refusals_do_nothing(ev: Evidence) -> Iterator[str]:
     """A refused request has a known errno and a text, and nobody is told of a new object."""
@@ -129,7 +134,7 @@ def refusals_do_nothing(ev: Evidence) -> Iterator[str]:
         made_up = any(firing["kind"] == "fail" for firing in ev.step.firings)
         if asked.errno not in errno.errorcode and not made_up:
             yield f"errno {asked.errno} of a refused request is none"
-        elif not asked.text and asked.errno not in SPEECHLESS:
+        elif not asked.text and asked.errno not in SPEECHLESS and not _no_driver(ev, asked):
             yield f"a request was refused with {errno.errorcode[asked.errno]} without a text"
     if ev.step.action.startswith("Refused") and not ev.step.errno and not ev.step.unanswered:
         yield f"a request that cannot be met was accepted: {ev.step.action}"

@@ -22,12 +22,14 @@ def replay(folder: Path, as_json: bool) -> None:
     plan, recorded = read_folder(folder)
     click.echo("\n".join(plan.lines()), err=as_json)
     outcome = run_plan(plan, make_judge())
-    same = outcome.hash == recorded.hash
+    hashes = outcome.hash == recorded.hash
+    same = hashes and outcome.violations == recorded.violations
     told = [
         f"  INV-{one.invariant:02} in step {one.step}: {one.text}" for one in outcome.violations
     ]
-    if same:
+    if hashes:
         told.append(f"the same trace as recorded: {outcome.hash}")
+        told += [] if same else ["and yet something else broke in it, or nothing"]
     else:
         told.append(f"another trace: {outcome.hash}")
         told.append(f"recorded by version {recorded.version}: {recorded.hash}")

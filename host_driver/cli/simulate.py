@@ -90,7 +90,15 @@ def simulate(
     from host_driver.simulate.plan import read_plan
     from host_driver.simulate.soak import Soak
 
+    if seeds is not None and _was_given("seed"):
+        raise click.UsageError("--seeds says which, --seed says one")
+    if mixed and chaos is None:
+        raise click.UsageError("--mixed is about --chaos")
     if chaos is not None:
+        if seeds is not None or plan_file is not None or jobs > 1 or dask is not None:
+            raise click.UsageError(
+                "--chaos is about one lab: no --seeds, --plan, --jobs or --dask with it"
+            )
         _chaos(seed, chaos, target, seconds_left(seconds) if seconds else None, mixed, out, as_json)
         return
     given, follow = None, None
@@ -118,6 +126,11 @@ def simulate(
         _one(task(seed), as_json)
     else:
         _many(map(task, seeds), jobs, dask, as_json)
+
+
+def _was_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _chaos(

@@ -11,7 +11,7 @@ import msgspec
 from host_driver.faults.plan import PlannedFault
 from host_driver.simulate.actions import AnyAction
 from host_driver.simulate.draw import draw
-from host_driver.simulate.folder import write_folder
+from host_driver.simulate.folder import replay_line, write_folder
 from host_driver.simulate.judge import make_judge
 from host_driver.simulate.ledger import Violation
 from host_driver.simulate.plan import Plan
@@ -58,26 +58,27 @@ def plan_of(task: Task) -> Plan:
 
 
 def run_task(task: Task, may_go_on: Callable[[], bool] = lambda: True) -> Result:
-    """Draw, run, and where an invariant broke, shrink and leave a folder.
+    """Draw, run, and where an invariant broke, leave a folder, and a shorter one if shrinking finds
+    steps that break it again. A failure that does not happen twice is one.
 
     `may_go_on` bounds the time that shrinking takes.
     """
-    plan = plan_of(task)
-    outcome = run_plan(plan, make_judge())
-    if not outcome.failed:
-        return Result(seed=task.seed, steps=outcome.steps, hash=outcome.hash)
-    smallest = plan
-    if task.shrink and task.target == "sim":
-        smallest = shrunk(plan, outcome, Budget(SHRINK_TRIES, may_go_on))
+    plan = smallest = plan_of(task)
     folder = Path(task.out) / f"seed-{task.seed}"
-    final = leave(folder, plan, smallest)
+    first, replay = leave(folder, plan, plan)
+    violations = first.violations
+    if first.failed and task.shrink and task.target == "sim":
+        shorter = shrunk(plan, first, Budget(SHRINK_TRIES, may_go_on))
+        last, line = leave(folder, plan, shorter)
+        if last.failed:
+            smallest, violations, replay = shorter, last.violations, line
     return Result(
         seed=task.seed,
-        steps=outcome.steps,
-        hash=outcome.hash,
-        violations=final.violations,
-        left=len(smallest.actions),
-        replay=f"xfrmnic replay {folder}",
+        steps=first.steps,
+        hash=first.hash,
+        violations=violations,
+        left=len(smallest.actions) if violations else 0,
+        replay=replay,
     )
 
 
@@ -99,13 +100,19 @@ def shrunk(plan: Plan, outcome: Outcome, budget: Budget) -> Plan:
     return plan
 
 
-def leave(folder: Path, drawn: Plan, smallest: Plan) -> Outcome:
-    """Run the shrunk plan once more and write its folder."""
-    run = Run(smallest, make_judge())
+def leave(folder: Path, drawn: Plan, plan: Plan) -> tuple[Outcome, str]:
+    """Run a plan; where it breaks something, write its folder. -> how it ended, and the line that
+    replays it, empty for no failure, or why there is none."""
+    run = Run(plan, make_judge())
     try:
         outcome = run.run()
-        write_folder(folder, drawn, run, outcome)
-        return outcome
+        if not outcome.failed:
+            return outcome, ""
+        try:
+            write_folder(folder, drawn, run, outcome)
+        except OSError as error:
+            return outcome, f"(no folder: {error})"
+        return outcome, replay_line(folder)
     finally:
         run.close()
 

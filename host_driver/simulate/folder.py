@@ -10,6 +10,7 @@ No file holds a key: keys come from the seed, and are zeros here.
 """
 
 import errno
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,11 @@ def write_folder(folder: Path, drawn: Plan, run: Run, outcome: Outcome) -> None:
         file.writelines(msgspec.json.encode(event) + b"\n" for event in _events(run.ledger))
     run.lab.capture(folder / "wire.pcapng")
     (folder / "tables.txt").write_text("\n".join(_tables(run)) + "\n", "utf-8")
+
+
+def replay_line(folder: Path) -> str:
+    """What a shell takes to play a folder again."""
+    return f"xfrmnic replay {shlex.quote(str(folder))}"
 
 
 def read_folder(folder: Path) -> tuple[Plan, Recorded]:

@@ -136,7 +136,7 @@ class Observer:
         seen.iv_uses = self.ivs[track.sa.key][seen.iv]
         track.sent += 1
         track.sent_bytes += size
-        track.last_bytes = size
+        track.last_bytes = seen.sealed = size
         seen.nth, seen.bytes_before = track.sent, track.sent_bytes - size
         if track.limit_reached() and track.limit_ns is None:
             track.limit_ns = seen.frame.time

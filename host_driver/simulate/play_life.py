@@ -6,7 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from host_driver.faults.plan import PlannedFault
+import msgspec
+
+from host_driver.faults.plan import PlannedFault, specs_of
 from host_driver.lab.handles import HostHandle
 from host_driver.simulate.actions import (
     Advance,
@@ -151,8 +153,9 @@ def follow(player: Player, planned: Sequence[PlannedFault]) -> None:
     if planned:
         player.lab.faults.follow(planned)
     for one in planned:
-        fields = {"fault": one.fault, "at_s": one.at_s, "until_s": one.until_s, **one.fields}
-        player.ledger.armed.append(Armed(0, one.fault or "planned", one.host, fields, None))
+        for spec in specs_of(one.fault, one.fields, ""):  # the judge asks where and of what kind
+            fields = msgspec.structs.asdict(spec) | {"at_s": one.at_s, "until_s": one.until_s}
+            player.ledger.armed.append(Armed(0, spec.name, one.host, fields, None))
 
 
 def heal(player: Player, action: Heal) -> Answer:

@@ -57,6 +57,7 @@ class Seen:
     iv: bytes = b""
     iv_uses: int = 0  # with its key, this one included
     inner: bytes | None = None
+    sealed: int = 0  # payload bytes of what left
     piece: bool = False  # a fragment of ESP that more must come to
     padding: bytes = b""
     next_header: int = 0
@@ -66,7 +67,7 @@ class Seen:
     number_in: int = 0
     arrived: bytes | None = None
     behind: bool = False  # its number was not beyond the window's top when it came
-    size: int = 0  # payload bytes
+    size: int = 0  # payload bytes of what came
     delivered: int = 0
     top_before: int = 0  # of what was delivered, when it was delivered
 

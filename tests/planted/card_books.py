@@ -8,7 +8,17 @@ import pytest
 
 from nic_model.commands import Commands
 from nic_model.firmware import Firmware
-from nic_model.tables import IPSEC_TX_PACKETS, RX, RX_PACKETS, TX, TX_PACKETS
+from nic_model.tables import (
+    IPSEC_RX_BYTES,
+    IPSEC_RX_PACKETS,
+    IPSEC_TX_BYTES,
+    IPSEC_TX_PACKETS,
+    RX,
+    RX_PACKETS,
+    TX,
+    TX_BYTES,
+    TX_PACKETS,
+)
 from planted.plant import around_rx, around_tx, bug, every, wrap
 from proto import commands as c
 from proto.status import Drop
@@ -140,5 +150,35 @@ def frame_lost_in_the_card(patch: pytest.MonkeyPatch) -> None:
             a["lengths"][np.flatnonzero(a["lengths"][: a["n"]])[-1]] = 0
             return int(a["count"] - 1)
         return int(a["count"])
+
+    around_tx(patch, after)
+
+
+@bug(36, seed=0, steps=20)
+def sealed_bytes_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """What was sealed counts as packets alone."""
+
+    def after(t: Any, kept: Any, _: Any) -> None:
+        t.totals[IPSEC_TX_BYTES] = kept
+
+    around_tx(patch, after, lambda t: int(t.totals[IPSEC_TX_BYTES]))
+
+
+@bug(36, seed=0, steps=20)
+def opened_bytes_with_the_trailer(patch: pytest.MonkeyPatch) -> None:
+    """What was opened counts with two bytes of its trailer."""
+
+    def after(t: Any, kept: Any, _: Any) -> None:
+        t.totals[IPSEC_RX_BYTES] += 2 * (t.totals[IPSEC_RX_PACKETS] - kept)
+
+    around_rx(patch, after, lambda t: int(t.totals[IPSEC_RX_PACKETS]))
+
+
+@bug(31, seed=0, steps=7)
+def frames_without_their_headers(patch: pytest.MonkeyPatch) -> None:
+    """The Ethernet header is not counted among the bytes that left."""
+
+    def after(t: Any, _: Any, a: Any) -> None:
+        t.totals[TX_BYTES] -= 14 * a["count"]
 
     around_tx(patch, after)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from host_driver.xfrm import input, lifetime, output, policy_check
+from host_driver.xfrm import input, lifetime, output, policy_check, user_sa
 from host_driver.xfrm.mib import Mib
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.state import OFFLOAD_PACKET
@@ -105,3 +105,19 @@ def software_instead_of_the_card(patch: pytest.MonkeyPatch) -> None:
 def templates_ignored_inward(patch: pytest.MonkeyPatch) -> None:
     """Software lets in what no SA of the policy's template has opened."""
     patch.setattr(policy_check, "_templates_hold", lambda templates, xvec: True)
+
+
+@bug(25, seed=6, steps=241)
+def soft_seconds_not_told(patch: pytest.MonkeyPatch) -> None:
+    """The soft limit in seconds passes, and nobody hears of it."""
+
+    def soft(original: Any, *arguments: Any) -> Any:
+        return original(*arguments)[0], False
+
+    wrap(patch, lifetime, "_soft_limits", soft)
+
+
+@bug(42, seed=0, steps=12)
+def deletes_are_not_told(patch: pytest.MonkeyPatch) -> None:
+    """Those who listen do not hear that an SA is gone: the message is empty."""
+    patch.setattr(user_sa, "build_delsa", lambda *_: b"")

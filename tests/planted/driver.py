@@ -11,6 +11,7 @@ from host_driver.driver import policy as driver_policy
 from host_driver.driver import reference
 from host_driver.driver.events import EventHandler
 from host_driver.driver.reference import ReferenceDriver
+from host_driver.driver.sa import Sa
 from host_driver.driver.tx_queue import TxQueue
 from host_driver.host import Host
 from host_driver.ops import Extack
@@ -175,3 +176,32 @@ def packet_changed(patch: pytest.MonkeyPatch) -> None:
         return int(original(self, skb))
 
     wrap(patch, TxQueue, "enqueue", enqueue)
+
+
+@bug(33, seed=0, steps=25)
+def packets_told_as_bytes(patch: pytest.MonkeyPatch) -> None:
+    """The core hears the count of packets where it asks for bytes."""
+
+    def update(original: Any, self: ReferenceDriver, x: Any) -> None:
+        before = x.curlft.bytes
+        original(self, x)
+        x.curlft.bytes = max(before, x.curlft.packets)
+
+    wrap(patch, ReferenceDriver, "xdo_dev_state_update_curlft", update)
+
+
+@bug(26, seed=0, steps=21)
+def exhaustion_not_told(patch: pytest.MonkeyPatch) -> None:
+    """The core never hears that an SA has used its last sequence number."""
+    patch.setattr(Sa, "exhausted", False)
+
+
+@bug(49, seed=135, steps=214)
+def only_templates_are_made_again(patch: pytest.MonkeyPatch) -> None:
+    """After the loss of a card rules that block or bypass are not restored."""
+
+    def replace(original: Any, self: Any, entry: Any) -> Any:
+        if entry.xp.xfrm_vec:
+            yield from original(self, entry)
+
+    wrap(patch, driver_policy.Policies, "_replace", replace)

@@ -52,6 +52,7 @@ class Scene:
         self.ledger = Ledger(2, card, 0)
         self.judge = Judge(2)
         self.now_ns = START_NS
+        self._payload: dict[bytes, int] = {}  # bytes of it, by frame
         self.counters = [Counter[str](), Counter[str]()]
         self.mib = [Counter[str](), Counter[str]()]
         self.wire = Counter[str]()
@@ -141,7 +142,10 @@ class Scene:
             parsed, seq_num=number & 0xFFFF_FFFF, iv=iv or number.to_bytes(8),
             esn_en=esn, esn=wrong.get("high", number >> 32),
         )  # fmt: skip
-        return self.ethernet(bytes(made))
+        frame = self.ethernet(bytes(made))
+        head = 0 if tunnel else 40 if clear[0] >> 4 == 6 else 20
+        self._payload[frame] = len(clear) - head
+        return frame
 
     @staticmethod
     def ethernet(packet: bytes) -> bytes:
@@ -227,13 +231,17 @@ class Scene:
             esp = frame.data[23] == 50
             if frame.src is not None:
                 self.counters[frame.src].update(tx_packets=1, tx_descriptors=1)
+                self.counters[frame.src].update(tx_bytes=len(frame.data))
                 self.counters[frame.src].update(ipsec_tx_pkts=int(esp))
+                self.counters[frame.src].update(ipsec_tx_bytes=self._payload.get(frame.data, 0))
                 self.wire[f"from_{frame.src}"] += 1
             self.counters[frame.dst].update(rx_packets=1, rx_delivered=1, driver_rx_packets=1)
+            self.counters[frame.dst].update(rx_bytes=len(frame.data))
             self.wire[f"to_{frame.dst}"] += 1
-        came = sum(frame.data[23] == 50 for frame in step.frames if frame.dst == 1)
-        got = min(came, len(step.delivered)) if opened is None else opened
-        self.counters[1].update(ipsec_rx_pkts=got)
+        came = [f.data for f in step.frames if f.dst == 1 and f.data[23] == 50]
+        got = min(len(came), len(step.delivered)) if opened is None else opened
+        octets = sum(self._payload.get(data, 0) for data in came[:got])
+        self.counters[1].update(ipsec_rx_pkts=got, ipsec_rx_bytes=octets)
         for (host, name), count in drops.items():
             where = self.mib if name.startswith("Xfrm") else self.counters
             where[host][name] += count

@@ -41,7 +41,15 @@ def conservation_in(ev: Evidence) -> Iterator[str]:
             yield f"card{host} was handed {handed} frames and counted {taken}"
         if taken != kept + dropped:
             yield f"card{host} took {taken} frames: {kept} delivered, {dropped} dropped"
+        yield from _octets(ev, host, "rx", [s for s in ev.frames if s.frame.dst == host], taken)
         yield from _host_in(ev, host, kept)
+
+
+def _octets(ev: Evidence, host: int, way: str, frames: list[Seen], count: int) -> Iterator[str]:
+    """The same in bytes, where the wire is known to have shown these frames and no others."""
+    shown, counted = sum(len(seen.frame.data) for seen in frames), ev.delta(host, f"{way}_bytes")
+    if count == len(frames) and counted != shown and not ev.may_break("wire", "ring", "card.seal"):
+        yield f"card{host} counted {counted} bytes ({way}), the wire shows {shown}"
 
 
 def _host_in(ev: Evidence, host: int, came: int) -> Iterator[str]:
@@ -75,6 +83,7 @@ def conservation_out(ev: Evidence) -> Iterator[str]:
         return
     for host in ev.hosts:
         sent, dropped = ev.delta(host, "tx_packets"), ev.delta_of(host, "tx_drop_")
+        yield from _octets(ev, host, "tx", [s for s in ev.frames if s.frame.src == host], sent)
         queued = ev.delta(host, "tx_descriptors")
         on_wire = ev.wire_delta(f"from_{host}")
         if queued != sent + dropped:
@@ -115,7 +124,7 @@ def curlft_true(ev: Evidence) -> Iterator[str]:
     has shown: what was sealed by it, or came in for it. At rest a dump tells exactly that."""
     for one in ev.told_of:
         track = one.track
-        if track is None or ev.may_break("ring", "mailbox", "table", kinds=("corrupt", "truncate")):
+        if track is None or ev.may_break("ring", "mailbox", kinds=("corrupt", "truncate")):
             continue
         packets = one.expire.state.curlft.packets
         if packets < track.curlft:
@@ -142,9 +151,12 @@ def _listed_curlft(ev: Evidence) -> Iterator[str]:
                 track.curlft = listed.packets
                 out = track.sa.direction == "out"
                 shown = track.sent if out else track.taken
+                octets = track.sent_bytes if out else track.taken_bytes
                 told = ev.ledger.profile.update_at_serialization and track.exact and ev.balanced
                 if told and listed.packets != shown:
                     yield f"{track} is listed with {listed.packets} packets, it moved {shown}"
+                if told and listed.octets != octets:
+                    yield f"{track} is listed with {listed.octets} bytes, it moved {octets}"
 
 
 @invariant(34, "One reason per drop")
@@ -219,14 +231,24 @@ def drops_are_no_successes(ev: Evidence) -> Iterator[str]:
     if not ev.balanced:
         return
     for host in ev.hosts:
-        sealed = sum(1 for seen in ev.frames if _by_card(seen, host, OFFLOADED))
-        counted = ev.delta(host, "ipsec_tx_pkts")
-        if counted > sealed:
-            yield f"card{host} counted {counted} packets as sealed, the wire shows {sealed}"
-        opened = sum(1 for seen in ev.frames if seen.frame.dst == host and _may_count(ev, seen))
-        counted = ev.delta(host, "ipsec_rx_pkts")
-        if counted > opened:
-            yield f"card{host} counted {counted} packets as opened, the reference {opened} at most"
+        sealed = [seen for seen in ev.frames if _by_card(seen, host, OFFLOADED)]
+        counted, octets = ev.delta(host, "ipsec_tx_pkts"), ev.delta(host, "ipsec_tx_bytes")
+        shown = sum(seen.sealed for seen in sealed)
+        if counted > len(sealed):
+            yield f"card{host} counted {counted} packets as sealed, the wire shows {len(sealed)}"
+        if counted == len(sealed) and octets != shown:
+            yield f"card{host} counted {octets} bytes as sealed, the wire shows {shown}"
+        opened = [seen for seen in ev.frames if seen.frame.dst == host and _may_count(ev, seen)]
+        counted, octets = ev.delta(host, "ipsec_rx_pkts"), ev.delta(host, "ipsec_rx_bytes")
+        shown = sum(seen.size for seen in opened)
+        if counted > len(opened):
+            yield (
+                f"card{host} counted {counted} packets as opened, "
+                f"the reference {len(opened)} at most"
+            )
+        certain = all(seen.fate is Fate.TAKEN for seen in opened)
+        if counted == len(opened) and certain and octets != shown:
+            yield f"card{host} counted {octets} bytes as opened, the reference {shown}"
 
 
 def _may_count(ev: Evidence, seen: Seen) -> bool:

@@ -2,6 +2,7 @@
 """Object lifecycle: invariants 38 to 45. The census of a card is what users asked for, exactly."""
 
 import errno
+from collections import Counter
 from collections.abc import Iterator
 
 from host_driver.simulate.evidence import Evidence, serves
@@ -20,6 +21,7 @@ LEAVES = (
     "mailbox", "host", "card.command", "card.table", "card.object", "card.process", "card.health",
     "card.reset",
 )  # fmt: skip
+BACK_S = 5  # after a death alone
 HEALED_S = 65  # what audits and retries may take once nothing disturbs them any more
 # Refused by the core without a word, as by the kernel; all others say why.
 SPEECHLESS = (errno.EEXIST, errno.ESRCH, errno.ENOENT, errno.EHOSTDOWN)
@@ -40,12 +42,14 @@ def expected(ev: Evidence, host: int) -> dict[str, int]:
 def surplus(ev: Evidence, host: int) -> dict[str, int]:
     """By kind, what a card has beyond that (below 0: lacks). Empty where nobody can tell yet."""
     census = ev.step.snapshots[host].census if ev.step.snapshots else None
-    if not ev.at_rest or census is None or not ev.settled_s(HEALED_S):
-        return {}
-    if ev.armed(*LEAVES):
+    if not ev.at_rest or census is None or ev.armed(*LEAVES):
         return {}  # a fault that does not fire now may have left what only firing again shows
-    want = expected(ev, host)
-    return {kind: census.get(kind, 0) - count for kind, count in want.items()}
+    found = {kind: census.get(kind, 0) - count for kind, count in expected(ev, host).items()}
+    if ev.settled_s(HEALED_S):
+        return found
+    if ev.ledger.armed or not ev.settled_s(BACK_S):
+        return {}
+    return {kind: less for kind, less in found.items() if less < 0}  # what was lost is made again
 
 
 @invariant(38, "A failed add leaves nothing")
@@ -119,6 +123,30 @@ def handles_are_fresh(ev: Evidence) -> Iterator[str]:
                 yield f"host{host}: handle {handle} of {kind} {number} was another's"
 
 
+def _untold(ev: Evidence) -> Iterator[str]:
+    """Of a host that lives: more requests of this step that were met than messages about it."""
+    for host in ev.hosts:
+        told = Counter(
+            message.type
+            for notice in ev.step.notices
+            if notice.host == host
+            for message in netlink.messages(notice.message)
+        )
+        for objects, made, gone in (
+            (ev.ledger.sas, (Msg.NEWSA, Msg.UPDSA), Msg.DELSA),
+            (ev.ledger.policies, (Msg.NEWPOLICY, Msg.UPDPOLICY), Msg.DELPOLICY),
+        ):
+            ours = [one for one in objects if one.host == host and not one.errno]
+            added = sum(one.asked_step == ev.step.number for one in ours)
+            taken = sum(
+                one.removed_step == ev.step.number and one.remove_errno == 0 for one in ours
+            )
+            if ev.step.unanswered or ev.step.deaths:
+                continue
+            if added > sum(told[type] for type in made) or taken > told[gone]:
+                yield f"host{host} met {added} requests to add and {taken} to delete, told {told}"
+
+
 def _no_driver(ev: Evidence, asked: SaAsked | PolicyAsked) -> bool:
     """Whether the device may have had no driver since a death: no reason is given (STATE-20)."""
     return asked.errno == errno.EINVAL and ev.ledger.deadly
@@ -126,7 +154,8 @@ def _no_driver(ev: Evidence, asked: SaAsked | PolicyAsked) -> bool:
 
 @invariant(42, "Refusals say why and do nothing")
 def refusals_do_nothing(ev: Evidence) -> Iterator[str]:
-    """A refused request has a known errno and a text, and nobody is told of a new object."""
+    """A refused request has a known errno and a text, and nobody is told of a new object. One that
+    is met is told to all who listen (STATE-32)."""
     everything: list[SaAsked | PolicyAsked] = [*ev.ledger.sas, *ev.ledger.policies]
     for asked in everything:
         if asked.asked_step != ev.step.number or not asked.errno:
@@ -136,6 +165,7 @@ def refusals_do_nothing(ev: Evidence) -> Iterator[str]:
             yield f"errno {asked.errno} of a refused request is none"
         elif not asked.text and asked.errno not in SPEECHLESS and not _no_driver(ev, asked):
             yield f"a request was refused with {errno.errorcode[asked.errno]} without a text"
+    yield from _untold(ev)
     if ev.step.action.startswith("Refused") and not ev.step.errno and not ev.step.unanswered:
         yield f"a request that cannot be met was accepted: {ev.step.action}"
     refused = [sa for sa in ev.ledger.sas if sa.asked_step == ev.step.number and sa.errno]

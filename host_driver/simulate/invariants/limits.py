@@ -49,7 +49,8 @@ def hard_bytes_bounded(ev: Evidence) -> Iterator[str]:
 def expired_stays(ev: Evidence) -> Iterator[str]:
     """After its hard expiry an SA seals and delivers nothing, whatever follows."""
     for seen in ev.sent():
-        if seen.out is not None and seen.out.hard_told and ev.surely_gone(seen.out.sa):
+        expired = seen.out is not None and seen.out.hard_told and ev.surely_gone(seen.out.sa)
+        if expired and not ev.undead:
             yield f"{seen.out} expired in step {seen.out.hard_told[0]} and sent {seen.number:#x}"
     for delivered, seen in ev.observer.matched:
         track = seen.into
@@ -79,6 +80,8 @@ def soft_before_hard(ev: Evidence) -> Iterator[str]:
             continue
         if ev.sure(track.sa) and not track.limit_reached() and (passed := _soft_passed(track)):
             yield f"{track} has {passed}, and its soft limit was not told"
+        if _too_old(ev, track, track.sa.limits.soft_seconds):
+            yield f"{track} is older than its soft limit, and it was not told"
 
 
 def _soft_passed(track: Track) -> str:
@@ -106,7 +109,7 @@ def hard_once(ev: Evidence) -> Iterator[str]:
         for track in ev.tracks():
             if _overdue(ev, track):
                 yield f"{track} has reached its hard limit, and nobody was told"
-            elif _too_old(ev, track):
+            elif _too_old(ev, track, track.sa.limits.hard_seconds):
                 yield f"{track} is older than its hard limit, and nobody was told"
     for host, calls in enumerate(ev.step.trace):
         deleted = [c["object"] for c in calls if c["call"] == "xdo_dev_state_delete"]
@@ -121,18 +124,17 @@ def _overdue(ev: Evidence, track: Track) -> bool:
         track.exact
         and track.sa.offload == "packet"
         and not track.sa.updates
-        and track.limit_ns is not None
+        and (track.limit_ns is not None or track.exhausted)
         and not track.hard_told
         and ev.standing(track.sa) is Standing.SURE
     )
 
 
-def _too_old(ev: Evidence, track: Track) -> bool:
-    """Whether an SA lives on behind its hard limit in seconds. Where the clock was set, the kernel
-    may let it live (LIFE-21)."""
-    hard = track.sa.limits.hard_seconds
+def _too_old(ev: Evidence, track: Track, limit_s: int | None) -> bool:
+    """Whether an SA lives on behind this limit in seconds. Where the clock was set, the kernel may
+    let it live (LIFE-21)."""
     age_s = (ev.step.began_ns - track.sa.answered_ns) / SECOND_NS
-    if hard is None or track.sa.updates or track.hard_told or age_s < hard + TIMER_S:
+    if limit_s is None or track.sa.updates or track.hard_told or age_s < limit_s + TIMER_S:
         return False
     leaps = any("leap_s=" in step.action for step in ev.ledger.steps[track.sa.asked_step :])
     return ev.sure(track.sa) and not leaps and not ev.lived(track.sa)

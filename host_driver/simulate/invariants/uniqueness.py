@@ -106,7 +106,7 @@ def accepted_is_good(ev: Evidence) -> Iterator[str]:
     for delivered in ev.observer.unknown:
         found = ev.ruling_in(delivered.host, delivered.packet, ev.step.number)
         protected = found is not None and found.policy is not None and found.surely("protect")
-        if protected or not ev.may_break("wire", "ring.rx", "ring.tx", "datapath"):
+        if protected or not ev.may_break("wire", "ring.rx", "ring.tx"):
             yield (
                 f"host{delivered.host} got a packet of {len(delivered.packet)} bytes that no frame "
                 "brought"

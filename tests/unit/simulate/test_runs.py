@@ -2,21 +2,24 @@
 """Runs of one seed: the same trace everywhere, and failures that replay from their folder."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from host_driver.cli.app import cli
+from host_driver.faults.plan import PlannedFault
 from host_driver.simulate import campaign
 from host_driver.simulate.actions import Advance, Arm, Flush, Send
 from host_driver.simulate.draw import draw
 from host_driver.simulate.folder import read_folder
 from host_driver.simulate.ledger import Ledger, Step, Violation
 from host_driver.simulate.plan import Plan, decode_plan, encode_plan
-from host_driver.simulate.runner import run_plan
+from host_driver.simulate.runner import Run, run_plan
 from proto.status import OffloadError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,6 +55,13 @@ class NoFlush(Silent):
     def judge(self, ledger: Ledger, step: Step) -> list[Violation]:
         times = sum(one.action.startswith(self.what) for one in ledger.steps)
         return [Violation(40, step.number, "flushed")] if times == 2 else []
+
+
+class Else(NoFlush):
+    """Sees the same, and calls it something else."""
+
+    def judge(self, ledger: Ledger, step: Step) -> list[Violation]:
+        return [msgspec.structs.replace(one, invariant=41) for one in super().judge(ledger, step)]
 
 
 class NoDelete(NoFlush):
@@ -115,6 +125,49 @@ def test_a_failure_is_shrunk_and_replays_from_its_folder(tmp_path: Path, monkeyp
     assert "INV-40 broke in step 1: flushed" in (folder / "log.txt").read_text()
 
 
+def test_a_failure_that_does_not_happen_twice_is_one(tmp_path: Path, monkeypatch) -> None:
+    """A leak that was seen once was there, and the folder is of the run that showed it."""
+    judges = [NoFlush]
+    monkeypatch.setattr(campaign, "make_judge", lambda: (judges.pop() if judges else Silent)())
+    plan = Plan(seed=3, card="tiny", actions=(Flush(host=0, what="state"),) * 2)
+    task = campaign.Task(seed=3, steps=STEPS, out=str(tmp_path), plan=plan)
+
+    result = campaign.run_task(task)
+
+    assert [one.invariant for one in result.violations] == [40]
+    assert result.left == 2
+    assert read_folder(tmp_path / "seed-3")[1].violations == result.violations
+
+
+def test_a_failure_is_told_although_its_folder_cannot_be_written(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(campaign, "make_judge", NoFlush)
+    plan = Plan(seed=3, card="tiny", actions=(Flush(host=0, what="state"),) * 2)
+    (tmp_path / "file").touch()
+    task = campaign.Task(seed=3, steps=STEPS, out=str(tmp_path / "file"), plan=plan)
+
+    result = campaign.run_task(task)
+
+    assert result.failed
+    assert result.replay.startswith("(no folder: ") and "file" in result.replay
+
+
+def test_a_replay_line_is_one_for_a_shell(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(campaign, "make_judge", NoFlush)
+    plan = Plan(seed=3, card="tiny", actions=(Flush(host=0, what="state"),) * 2)
+    out = tmp_path / "my runs"
+    result = campaign.run_task(campaign.Task(seed=3, steps=STEPS, out=str(out), plan=plan))
+    assert shlex.split(result.replay) == ["xfrmnic", "replay", str(out / "seed-3")]
+
+
+def test_a_planned_fault_is_known_to_the_judge_by_place_and_kind() -> None:
+    planned = PlannedFault(fault="undead-objects", at_s=0.5)
+    run = Run(Plan(seed=0, card="tiny", follow=(planned,)), Silent())
+    run.run()
+    (armed,) = run.ledger.armed
+    run.close()
+    assert (armed.spec["site"], armed.spec["kind"]) == ("card.object.destroy", "undead")
+
+
 def test_replay_says_whether_the_trace_is_the_same(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(campaign, "make_judge", NoFlush)
     steps = (Flush(host=0, what="state"), Flush(host=0, what="state"), Advance(ms=1))
@@ -126,6 +179,11 @@ def test_replay_says_whether_the_trace_is_the_same(tmp_path: Path, monkeypatch) 
     same = CliRunner().invoke(cli, ["replay", folder, "--json"])
     assert same.exit_code == 0, same.output
     assert json.loads(same.stdout)["violations"][0]["invariant"] == 40
+
+    monkeypatch.setattr("host_driver.simulate.judge.make_judge", lambda: Else())
+    other = CliRunner().invoke(cli, ["replay", folder])
+    assert other.exit_code == 1
+    assert "something else broke" in other.stdout
 
     drawn = decode_plan((tmp_path / "seed-2" / "plan.json").read_bytes(), "plan")
     other = Plan(seed=2, card=drawn.card, actions=(Advance(ms=1), *drawn.actions))
@@ -202,6 +260,9 @@ def test_bad_plans_are_refused_with_their_place(text: bytes, why: str) -> None:
         (["--seeds", "three"], 2, "0..99"),
         (["--plan", "/nowhere"], 2, "does not exist"),
         (["--seed", "-1"], 2, "is not in the range"),
+        (["--seed", "1", "--seeds", "0..3"], 2, "--seeds says which"),
+        (["--mixed"], 2, "--mixed is about --chaos"),
+        (["--chaos", "3", "--target", "process", "--jobs", "2"], 2, "--chaos is about one lab"),
     ],
 )
 def test_usage_errors(arguments: list[str], code: int, text: str) -> None:

@@ -6,11 +6,18 @@ its turn comes. Once a run has shown what that was, it can be `pinned`: then the
 object in a list from which others were taken away.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from host_driver.simulate.ledger import Limits, Verdict
+
+# What a file may say: plans are written by hand, too.
+Host = Annotated[int, Meta(ge=0, le=1)]  # or a way: from which host
+Flow = Annotated[int, Meta(ge=0, le=7)]  # flows.FLOWS
+Few = Annotated[int, Meta(ge=0, le=100_000)]
+Number = Annotated[int, Meta(ge=0, lt=1 << 32)]
 
 Ends = Literal["both", "out", "in"]
 End = Literal["out", "in"]
@@ -59,16 +66,16 @@ class AddSa(Picking, frozen=True, kw_only=True, tag=True):
     `start`: the sequence number before the first.
     """
 
-    flow: int
-    way: int
-    number: int
+    flow: Flow
+    way: Host
+    number: Number
     ends: Ends = "both"
     respi: bool = False
-    key_bits: int = 128
-    icv_bytes: int = 16
+    key_bits: Literal[128, 192, 256] = 128
+    icv_bytes: Literal[8, 12, 16] = 16
     esn: bool = False
-    window: int = 64
-    start: int = 0
+    window: Few = 64
+    start: Annotated[int, Meta(ge=0)] = 0
     selector: bool = False
     crypto: bool = False
     limits: Limits = Limits()
@@ -90,25 +97,25 @@ class DeleteSa(Picking, frozen=True, kw_only=True, tag=True):
 class Rekey(Picking, frozen=True, kw_only=True, tag=True):
     """Make before break: new SAs at both ends, packets before and after, old ones deleted."""
 
-    number: int
-    packets: int = 2
+    number: Number
+    packets: Few = 2
     limits: Limits = Limits()
 
 
 class AllocSpi(Action, frozen=True, kw_only=True, tag=True):
     """A larval SA with an SPI that the core draws."""
 
-    flow: int
-    way: int
+    flow: Flow
+    way: Host
 
 
 class AddPolicy(Action, frozen=True, kw_only=True, tag=True):
     """A policy at the sender (`end` out) or the receiver of one way; `update` replaces."""
 
-    flow: int
-    way: int
+    flow: Flow
+    way: Host
     end: End
-    priority: int
+    priority: Number
     verdict: Verdict = "protect"
     shape: Shape = "whole"
     update: bool = False
@@ -122,27 +129,27 @@ class DeletePolicy(Picking, frozen=True, kw_only=True, tag=True):
 class Flush(Action, frozen=True, kw_only=True, tag=True):
     """All SAs or all policies of a host go."""
 
-    host: int
+    host: Host
     what: Table
 
 
 class Refused(Action, frozen=True, kw_only=True, tag=True):
     """A request that core, driver or card must refuse; `which` is one of `play_policy.REFUSED`."""
 
-    host: int
-    which: int
+    host: Host
+    which: Number
 
 
 class Send(Action, frozen=True, kw_only=True, tag=True):
     """A host's stack sends packets of a flow; `kind` is one of `traffic.KINDS`."""
 
-    flow: int
-    way: int
-    count: int = 1
-    size: int = 64
-    member: int = 0
+    flow: Flow
+    way: Host
+    count: Few = 1
+    size: Few = 64
+    member: Few = 0
     kind: str = "udp"
-    reply: int = 0  # so many packets come back in the same step
+    reply: Few = 0  # so many packets come back in the same step
 
 
 class Attack(Picking, frozen=True, kw_only=True, tag=True):
@@ -150,24 +157,24 @@ class Attack(Picking, frozen=True, kw_only=True, tag=True):
     seen, or an SA; `number` is a bit, an offset or a sequence number, as the kind wants it."""
 
     kind: str
-    host: int
-    number: int
-    flow: int = 0
-    count: int = 1
+    host: Host
+    number: Number
+    flow: Flow = 0
+    count: Few = 1
 
 
 class Link(Action, frozen=True, kw_only=True, tag=True):
     """`ip link set` or `ethtool -K`: down, up, feature-off, feature-on, or an MTU."""
 
-    host: int
+    host: Host
     what: LinkChange
-    mtu: int = 0
+    mtu: Few = 0
 
 
 class Live(Action, frozen=True, kw_only=True, tag=True):
     """A card or host dies, hangs or comes back."""
 
-    host: int
+    host: Host
     party: Party
     what: Incident
 
@@ -175,14 +182,14 @@ class Live(Action, frozen=True, kw_only=True, tag=True):
 class Advance(Action, frozen=True, kw_only=True, tag=True):
     """Time passes; `leap_s` only for the cores' timers, so that days cost nothing."""
 
-    ms: int
-    leap_s: int = 0
+    ms: Number
+    leap_s: Number = 0
 
 
 class Ask(Action, frozen=True, kw_only=True, tag=True):
     """A question that must change nothing; `what` is one of `play_life.QUESTIONS`."""
 
-    host: int
+    host: Host
     what: str
 
 
@@ -190,7 +197,7 @@ class Arm(Action, frozen=True, kw_only=True, tag=True):
     """A fault is armed; `fields` are those of proto.faults.FaultSpec."""
 
     fault: str
-    host: int | None = None
+    host: Host | None = None
     fields: dict[str, Any] = {}
 
 

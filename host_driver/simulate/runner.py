@@ -18,6 +18,7 @@ import msgspec
 from host_driver.lab import Lab
 from host_driver.simulate import actions, play_life, play_policy, play_sa, play_traffic
 from host_driver.simulate.actions import AnyAction
+from host_driver.simulate.checked import check
 from host_driver.simulate.converge import converge
 from host_driver.simulate.ledger import Ledger, Phase, Step, Violation
 from host_driver.simulate.plan import Plan
@@ -76,12 +77,14 @@ class Run:
     """A plan being run, in a lab of its own or in a `lab` that was started and is empty. `ledger`
     and `lab` may be looked at until `close`.
 
-    Without `ends` it is not healed and judged for the last time.
+    Without `ends` it is not healed and judged for the last time. Raises OffloadError(EINVAL) for a
+    plan that cannot be played.
     """
 
     def __init__(
         self, plan: Plan, judge: Judge, *, ends: bool = True, lab: Lab | None = None
     ) -> None:
+        check(plan)
         self.ends = ends
         self.plan = plan
         self._guest = lab is not None

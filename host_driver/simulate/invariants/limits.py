@@ -49,9 +49,9 @@ def hard_bytes_bounded(ev: Evidence) -> Iterator[str]:
 def expired_stays(ev: Evidence) -> Iterator[str]:
     """After its hard expiry an SA seals and delivers nothing, whatever follows."""
     for seen in ev.sent():
-        expired = seen.out is not None and seen.out.hard_told and ev.surely_gone(seen.out.sa)
-        if expired and not ev.undead:
-            yield f"{seen.out} expired in step {seen.out.hard_told[0]} and sent {seen.number:#x}"
+        out = seen.out
+        if out is not None and out.hard_told and ev.surely_gone(out.sa) and not ev.undead:
+            yield f"{out} expired in step {out.hard_told[0]} and sent {seen.number:#x}"
     for delivered, seen in ev.observer.matched:
         track = seen.into
         if track is not None and track.hard_told and _gone_before(ev, track.sa, seen.step):

@@ -14,7 +14,16 @@ from click.testing import CliRunner
 from host_driver.cli.app import cli
 from host_driver.faults.plan import PlannedFault
 from host_driver.simulate import campaign
-from host_driver.simulate.actions import Advance, Arm, Flush, Send
+from host_driver.simulate.actions import (
+    Advance,
+    AnyAction,
+    Arm,
+    Ask,
+    Attack,
+    Flush,
+    Live,
+    Send,
+)
 from host_driver.simulate.draw import draw
 from host_driver.simulate.folder import read_folder
 from host_driver.simulate.ledger import Ledger, Step, Violation
@@ -240,6 +249,8 @@ def test_faults_that_are_not_offered_do_not_end_a_run() -> None:
         (b'{"seed": 1, "card": "tiny", "actions": [{"type": "Dance"}]}', "Dance"),
         (b'{"seed": 1, "card": "tiny", "actions": [{"type": "Send", "flow": 1}]}', "way"),
         (b'{"seed": 1, "card": "tiny", "colour": 1}', "colour"),
+        (b'{"seed":1,"card":"tiny","actions":[{"type":"Send","flow":99,"way":0}]}', r"<= 7.*flow"),
+        (b'{"seed":1,"card":"tiny","actions":[{"type":"Advance","ms":-1}]}', r">= 0.*ms"),
         (b"\xff\xfe", "invalid"),
         (
             b'{"seed": 1, "card": "", "actions": [{"type": "Arm", "fields": {"a":' + b"[" * 100_000,
@@ -251,6 +262,20 @@ def test_bad_plans_are_refused_with_their_place(text: bytes, why: str) -> None:
     with pytest.raises(OffloadError, match=why) as refused:
         decode_plan(text, "my.json")
     assert "my.json" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        Send(flow=0, way=0, kind="zz"),
+        Attack(kind="zz", host=0, number=1),
+        Ask(host=1, what="zz"),
+        Live(host=1, party="card", what="reload"),
+    ],
+)
+def test_names_that_no_step_has_are_refused_before_anything_runs(action: AnyAction) -> None:
+    with pytest.raises(OffloadError, match=r"step 1, .* is none of "):
+        run_plan(Plan(seed=1, card="tiny", actions=(Advance(ms=1), action)), Silent())
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def _overdue(ev: Evidence, track: Track) -> bool:
         track.exact
         and track.sa.offload == "packet"
         and not track.sa.updates
-        and (track.limit_ns is not None or track.exhausted)
+        and (track.limit_ns is not None or (track.exhausted and not ev.may_break("host.timer")))
         and not track.hard_told
         and ev.standing(track.sa) is Standing.SURE
     )

@@ -128,6 +128,14 @@ def infer_high(sa, low):
 
 
 @njit
+def lies_behind(sa, low):
+    """Whether a received low half left of the window is nearer to the top from behind: then
+    `infer_high` has taken it for one of the next subspace."""
+    behind = (np.int64(sa.seq & _LOW) - low) & 0xFFFF_FFFF
+    return sa.esn and sa.window <= behind < _SPACE >> 1
+
+
+@njit
 def _is_set(bits, place):
     return (np.int64(bits[place >> 5]) >> (place & 31)) & 1 != 0
 

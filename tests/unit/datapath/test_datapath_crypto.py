@@ -209,6 +209,7 @@ def test_esn_is_inferred_around_the_top(bench: Any) -> None:
 
     assert good(top + 1) and high() == 5
     assert good(top - 20) and good((5 << 32) - 40) and high() == 4
+    assert good(top - 100) and high() == 4  # the host's window may not have come so far
     assert bench.state(row).seq == top + 1
     assert not good((6 << 32) + 5)  # a whole subspace ahead: taken for one of the window, wrongly
     assert good(5 << 32 | 0xFFFF_FF00) and good((6 << 32) + 5)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from host_driver.simulate.esp import Inside
 from host_driver.simulate.headers import ESP, NO_NEXT, Parsed, checksum_good, parse
 from host_driver.simulate.ledger import SaAsked
-from host_driver.simulate.opening import Opener, Pieces, esp_at, inner_of, marked, udp_end
+from host_driver.simulate.opening import Opener, Pieces, esp_at, inner_of, marked, pieced, udp_end
 from host_driver.simulate.tracks import Fate, Seen, Track, Tracks
 from host_driver.simulate.window import SPACE
 from host_driver.simulate.window import Fate as Numbered
@@ -51,7 +51,11 @@ class Receiver:
             seen.into = track
             self._judge(seen, track, packet, parsed, at)
         if seen.arrived is not None:
-            self._coming[seen.arrived].append(seen)
+            ways = {seen.arrived}
+            if seen.into is not None and not seen.into.exact:  # the wire may have cut it up
+                ways.add(pieced(seen.arrived))
+            for packet in ways:
+                self._coming[packet].append(seen)
 
     def brought(self, packet: bytes) -> tuple[Seen | None, bool]:
         """The frame that brought a packet to the stack, and whether it had brought it before."""

@@ -19,6 +19,7 @@ from host_driver.simulate.ledger import SaAsked
 UDP_BYTES = 8
 REMEMBERED = 1 << 15  # opened packets, and fragments
 CE = 3
+DF = 0x40  # in byte 6 of an IPv4 header
 
 
 def esp_at(packet: bytes, parsed: Parsed) -> int | None:
@@ -61,10 +62,25 @@ def marked(inner: bytes, outer: bytes) -> bytes:
     if inner[0] >> 4 == 6:
         changed[0], changed[1] = 0x60 | value >> 4, (value & 15) << 4 | inner[1] & 15
         return bytes(changed)
-    size = (inner[0] & 15) * 4
-    changed[1], changed[10:12] = value, bytes(2)
-    changed[10:12] = checksum(bytes(changed[:size])).to_bytes(2)
-    return bytes(changed)
+    changed[1] = value
+    return _summed(changed)
+
+
+def pieced(packet: bytes) -> bytes:
+    """A packet that was in pieces on its way: whoever cut it up has cleared DF (RFC 791 2.3)."""
+    changed = bytearray(packet)
+    if packet[0] >> 4 == 6 or not packet[6] & DF:
+        return packet
+    changed[6] &= ~DF
+    return _summed(changed)
+
+
+def _summed(packet: bytearray) -> bytes:
+    """An IPv4 packet with its checksum made anew."""
+    size = (packet[0] & 15) * 4
+    packet[10:12] = bytes(2)
+    packet[10:12] = checksum(bytes(packet[:size])).to_bytes(2)
+    return bytes(packet)
 
 
 def _dsfield(packet: bytes) -> int:

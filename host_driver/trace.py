@@ -88,7 +88,8 @@ class Trace:
     def entries(self, start: int = 0) -> list[Entry]:
         """Entries from the `start`-th on, oldest first; copies, so that what still sleeps does not
         change them."""
-        first = max(0, start - (self.added - len(self._entries)))
+        kept = len(self._entries)
+        first = min(max(0, start - (self.added - kept)), kept)
         return [dict(entry) for entry in itertools.islice(self._entries, first, None)]
 
 

@@ -170,3 +170,12 @@ def test_a_driver_that_cannot_be_used_is_refused_clearly(name, words) -> None:
 def test_drivers_are_found() -> None:
     assert load_driver(None) is ReferenceDriver
     assert load_driver("host_driver.driver.reference:ReferenceDriver") is ReferenceDriver
+
+
+@pytest.mark.parametrize("start", [3, 4, 1 << 40, (1 << 64) - 1])
+def test_a_start_behind_the_last_call_is_the_end(start: int) -> None:
+    trace = Trace()
+    for number in range(3):
+        trace.add({"call": str(number)})
+    assert [entry["call"] for entry in trace.entries(2)] == ["2"]
+    assert trace.entries(start) == []

@@ -46,21 +46,19 @@ def opened_by(sas: SaTable, sa: Sa, packet: bytes) -> bool:
     return selector_allows(x.sel, flow)
 
 
-def esp_of(sa: Sa, packet: bytes) -> bool:
-    """An ESP packet of crypto offload: it still carries the SPI."""
+def esp_of(sa: Sa, packet: bytes) -> bytes:
+    """ESP of crypto offload, which still carries the SPI; empty where it is no packet of the SA."""
     upper = find_upper(packet)
-    if upper is None or upper.daddr != sa.x.id.daddr:
-        return False
-    return _spi(packet, upper) == sa.x.id.spi
+    if upper is None or upper.daddr != sa.x.id.daddr or _spi(packet, upper) != sa.x.id.spi:
+        return b""
+    return packet[_esp_at(upper) :]
 
 
-def opened_as_expected(sa: Sa, packet: bytes, high: int) -> bool:
-    """Whether the card took the number of `esp_of` for the one that it is in the host's window
+def opened_as_expected(sa: Sa, esp: bytes, high: int) -> bool:
+    """Whether the card took the number of `esp` for the one that it is in the host's window
     (REPLAY-08). It opens what is behind the window, of which the host would make the next cycle's;
     with the right number the ICV would have been wrong. `high` is that of layouts.RX_HIGH_MASK."""
-    upper = find_upper(packet)
-    at = 0 if upper is None else _esp_at(upper) + 4
-    expected = xfrm_replay_seqhi(sa.x, int.from_bytes(packet[at : at + 4]))
+    expected = xfrm_replay_seqhi(sa.x, int.from_bytes(esp[4:8]))
     return expected & RX_HIGH_MASK == high
 
 

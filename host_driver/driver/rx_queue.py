@@ -210,11 +210,12 @@ class RxQueue:
         if sa is None:  # RX-11
             self._counters["rx_drop_sadb_miss"] += 1
             return
-        if not esp_of(sa, data):
+        esp = esp_of(sa, data)
+        if not esp:
             self._counters["rx_drop_provenance"] += 1
             return
         status = CRYPTO_SUCCESS
-        if not syndrome and not opened_as_expected(sa, data, high):
+        if not syndrome and not opened_as_expected(sa, esp, high):
             syndrome = Drop.INTEGRITY
         if syndrome == Drop.INTEGRITY:
             transport = sa.x.props.mode == MODE_TRANSPORT

@@ -11,7 +11,7 @@ import msgspec
 from host_driver.faults.plan import PlannedFault
 from host_driver.simulate.actions import AnyAction
 from host_driver.simulate.draw import draw
-from host_driver.simulate.folder import replay_line, write_folder
+from host_driver.simulate.folder import leave
 from host_driver.simulate.judge import make_judge
 from host_driver.simulate.ledger import Violation
 from host_driver.simulate.plan import Plan
@@ -65,13 +65,14 @@ def run_task(task: Task, may_go_on: Callable[[], bool] = lambda: True) -> Result
     """
     plan = smallest = plan_of(task)
     folder = Path(task.out) / f"seed-{task.seed}"
-    first, replay = leave(folder, plan, plan)
+    first, replay = played(folder, plan, plan)
     violations = first.violations
     if first.failed and task.shrink and task.target == "sim":
         shorter = shrunk(plan, first, Budget(SHRINK_TRIES, may_go_on))
-        last, line = leave(folder, plan, shorter)
-        if last.failed:
-            smallest, violations, replay = shorter, last.violations, line
+        if shorter is not plan:
+            last, line = played(folder, plan, shorter)
+            if last.failed:
+                smallest, violations, replay = shorter, last.violations, line
     return Result(
         seed=task.seed,
         steps=first.steps,
@@ -100,19 +101,13 @@ def shrunk(plan: Plan, outcome: Outcome, budget: Budget) -> Plan:
     return plan
 
 
-def leave(folder: Path, drawn: Plan, plan: Plan) -> tuple[Outcome, str]:
+def played(folder: Path, drawn: Plan, plan: Plan) -> tuple[Outcome, str]:
     """Run a plan; where it breaks something, write its folder. -> how it ended, and the line that
     replays it, empty for no failure, or why there is none."""
     run = Run(plan, make_judge())
     try:
         outcome = run.run()
-        if not outcome.failed:
-            return outcome, ""
-        try:
-            write_folder(folder, drawn, run, outcome)
-        except OSError as error:
-            return outcome, f"(no folder: {error})"
-        return outcome, replay_line(folder)
+        return outcome, leave(folder, drawn, run, outcome) if outcome.failed else ""
     finally:
         run.close()
 

@@ -52,8 +52,13 @@ def write_folder(folder: Path, drawn: Plan, run: Run, outcome: Outcome) -> None:
     (folder / "tables.txt").write_text("\n".join(_tables(run)) + "\n", "utf-8")
 
 
-def replay_line(folder: Path) -> str:
-    """What a shell takes to play a folder again."""
+def leave(folder: Path, drawn: Plan, run: Run, outcome: Outcome) -> str:
+    """The same; -> the line that a shell takes to play it again, or why there is none: what broke
+    is told all the same."""
+    try:
+        write_folder(folder, drawn, run, outcome)
+    except OSError as error:
+        return f"(no folder: {error})"
     return f"xfrmnic replay {shlex.quote(str(folder))}"
 
 

@@ -15,7 +15,7 @@ from host_driver.lab import Lab
 from host_driver.lab.asking import NoAnswer, PeerDied
 from host_driver.lab.handles import HostHandle
 from host_driver.simulate.actions import Picking
-from host_driver.simulate.ledger import Ledger, Life, Step, Submitted
+from host_driver.simulate.ledger import Ledger, Life, PolicyAsked, SaAsked, Step, Submitted
 from host_driver.simulate.plan import Plan
 from host_driver.xfrm.profile import profile_by_name
 from proto.status import OffloadError
@@ -115,6 +115,15 @@ class Player:
         if answers:
             return answers[-1]
         return Answer(errno.EINVAL if result.rc else 0, result.stderr.strip())
+
+    def take_back(self, asked: SaAsked | PolicyAsked, request: str) -> Answer:
+        """Ask the host of an SA or policy to delete it."""
+        asked.removed_ns, asked.removed_step = self.lab.now_ns(), self.step.number
+        answer = self.ip(asked.host, request)
+        asked.remove_errno = answer.errno
+        if answer.errno == errno.EHOSTDOWN:  # nobody heard it
+            asked.removed_ns = asked.removed_step = asked.remove_errno = None
+        return answer
 
     def send(self, host: int, packets: Sequence[bytes]) -> Answer:
         """The stack of a host sends; what was refused counts in the answer."""

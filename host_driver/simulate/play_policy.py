@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies, flushes, and requests that must be refused."""
 
-import errno
-
 from host_driver.simulate import texts
 from host_driver.simulate.actions import AddPolicy, DeletePolicy, Flush, Refused
 from host_driver.simulate.flows import FLOWS
@@ -71,12 +69,7 @@ def offer(player: Player, policy: PolicyAsked, verb: str = "add") -> Answer:
 
 def take_back(player: Player, policy: PolicyAsked) -> Answer:
     """Ask a host to delete a policy."""
-    policy.removed_ns, policy.removed_step = player.lab.now_ns(), player.step.number
-    answer = player.ip(policy.host, texts.policy_delete(policy))
-    policy.remove_errno = answer.errno
-    if answer.errno == errno.EHOSTDOWN:  # nobody heard it
-        policy.removed_ns = policy.removed_step = policy.remove_errno = None
-    return answer
+    return player.take_back(policy, texts.policy_delete(policy))
 
 
 def delete_policy(player: Player, action: DeletePolicy) -> Answer:

@@ -75,12 +75,7 @@ def offer(player: Player, sa: SaAsked, verb: str = "add") -> Answer:
 
 def take_back(player: Player, sa: SaAsked) -> Answer:
     """Ask a host to delete an SA."""
-    sa.removed_ns, sa.removed_step = player.lab.now_ns(), player.step.number
-    answer = player.ip(sa.host, texts.state_delete(sa))
-    sa.remove_errno = answer.errno
-    if answer.errno == errno.EHOSTDOWN:  # nobody heard it
-        sa.removed_ns = sa.removed_step = sa.remove_errno = None
-    return answer
+    return player.take_back(sa, texts.state_delete(sa))
 
 
 def name_of(sa: SaAsked) -> str:

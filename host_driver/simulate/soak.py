@@ -21,7 +21,7 @@ from host_driver.lab import Lab
 from host_driver.simulate.actions import Arm
 from host_driver.simulate.connected import Broken, Connected
 from host_driver.simulate.draw import draw
-from host_driver.simulate.folder import replay_line, write_folder
+from host_driver.simulate.folder import leave
 from host_driver.simulate.judge import make_judge
 from host_driver.simulate.ledger import Violation
 from host_driver.simulate.long_run import LongRun
@@ -151,8 +151,7 @@ class Soak:
         self.report.violations = outcome.violations
         if self._out is not None:
             folder = self._out / f"seed-{run.plan.seed}"
-            write_folder(folder, run.plan, run, outcome)
-            self.report.replay = replay_line(folder)
+            self.report.replay = leave(folder, run.plan, run, outcome)
 
 
 def _long(seconds: float) -> str:

@@ -15,7 +15,7 @@ second one right behind finds nothing to do (INV-44). Each page is one command, 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from host_driver.driver.context import DriverContext
 from host_driver.driver.objects import CardObject, CardObjects, Life
@@ -105,9 +105,10 @@ class Audit:
         for one in missing:
             self._objects.forget(one)
             self._lost(one)
+        # Together, as each may be in use by one of the others: rules first, keys last.
         kept = [one for one in self._objects if one.life is Life.QUARANTINED]
-        yield from self._remove(strays, report)  # first: what is kept may be in use by them
-        yield from self._objects.retire(sorted(kept, key=lambda one: one.kind))
+        leaving = sorted([*kept, *self._adopt(strays, report)], key=lambda one: one.kind)
+        yield from self._objects.retire(leaving)
         for one in self._objects:
             if one.life is Life.LOST and one.unknown is None:
                 report["lost"] += 1
@@ -142,14 +143,12 @@ class Audit:
         one = self._objects.of(info.cookie)
         return one is not None and one.life in (Life.MAKING, Life.LOST)
 
-    def _remove(self, strays: Strays, report: Counter[str]) -> Sleep[None]:
-        """Stop and destroy what nobody knows, rules first."""
-        adopted = []
+    def _adopt(self, strays: Strays, report: Counter[str]) -> Iterator[CardObject]:
+        """Make what nobody knows the driver's own, stopped, so that it can be retired."""
         for kind, info in strays:
             if self._objects.named(kind, info.handle) is not None:
                 continue  # somebody has it by now
             report["undead" if self._objects.made(info.cookie) else "orphans"] += 1
             if kind is ObjectKind.SA:
                 self._context.mailbox.post(StopSa(info.handle))
-            adopted.append(self._objects.adopt(kind, info))
-        yield from self._objects.retire(adopted[::-1])
+            yield self._objects.adopt(kind, info)

@@ -123,6 +123,23 @@ def test_what_stays_is_found_without_being_asked_for(world, target) -> None:
     assert counted(host, "audit_undead") == (6,)
 
 
+@row("F-CTL-15")
+def test_what_stays_and_what_it_keeps_from_going_leave_in_one_audit(world, target) -> None:
+    """A rule that is undead keeps its SA, which keeps a key that is undead: rule, SA and key of
+    which the driver knows only the SA go in that order."""
+    host = world.hosts[0]
+    assert attempt(host, IN) == (0, "")
+    for table in ("rules", "keys"):
+        world.faults.add(site="card.object.destroy", kind="undead", match={"table": table}, host=0)
+    assert host.ip("xfrm state flush").rc == 0
+    world.advance(10)
+    world.faults.reset()
+    assert counted(host, "quarantined") == (1,)
+    assert host.nic.census()["keys"] == host.nic.census()["sas"] == 1
+    assert findings(host) == {"undead": 2}
+    assert empty(host)
+
+
 @pytest.mark.parametrize("target", ["sim"])
 def test_an_audit_that_a_card_holds_up_is_answered_in_time_and_goes_on(world, target) -> None:
     host = host_with_undead(world)

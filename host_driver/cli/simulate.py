@@ -224,7 +224,7 @@ def _value(result: "Result") -> dict[str, Any]:
 def _text(result: "Result") -> str:
     told = f"seed {result.seed}: {result.steps} steps, trace {result.hash}"
     if not result.failed:
-        return f"{told}, every invariant held"
+        return "\n".join((f"{told}, every invariant held", *(f"  {one}" for one in result.idle)))
     broken = "\n".join(
         f"  INV-{one.invariant:02} in step {one.step}: {one.text}" for one in result.violations
     )

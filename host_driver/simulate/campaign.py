@@ -37,7 +37,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How a seed ended. `replay` is the one line that plays a failure again."""
+    """How a seed ended. `replay` is the one line that plays a failure again, `idle` names planned
+    faults that fired nowhere."""
 
     seed: int
     steps: int
@@ -45,6 +46,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     violations: list[Violation] = []
     left: int = 0  # steps after shrinking
     replay: str = ""
+    idle: list[str] = []
 
     @property
     def failed(self) -> bool:
@@ -80,6 +82,7 @@ def run_task(task: Task, may_go_on: Callable[[], bool] = lambda: True) -> Result
         violations=violations,
         left=len(smallest.actions) if violations else 0,
         replay=replay,
+        idle=first.idle,
     )
 
 

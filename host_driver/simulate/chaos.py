@@ -129,8 +129,11 @@ class Chaos:
         plan = self._run.plan
         steps = len(self._run.ledger.steps)
         outcome = Outcome(plan, violations=self.report.violations, steps=steps)
-        write_folder(folder, plan, self._run, outcome)
-        self.report.folder = str(folder)
+        try:
+            write_folder(folder, plan, self._run, outcome)
+            self.report.folder = str(folder)
+        except OSError as error:  # what broke is told all the same
+            self.report.folder = f"no folder: {error}"
 
     def _incident(self) -> None:
         rng, users = self._rng, self._users

@@ -58,7 +58,8 @@ class Judge(Protocol):
 class Outcome:
     """How a run ended. `hash` covers all that was seen; `steps` were played, `plan` is theirs.
 
-    `pins`: what the steps with a pick were about, by their ids.
+    `pins`: what the steps with a pick were about, by their ids. `idle`: faults with times of their
+    own that fired nowhere, as far as anybody could see, and why.
     """
 
     plan: Plan
@@ -66,6 +67,7 @@ class Outcome:
     steps: int = 0
     pins: dict[int, str] = field(default_factory=dict)
     hash: str = ""
+    idle: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> bool:
@@ -101,7 +103,7 @@ class Run:
         self.start()
         outcome = Outcome(self.plan)
         try:
-            outcome.violations = self._play()
+            outcome.violations = self._play(outcome.idle)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
             outcome.violations = [Violation(53, len(self.ledger.steps), where(error))]
         outcome.pins = self._player.pins
@@ -135,11 +137,21 @@ class Run:
         """The end of a run: heal everything, and see it work again."""
         return converge(self._player, self.step)
 
-    def _play(self) -> list[Violation]:
+    def _play(self, idle: list[str]) -> list[Violation]:
         for action in self.plan.actions:
             if found := self.act(action):
                 return found
+        idle += self._idle()  # before healing forgets what was planned
         return self.converge() if self.ends else []
+
+    def _idle(self) -> list[str]:
+        fired = {firing["name"] for step in self.ledger.steps for firing in step.firings}
+        return [
+            f"{one['name'] or 'a fault'} is {one['state']}"
+            + (f": {one['error']}" if one["error"] else " and fired nowhere")
+            for one in self.lab.faults.planned()
+            if one["error"] or one["name"] not in fired
+        ]
 
     def close(self) -> None:
         """End the lab, and let go of its memory at once: hosts and cards lie in circles."""

@@ -81,6 +81,40 @@ def test_faults_of_a_file_strike_at_their_times(faults: Path) -> None:
     assert min(struck["mailbox.reply"]) < 0.5 <= min(struck["wire"])
 
 
+IDLE = """
+[[fault]]
+fault = "reply-doubled"
+match = { opcode = "NoSuchCommand" }
+
+[[fault]]
+fault = "reply-lost"
+at_s = 3000.0
+
+[[fault]]
+site = "wire"
+kind = "drop"
+name = "twin"
+
+[[fault]]
+site = "wire"
+kind = "duplicate"
+name = "twin"
+"""
+
+
+def test_faults_that_strike_nowhere_are_told(tmp_path: Path) -> None:
+    """A run is no proof of what happens under a fault that was never there."""
+    path = tmp_path / "idle.toml"
+    path.write_text(IDLE)
+    assert simulate("--plan", str(path), *SEED)["idle"] == [
+        "reply-doubled is armed and fired nowhere",
+        "reply-lost is waiting and fired nowhere",
+        "twin is failed: a fault named 'twin' is armed already",
+    ]
+    done = CliRunner().invoke(cli, ["simulate", "--plan", str(path), "--seed", "3", "--steps", "1"])
+    assert "fired nowhere" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [

@@ -107,7 +107,7 @@ class Receiver:
             seen.fate = Fate.SHORT
             return
         low = int.from_bytes(body[4:8])
-        fresh = track.window.judge(low) is Numbered.FRESH
+        judged = track.window.judge(low)
         inside = self._try(seen, track, body, track.window.number(low))
         if inside == "integrity" and sa.esn and not track.exact:  # the host may not be so far
             inside = self._try(seen, track, body, max(track.window.number(low) - SPACE, low))
@@ -117,10 +117,12 @@ class Receiver:
         track.came += not isinstance(inside, str) or inside == "trailer"
         if track.limit_reached():
             seen.fate = Fate.LIMIT
-        elif not fresh:
+        elif judged is not Numbered.FRESH:
             seen.fate = Fate.REPLAY
+            track.replays += judged is not Numbered.ZERO
         elif inside == "integrity":
             seen.fate = Fate.INTEGRITY
+            track.failed += 1
             track.forged |= seen.number_in > track.window.top
         elif sa.offload != "packet" and _refused_by_core(inside):
             seen.fate = Fate.TRAILER
@@ -138,8 +140,7 @@ class Receiver:
         track.taken_bytes += seen.size
         track.last_taken = seen.size
         seen.fate = Fate.TAKEN if seen.arrived is not None else Fate.TRAILER
-        if track.limit_reached() and track.limit_ns is None:
-            track.limit_ns = seen.frame.time
+        track.looked_at(seen.frame.time)
 
     def _packet(
         self, sa: SaAsked, packet: bytes, parsed: Parsed, inside: Inside | str

@@ -68,6 +68,8 @@ def _limits(rng: random.Random) -> Limits:
         return Limits(soft_bytes=hard * 40, hard_bytes=hard * 90)
     if kind == "time":
         return Limits(soft_seconds=hard, hard_seconds=2 * hard)
+    if kind == "use":
+        return Limits(soft_use_seconds=hard, hard_use_seconds=2 * hard)
     return Limits()
 
 

@@ -48,7 +48,8 @@ class Selector:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of an SA, None where there is none; packets, bytes, seconds since the SA was added."""
+    """Limits of an SA, None where there is none; packets, bytes, seconds since the SA was added and
+    since it was used first."""
 
     soft_packets: int | None = None
     hard_packets: int | None = None
@@ -56,6 +57,8 @@ class Limits:
     hard_bytes: int | None = None
     soft_seconds: int | None = None
     hard_seconds: int | None = None
+    soft_use_seconds: int | None = None
+    hard_use_seconds: int | None = None
 
 
 @dataclass

@@ -13,13 +13,15 @@ DIRECTIONS = {"in": POLICY_IN, "out": POLICY_OUT}
 
 
 class ListedSa(NamedTuple):
-    """One SA of a dump; `target` has 16 bytes."""
+    """One SA of a dump; `target` has 16 bytes. `failed` counts wrong ICVs."""
 
     spi: int
     target: bytes
     reqid: int
     packets: int
     octets: int
+    replays: int
+    failed: int
 
 
 class PolicyId(NamedTuple):
@@ -37,8 +39,11 @@ def sas(snapshot: Snapshot) -> Iterator[ListedSa]:
     """The SAs of a host's dump; nothing where there is none."""
     for raw in snapshot.sas or ():
         info = UserSaInfo.unpack(raw)
-        cur = info.curlft
-        yield ListedSa(info.id.spi, info.id.daddr, info.reqid, cur.packets, cur.bytes)
+        cur, stats = info.curlft, info.stats
+        yield ListedSa(
+            info.id.spi, info.id.daddr, info.reqid, cur.packets, cur.bytes,
+            stats.replay_window + stats.replay, stats.integrity_failed,
+        )  # fmt: skip
 
 
 def policies(snapshot: Snapshot) -> set[PolicyId]:

@@ -138,8 +138,7 @@ class Observer:
         track.sent_bytes += size
         track.last_bytes = seen.sealed = size
         seen.nth, seen.bytes_before = track.sent, track.sent_bytes - size
-        if track.limit_reached() and track.limit_ns is None:
-            track.limit_ns = seen.frame.time
+        track.looked_at(seen.frame.time)
 
     def _take(self, host: int, packet: bytes) -> Submitted | None:
         queue = self._waiting[host].get(cut(packet))

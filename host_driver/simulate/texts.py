@@ -7,6 +7,7 @@ _LIMIT_WORDS = {
     "soft_packets": "packet-soft", "hard_packets": "packet-hard",
     "soft_bytes": "byte-soft", "hard_bytes": "byte-hard",
     "soft_seconds": "time-soft", "hard_seconds": "time-hard",
+    "soft_use_seconds": "time-use-soft", "hard_use_seconds": "time-use-hard",
 }  # fmt: skip
 
 

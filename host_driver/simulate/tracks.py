@@ -97,12 +97,15 @@ class Track:
     taken: int = 0  # by the reference
     taken_bytes: int = 0
     last_taken: int = 0  # bytes of the last packet that the reference took
+    replays: int = 0  # refused by the window; number 0 is no replay (REPLAY-08)
+    failed: int = 0  # refused for its ICV
     delivered: Counter[int] = field(default_factory=Counter)  # to the stack, by number
     delivered_bytes: int = 0
     came: int = 0  # frames that the reference took, or may have: all that opened
     curlft: int = 0  # packets, as told last
     delivered_top: int = 0
     limit_ns: int | None = None  # when the reference saw a hard limit reached
+    used_ns: int | None = None  # when it saw the first packet
     forged: bool = False  # a wrong ICV under a number beyond the window came in
     exact: bool = True
     updated: tuple[int, int, int] | None = None  # step of the last update, packets, bytes then
@@ -162,6 +165,13 @@ class Track:
     def exhausted(self) -> bool:
         """Whether the last sequence number of an SA out is on the wire."""
         return not self.sa.esn and self.number >= SPACE - 1
+
+    def looked_at(self, now_ns: int) -> None:
+        """A packet has counted: when that was the first one, or a limit was reached by it."""
+        if self.used_ns is None:
+            self.used_ns = now_ns
+        if self.limit_reached() and self.limit_ns is None:
+            self.limit_ns = now_ns
 
     def limit_reached(self) -> bool:
         """Whether a hard limit of packets or bytes is reached, as the reference counts."""

@@ -107,7 +107,7 @@ def templates_ignored_inward(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(policy_check, "_templates_hold", lambda templates, xvec: True)
 
 
-@bug(25, seed=6, steps=241)
+@bug(25, seed=8, ends=True)
 def soft_seconds_not_told(patch: pytest.MonkeyPatch) -> None:
     """The soft limit in seconds passes, and nobody hears of it."""
 
@@ -115,6 +115,28 @@ def soft_seconds_not_told(patch: pytest.MonkeyPatch) -> None:
         return original(*arguments)[0], False
 
     wrap(patch, lifetime, "_soft_limits", soft)
+
+
+@bug(25, 26, seed=1, ends=True)
+def first_use_not_noted(patch: pytest.MonkeyPatch) -> None:
+    """An SA seems never used, so that no limit in seconds of use is reached."""
+
+    def hard(original: Any, net: XfrmNet, x: Any) -> Any:
+        x.curlft.use_time = 0
+        return original(net, x)
+
+    wrap(patch, lifetime, "_hard_limits", hard)
+
+
+@bug(28, seed=22, ends=True)
+def use_counts_from_the_add(patch: pytest.MonkeyPatch) -> None:
+    """The limit in seconds of use ends an SA that nobody has used."""
+
+    def hard(original: Any, net: XfrmNet, x: Any) -> Any:
+        x.curlft.use_time = x.curlft.add_time
+        return original(net, x)
+
+    wrap(patch, lifetime, "_hard_limits", hard)
 
 
 @bug(42, seed=0, steps=12)

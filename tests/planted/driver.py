@@ -12,6 +12,7 @@ from host_driver.driver import reference
 from host_driver.driver.events import EventHandler
 from host_driver.driver.reference import ReferenceDriver
 from host_driver.driver.sa import Sa
+from host_driver.driver.totals import Totals
 from host_driver.driver.tx_queue import TxQueue
 from host_driver.host import Host
 from host_driver.ops import Extack
@@ -188,6 +189,12 @@ def packets_told_as_bytes(patch: pytest.MonkeyPatch) -> None:
         x.curlft.bytes = max(before, x.curlft.packets)
 
     wrap(patch, ReferenceDriver, "xdo_dev_state_update_curlft", update)
+
+
+@bug(33, seed=0, steps=57)
+def refused_frames_not_told(patch: pytest.MonkeyPatch) -> None:
+    """What an SA has refused as replays or with wrong ICVs stays on the card."""
+    patch.setattr(Totals, "take_failures", lambda *_: None)
 
 
 @bug(26, seed=0, steps=21)

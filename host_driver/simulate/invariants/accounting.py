@@ -140,7 +140,8 @@ def curlft_true(ev: Evidence) -> Iterator[str]:
 
 
 def _listed_curlft(ev: Evidence) -> Iterator[str]:
-    """The same of dumps; and at rest a dump tells exactly what the wire has shown."""
+    """The same of dumps; and at rest a dump tells exactly what the wire has shown: packets, bytes,
+    replays and wrong ICVs."""
     for snapshot in ev.step.snapshots:
         for listed in sas(snapshot):
             for track in ev.named(snapshot.host, listed.spi, listed.target):
@@ -157,6 +158,10 @@ def _listed_curlft(ev: Evidence) -> Iterator[str]:
                     yield f"{track} is listed with {listed.packets} packets, it moved {shown}"
                 if told and listed.octets != octets:
                     yield f"{track} is listed with {listed.octets} bytes, it moved {octets}"
+                refused = (track.replays, track.failed)
+                if told and (listed.replays, listed.failed) != refused:
+                    counted = f"{listed.replays} replays and {listed.failed} wrong ICVs"
+                    yield f"{track} is listed with {counted}, it refused {refused}"
 
 
 @invariant(34, "One reason per drop")

@@ -288,7 +288,12 @@ def _continues(ev: Evidence, host: int) -> bool:
     limited = any(
         limit is not None
         for sa in (*made, *taken)
-        for limit in (sa.limits.hard_packets, sa.limits.hard_bytes, sa.limits.hard_seconds)
+        for limit in (
+            sa.limits.hard_packets,
+            sa.limits.hard_bytes,
+            sa.limits.hard_seconds,
+            sa.limits.hard_use_seconds,
+        )
     ) or any(sa.limits != Limits() for sa in made)
     policies = [p for p in ev.ledger.policies if standing(p, ev.span) is not Standing.NO]
     asked = {sa.host: False for sa in made}

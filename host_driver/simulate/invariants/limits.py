@@ -2,6 +2,7 @@
 """Limits: invariants 22 to 29. Counted by what the wire shows, told by EXPIRE messages."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from host_driver.simulate.evidence import SECOND_NS, Evidence
 from host_driver.simulate.invariants.registry import invariant
@@ -80,7 +81,7 @@ def soft_before_hard(ev: Evidence) -> Iterator[str]:
             continue
         if ev.sure(track.sa) and not track.limit_reached() and (passed := _soft_passed(track)):
             yield f"{track} has {passed}, and its soft limit was not told"
-        if _too_old(ev, track, track.sa.limits.soft_seconds):
+        if _too_old(ev, track, "soft"):
             yield f"{track} is older than its soft limit, and it was not told"
 
 
@@ -109,7 +110,7 @@ def hard_once(ev: Evidence) -> Iterator[str]:
         for track in ev.tracks():
             if _overdue(ev, track):
                 yield f"{track} has reached its hard limit, and nobody was told"
-            elif _too_old(ev, track, track.sa.limits.hard_seconds):
+            elif _too_old(ev, track, "hard"):
                 yield f"{track} is older than its hard limit, and nobody was told"
     for host, calls in enumerate(ev.step.trace):
         deleted = [c["object"] for c in calls if c["call"] == "xdo_dev_state_delete"]
@@ -130,14 +131,23 @@ def _overdue(ev: Evidence, track: Track) -> bool:
     )
 
 
-def _too_old(ev: Evidence, track: Track, limit_s: int | None) -> bool:
-    """Whether an SA lives on behind this limit in seconds. Where the clock was set, the kernel may
-    let it live (LIFE-21)."""
-    age_s = (ev.step.began_ns - track.sa.answered_ns) / SECOND_NS
-    if limit_s is None or track.sa.updates or track.hard_told or age_s < limit_s + TIMER_S:
+def _too_old(ev: Evidence, track: Track, kind: str) -> bool:
+    """Whether an SA lives on behind its limits in seconds, since it was added and since it was used
+    first. Where the clock was set, the kernel may let it live (LIFE-21)."""
+    if track.sa.updates or track.hard_told or not _timed(ev, track.sa):
         return False
-    leaps = any("leap_s=" in step.action for step in ev.ledger.steps[track.sa.asked_step :])
-    return ev.sure(track.sa) and not leaps and not ev.lived(track.sa)
+    now_ns, limits = ev.step.began_ns, asdict(track.sa.limits)
+    age_s, use_s = limits[f"{kind}_seconds"], limits[f"{kind}_use_seconds"]
+    old = age_s is not None and now_ns - track.sa.answered_ns >= (age_s + TIMER_S) * SECOND_NS
+    if use_s is not None and track.used_ns is not None and track.exact:
+        old |= now_ns - track.used_ns >= (use_s + POLL_S) * SECOND_NS
+    return old and ev.sure(track.sa)
+
+
+def _timed(ev: Evidence, sa: SaAsked) -> bool:
+    """Whether nothing but time moved the clock that an SA lives by."""
+    leaps = any("leap_s=" in step.action for step in ev.ledger.steps[sa.asked_step :])
+    return not leaps and "leap_s=" not in ev.step.action and not ev.lived(sa)
 
 
 @invariant(27, "Lost events change nothing")
@@ -163,13 +173,17 @@ def event_loss_tolerated(ev: Evidence) -> Iterator[str]:
 @invariant(28, "Limits are told where they are")
 def told_where_they_are(ev: Evidence) -> Iterator[str]:
     """An SA expires hard with exactly its hard limit of packets counted, soft not before the soft
-    one, where packets alone can expire it."""
+    one, where packets alone can expire it; and not before its time, where time alone can."""
     for one in ev.told_of:
         track = one.track
-        if track is None or not _packets_alone(track.sa) or ev.lived(track.sa):
+        if track is None or track.sa.updates or ev.lived(track.sa):
             continue
         if track.exhausted:
             continue  # its sequence numbers are used up: that expires it, too (RFC 4303 3.3.3)
+        if _early(ev, track, kind := "hard" if one.hard else "soft"):
+            yield f"{track} told its {kind} limit before its time, {track.sa.limits}"
+        if not _packets_alone(track.sa):
+            continue
         packets, limits = one.expire.state.curlft.packets, track.sa.limits
         if one.hard and packets != limits.hard_packets:
             yield f"{track} expired hard at {packets} packets, not {limits.hard_packets}"
@@ -179,9 +193,26 @@ def told_where_they_are(ev: Evidence) -> Iterator[str]:
 
 
 def _packets_alone(sa: SaAsked) -> bool:
-    limits = sa.limits
-    others = (limits.soft_bytes, limits.hard_bytes, limits.soft_seconds, limits.hard_seconds)
-    return not sa.updates and others == (None,) * 4
+    limits = asdict(sa.limits)
+    return all(limits[name] is None for name in limits if not name.endswith("packets"))
+
+
+def _early(ev: Evidence, track: Track, kind: str) -> bool:
+    """Whether a limit was told before its time, where time alone could be why. First uses are known
+    of packet offload: software looks before it authenticates (LIFE-11)."""
+    sa, limits = track.sa, asdict(track.sa.limits)
+    age_s, use_s = limits[f"{kind}_seconds"], limits[f"{kind}_use_seconds"]
+    if not _timed(ev, sa) or limits[f"{kind}_packets"] or limits[f"{kind}_bytes"]:
+        return False
+    if use_s is not None and not (track.exact and sa.offload == "packet"):
+        return False
+    now_ns = ev.step.ended_ns
+    used_ns = now_ns if track.used_ns is None else track.used_ns
+    added_ns = ev.ledger.steps[sa.asked_step].began_ns
+    return not any(
+        limit is not None and now_ns - since_ns >= (limit - 1) * SECOND_NS
+        for limit, since_ns in ((age_s, added_ns), (use_s, used_ns))
+    )
 
 
 @invariant(29, "The high half is the reference's")

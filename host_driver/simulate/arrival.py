@@ -52,10 +52,10 @@ class Receiver:
             self._judge(seen, track, packet, parsed, at)
         if seen.arrived is not None:
             ways = {seen.arrived}
-            if seen.into is not None and not seen.into.exact:  # the wire may have cut it up
+            if seen.into is not None:  # the wire may have cut it up
                 ways.add(pieced(seen.arrived))
-            for packet in ways:
-                self._coming[packet].append(seen)
+            for way in ways:
+                self._coming[way].append(seen)
 
     def brought(self, packet: bytes) -> tuple[Seen | None, bool]:
         """The frame that brought a packet to the stack, and whether it had brought it before."""

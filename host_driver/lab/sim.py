@@ -71,6 +71,7 @@ class SimWorld:
         if not node.running:
             raise PartyDown(party, node.state)
         self._asked += 1
+        self._simulator.busy_steps = 0
         control = self._controls[party]
         control.send(encode_ask(self._asked, query))
         limit_ns = self.now_ns() + CONTROL_TIMEOUT_MS * _NS_PER_MS
@@ -84,6 +85,7 @@ class SimWorld:
             deadline_ns = self._simulator.next_ns()
             if deadline_ns is None or deadline_ns > limit_ns:
                 raise no_answer(party, query)
+            self._simulator.busy_steps = 0
             self._simulator.clock.advance_to(deadline_ns)
 
     def _node(self, party: str) -> Node:

@@ -17,6 +17,9 @@ from proto.link.sim import SimEndpoint
 
 # A party that asks to be stepped now, again and again, without doing anything, is broken.
 IDLE_STEPS_MAX = 1000
+# Nor are parties well that always have something to say to each other and never wait: a flush of a
+# million SAs needs about 200 000 steps.
+BUSY_STEPS_MAX = 300_000
 LEAP_MIN_NS = 10 * NS
 
 
@@ -72,6 +75,7 @@ class Simulator:
         self._rng = rng
         self._crashed = crashed
         self._at_ease = at_ease
+        self.busy_steps = 0  # since time moved or somebody asked for something
 
     def step(self) -> bool:
         """Let one party that can do something now do it; False when there is none."""
@@ -79,11 +83,14 @@ class Simulator:
         ready = [node for node in self.nodes if node.ready(now_ns)]
         if not ready:
             return False
+        self.busy_steps += 1
+        assert self.busy_steps < BUSY_STEPS_MAX, "parties talk for ever, and no time passes"
         self._step(self._rng.choice(ready), now_ns)
         return True
 
     def run_idle(self) -> None:
         """Step until nothing moves at this moment."""
+        self.busy_steps = 0
         while self.step():
             pass
 

@@ -33,31 +33,30 @@ def sealed(player: Player, action: Attack) -> list[bytes]:
     packets = []
     for one in range(action.count):
         tag = f"{action.id}.insider{one};"
-        number = _number(player, sa, action)
+        number = _number(player, sa, action, one)
         clear = make(flow, way, tag, sa)
         packets.append(_packet(sa, number, clear))
     return packets
 
 
-def _number(player: Player, sa: SaAsked, action: Attack) -> int:
-    """The next number, or one far ahead or behind, as the kind wants it."""
+def _number(player: Player, sa: SaAsked, action: Attack, one: int) -> int:
+    """The next number, or one far ahead or behind, as the kind wants it: half of the latter lie
+    where what was the highest number before has its bit, and at the edge of the window, where the
+    oldest that it covers and the newest that it does not lie side by side."""
     top = _top(player, sa)
+    far, edge = divmod(action.number, 2)
     if action.kind == "insider-ahead":
         number = top + 1 + action.number
+    elif action.kind == "insider-behind" and edge and one == 0 < action.count - 1:
+        number = top + sa.window + 1  # so that no number of the window was used
     elif action.kind == "insider-behind":
-        number = max(1, top - _behind(sa, action.number))
+        places = (1, sa.window - 1, sa.window, sa.window + 1)
+        number = max(1, top - (places[(far + one) % len(places)] if edge else far % 300))
     else:
         number = top + 1
     number &= (1 << 64) - 1 if sa.esn else 0xFFFF_FFFF
     player.insiders[sa.number] = max(number, top)
     return number
-
-
-def _behind(sa: SaAsked, number: int) -> int:
-    """How far behind the highest number: half of the time at the edge of the window, where the
-    oldest that it covers and the newest that it does not lie side by side."""
-    far, edge = divmod(number, 2)
-    return sa.window - 1 + far % 3 if edge else far % 300
 
 
 def _top(player: Player, sa: SaAsked) -> int:

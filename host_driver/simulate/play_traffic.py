@@ -4,6 +4,8 @@
 import struct
 from collections.abc import Callable
 
+import msgspec
+
 from host_driver.conformance.packets import frame as ethernet
 from host_driver.conformance.packets import ip
 from host_driver.lab.wire import Frame
@@ -14,7 +16,7 @@ from host_driver.simulate.ledger import Injected, Origin
 from host_driver.simulate.play import Answer, Player
 from host_driver.simulate.play_sa import NOTHING
 
-ETHERNET_BYTES, ESP = 14, 50
+ETHERNET_BYTES, ESP, ICV_BYTES = 14, 50, 16
 STRAY_SPI = 0xDEAD0000
 RECENT_STEPS = 60
 
@@ -73,8 +75,15 @@ def _replay(player: Player, action: Attack) -> list[bytes]:
 
 
 def _flipped(player: Player, action: Attack) -> list[bytes]:
-    """One bit behind the Ethernet header."""
-    return [_flip(frame.data, action.number) for frame in _seen(player, action)]
+    """One bit behind the Ethernet header of what was seen before, or one of the last ICV_BYTES of a
+    packet that was not, so that nothing but its ICV is wrong."""
+    place, fresh = divmod(action.number, 2)
+    if not fresh:
+        return [_flip(frame.data, action.number) for frame in _seen(player, action)]
+    return [
+        _flip(frame, 8 * (len(frame) - ETHERNET_BYTES) - 1 - place % (8 * ICV_BYTES))
+        for frame in _insider(player, msgspec.structs.replace(action, kind="insider-honest"))
+    ]
 
 
 def _flip(data: bytes, number: int) -> bytes:

@@ -88,6 +88,22 @@ def test_a_party_that_is_due_for_ever_is_a_defect_not_a_hang():
         simulator.run_idle()
 
 
+def test_parties_that_talk_for_ever_are_a_defect_not_a_hang(monkeypatch):
+    class Echo:
+        def step(self, now_ns, inputs):
+            return inputs
+
+        def deadline_ns(self):
+            return None
+
+    monkeypatch.setattr("host_driver.lab.simulator.BUSY_STEPS_MAX", 1000)
+    one, other = SimEndpoint.pair()
+    nodes = [Node("one", Echo(), {0: one}), Node("other", Echo(), {0: other})]
+    one.send(b"x")
+    with pytest.raises(AssertionError, match="no time passes"):
+        Simulator(nodes, random.Random(0)).run_idle()
+
+
 def test_a_closed_endpoint_takes_nothing_and_gives_nothing():
     one, other = SimEndpoint.pair()
     one.send(b"x")

@@ -18,11 +18,14 @@ class Timers:
     def __init__(self, faults: FaultTable) -> None:
         self._faults = faults
         self._until_ns: dict[str, int] = {}
+        self._looked_ns = 0
 
     def slept_ns(self, now_ns: int) -> int:
-        """How long the host was suspended, as it notices now: its core's clock goes on by that."""
-        if not self._faults.armed:
+        """How long the host was suspended, as it notices now: its core's clock goes on by that.
+        It is not suspended twice in one moment, or its timers would never be done with it."""
+        if not self._faults.armed or now_ns == self._looked_ns:
             return 0
+        self._looked_ns = now_ns
         fired = self._faults.fire(CLOCK, {}, now_ns)
         return sum(one.value for one in fired if isinstance(one.value, int)) * NS
 

@@ -177,7 +177,7 @@ SITES: dict[str, Site] = {
     "ring.arm": Site("host", "the doorbell that arms the event queue", RING_KINDS, messages=True),
     "ring.counters": Site("host", "counter records of SAs", MESSAGE_KINDS, messages=True),
     "host.clock": Site(
-        "host", "the core's clock, read at each step of the host",
+        "host", "the core's clock, read once a moment by each host",
         {"forward": Kind("it goes on by `value` seconds at once, as after a suspend", (int,), 1,
                          10 * 365 * 86_400, needs=("value",))},
     ),

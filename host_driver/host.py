@@ -112,7 +112,10 @@ class Host:
         self.tx = TxQueue(dma, mac, peer_mac, self.sas, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
-        self.rx = RxQueue(dma, self.nic, self.sas, self.edge.ring, self.netif_rx, self.counters)
+        self.rx = RxQueue(
+            dma, self.nic, self.sas, self.edge.ring, self.netif_rx, self.counters,
+            lambda packet: self.driver_hook("unenforced", packet),
+        )  # fmt: skip
         self.queue_health = QueueHealth(
             self.tx, self.rx, self.events, self.records, self.mailbox, self.spawn, self.counters
         )

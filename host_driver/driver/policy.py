@@ -9,9 +9,10 @@ from host_driver.driver.objects import CardObject, CardObjects, Life
 from host_driver.driver.sa import selector
 from host_driver.driver.validate import check_policy
 from host_driver.sleep import Completion, Sleep, wait
+from host_driver.xfrm.flow import decode, selector_allows
 from proto.commands import ALLOW, IN, OUT, CreatePolicyRule
 from proto.status import OffloadError
-from proto.xfrm import MODE_TUNNEL, POLICY_IN
+from proto.xfrm import IPPROTO_ESP, MODE_TUNNEL, POLICY_IN
 
 if TYPE_CHECKING:
     from host_driver.xfrm.policy import XfrmPolicy
@@ -26,6 +27,11 @@ class Entry:
     xp: "XfrmPolicy"
     undo: list[CardObject] = field(default_factory=list)
 
+    @property
+    def enforced(self) -> bool:
+        """Whether its rule is on the card, as far as is known."""
+        return any(one.life is Life.LIVE for one in self.undo)
+
 
 class Policies:
     """The policies of one card, by offload handle."""
@@ -34,6 +40,8 @@ class Policies:
         self._context = context
         self._objects = objects
         self._entries: dict[int, Entry] = {}
+        self._gaps: list[Entry] = []  # IN, and without a rule when objects had ended so often:
+        self._ended = 0
         self._restoring: Completion | None = None
 
     def __len__(self) -> int:
@@ -57,6 +65,24 @@ class Policies:
         if entry is not None:
             self._context.spawn(self._objects.retire(entry.undo))
 
+    def unenforced(self, packet: bytes) -> bool:
+        """Whether the IN policy that decides on a packet without an SA is not on the card: the core
+        believes that the card has enforced it (RX-08). ESP is the stack's to open and to judge."""
+        if self._objects.ended != self._ended:
+            self._ended = self._objects.ended
+            self._gaps = [one for one in self._entries.values() if one.xp.dir == POLICY_IN]
+        self._gaps = [one for one in self._gaps if not one.enforced]
+        flow = decode(packet) if self._gaps else None
+        if flow is None or flow.proto == IPPROTO_ESP:
+            return False
+        about = [
+            one
+            for one in self._entries.values()
+            if one.xp.dir == POLICY_IN and selector_allows(one.xp.selector, flow)
+        ]
+        first = min((one.xp.priority for one in about), default=0)
+        return any(one.xp.priority == first and not one.enforced for one in about)
+
     def restore_missing(self) -> Sleep[None]:
         """Make the rules that are not on the card, oldest policy first, and in their order all
         later ones of the same priority, so that the order among equals stays.
@@ -77,7 +103,7 @@ class Policies:
         ranks = set()
         for entry in list(self._entries.values()):
             rank = entry.xp.dir, entry.xp.priority
-            if not any(one.life is Life.LIVE for one in entry.undo):
+            if not entry.enforced:
                 ranks.add(rank)
             if rank in ranks:
                 yield from self._replace(entry)

@@ -144,6 +144,10 @@ class ReferenceDriver:
         """Nothing is left to free, unless delete never came (OPS-33, TRAP-07)."""
         self.xdo_dev_policy_delete(xp)
 
+    def unenforced(self, packet: bytes) -> bool:
+        """Whether a packet without an SA is one of an IN policy that the card does not have."""
+        return self._policies.unenforced(packet)
+
     def handle_events(self, events: list[Event]) -> None:
         """See `driver.events`; what was overrun may have been anything."""
         self._events.handle_events(events)

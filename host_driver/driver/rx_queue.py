@@ -39,7 +39,8 @@ _IPV4_BYTES, _IPV6_BYTES = 20, 40
 
 class RxQueue:
     """The receive side of one device. `netif_rx` is the way to the stack; `error` says why it is in
-    ERR."""
+    ERR. `unenforced` is asked whether a packet in clear is one of a policy that the card has lost.
+    """
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class RxQueue:
         send: Send,
         netif_rx: Callable[[Skb], None],
         counters: Counter[str],
+        unenforced: Callable[[bytes], bool] = lambda packet: False,
     ) -> None:
         self.state = QueueState.RDY
         self.epoch = 0
@@ -57,6 +59,7 @@ class RxQueue:
         self._memory = dma.memory.data
         self._dev = dev
         self._sas = sas
+        self._unenforced = unenforced
         self._send = send
         self._netif_rx = netif_rx
         self._counters = counters
@@ -202,6 +205,8 @@ class RxQueue:
     def _take_clear(self, data: bytes) -> None:
         if should_be_open(self._sas, data):
             self._counters["rx_drop_not_opened"] += 1
+        elif self._unenforced(data):
+            self._counters["rx_drop_policy_missing"] += 1
         else:
             self._deliver(Skb(data, in_dev=self._dev))
 

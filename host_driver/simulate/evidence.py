@@ -140,6 +140,7 @@ class Evidence:
 
     def ruling(self, host: int, direction: str, packet: Parsed, span: Span) -> Ruling:
         """What the policies of a host say within some steps."""
+        span = span._replace(resolved=self.span.resolved)
         return ruling(self.ledger.policies, host, direction, packet, span)
 
     def touched(self, host: int) -> bool:

@@ -6,6 +6,7 @@ step -> observer (frames, deliveries) -> evidence (span since rest) -> invariant
 
 from host_driver.simulate.evidence import Evidence, Rest, Told, expiries
 from host_driver.simulate.invariants import INVARIANTS
+from host_driver.simulate.invariants.lifecycle import HEALED_S
 from host_driver.simulate.ledger import Delivered, Ledger, Snapshot, Step, Submitted, Violation
 from host_driver.simulate.observer import Observer
 from host_driver.simulate.rulings import Span
@@ -23,6 +24,7 @@ class Judge:
         self._first = 0  # of the span
         self._rest: Rest | None = None
         self._rested = -1
+        self._resolved = -1  # the last one behind which no request is unclear
         self._calm_since_ns = 0
         self._answered: dict[int, Snapshot] = {}  # the last answers of each host
         self._booted: set[tuple[str, int]] = set()  # since then
@@ -60,7 +62,7 @@ class Judge:
             observer.forget_handles(one.host)
         self._booted |= {(one.party, one.host) for one in step.deaths}
         return Evidence(
-            ledger, step, observer, Span(self._first, step.number), self._rest,
+            ledger, step, observer, Span(self._first, step.number, self._resolved), self._rest,
             at_rest=self._at_rest(step), rested=self._rested,
             calm_since_ns=self._calm_since_ns, told=told,
             told_of=self._told if step.settled else [], frames=self._frames,
@@ -84,6 +86,8 @@ class Judge:
             if snapshot.counters is not None:
                 self._answered[snapshot.host] = snapshot
                 self._booted -= {("card", snapshot.host), ("host", snapshot.host)}
+        if evidence.at_rest and evidence.settled_s(HEALED_S):
+            self._resolved = step.number
         if evidence.at_rest:
             self._rest, self._rested = Rest(step.number, step.snapshots, step.wire), step.number
             for host in evidence.hosts:

@@ -6,6 +6,7 @@ at, and nobody asked to take it back until its end; it is in doubt where either 
 What is asked for counts, never what core or card hold: so the windows of install and delete show.
 """
 
+import errno
 import ipaddress
 from collections.abc import Iterable
 from enum import Enum
@@ -14,6 +15,9 @@ from typing import NamedTuple
 
 from host_driver.simulate.headers import Parsed
 from host_driver.simulate.ledger import Ledger, PolicyAsked, SaAsked, Selector
+
+# Errors after which the card may have what was asked for.
+UNCLEAR = (errno.ETIMEDOUT, errno.EBADR, errno.EIO)
 
 
 class Standing(Enum):
@@ -25,10 +29,12 @@ class Standing(Enum):
 
 
 class Span(NamedTuple):
-    """Steps from the one behind the last moment of rest to this one, both included."""
+    """Steps from the one behind the last moment of rest to this one, both included. `resolved`: by
+    that step audits have found what earlier requests had left unclear."""
 
     first: int
     last: int
+    resolved: int = -1
 
 
 def standing(asked: PolicyAsked | SaAsked, span: Span) -> Standing:
@@ -41,7 +47,7 @@ def standing(asked: PolicyAsked | SaAsked, span: Span) -> Standing:
         # a delete that was refused or timed out may have left it
         return Standing.DOUBT if getattr(asked, "remove_errno", None) else Standing.NO
     if asked.errno or not asked.answered_ns:
-        return Standing.DOUBT if asked.asked_step >= span.first else _refused(asked)
+        return Standing.DOUBT if asked.asked_step >= span.first else _refused(asked, span)
     if asked.asked_step >= span.first or gone is not None:
         return Standing.DOUBT
     return Standing.SURE
@@ -55,9 +61,13 @@ def gone_step(asked: PolicyAsked | SaAsked) -> int | None:
     return min((step for step in steps if step is not None), default=None)
 
 
-def _refused(asked: PolicyAsked | SaAsked) -> Standing:
-    """After the step of the request: no answer at all means that nobody knows."""
-    return Standing.NO if asked.answered_ns else Standing.DOUBT
+def _refused(asked: PolicyAsked | SaAsked, span: Span) -> Standing:
+    """After the step of the request: no answer at all means that nobody knows. Nor does anybody of
+    a rule whose command the card has not answered, until an audit finds it; an SA is stopped."""
+    unclear = isinstance(asked, PolicyAsked) and asked.offload and asked.errno in UNCLEAR
+    if not asked.answered_ns or (unclear and asked.asked_step > span.resolved):
+        return Standing.DOUBT
+    return Standing.NO
 
 
 @lru_cache(4096)

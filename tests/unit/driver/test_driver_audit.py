@@ -12,8 +12,8 @@ from proto import commands as c
 from proto.caps import Caps
 from proto.limits import AUDIT_INTERVAL_MS, COMMAND_TIMEOUT_MS, RECONCILE_INTERVAL_MS
 from proto.status import OffloadError, Status
-from proto.xfrm import STATE_ESN
-from proto.xfrm_structs import ReplayStateEsn
+from proto.xfrm import AF_INET, IPPROTO_ESP, POLICY_IN, STATE_ESN
+from proto.xfrm_structs import ReplayStateEsn, XfrmSelector
 
 ADD = ["CreateKey", "CreateSa", "CreateSaRule"]
 CLEAN = {"objects": 0, "orphans": 0, "undead": 0, "missing": 0, "lost": 0, "quarantined": 0}
@@ -248,6 +248,33 @@ def test_a_lost_card_expires_all_sas_and_keeps_the_policies(bench, busy, caps) -
     assert "recovered" in bench.results
     assert list(bench.card.live.values()) == ["CreatePolicyRule"]
     assert audit(bench) == {**CLEAN, "objects": 1}
+
+
+def clear(target: int = 2, proto: int = 17) -> bytes:
+    """An IPv4 packet to 10.0.0.`target`; 2 is whom `make_policy` is about."""
+    head = bytes((0x45, 0, 0, 28, 0, 0, 0, 0, 64, proto, 0, 0, 10, 0, 0, 1, 10, 0, 0, target))
+    return head + bytes(8)
+
+
+def test_what_a_lost_policy_would_refuse_is_no_clear_packet(bench, busy, make_policy, caps) -> None:
+    """Between the loss of a card and its restored rules the core would believe that the card has
+    enforced the policy (RX-08). The first policy decides; ESP is for the stack."""
+    everybody = XfrmSelector(family=AF_INET)
+    install(bench, make_policy(POLICY_IN, selector=everybody, priority=50))
+    install(bench, make_policy(POLICY_IN))
+    unenforced = bench.driver.unenforced
+    assert not unenforced(clear(2)) and not unenforced(clear(3))
+    bench.mailbox.fail_all(OffloadError(errno.ENXIO, "the card is in error"))
+    bench.driver.firmware_lost()
+    bench.card.live.clear()
+    assert unenforced(clear(2)) and unenforced(clear(3))
+    assert not unenforced(clear(2, IPPROTO_ESP)) and not unenforced(bytes(20))
+    bench.mailbox.begin(2)
+    bench.card.refuse["CreatePolicyRule"] = [Status.NO_RESOURCES] * 2
+    bench.start("recovered", bench.driver.recovered(caps))
+    assert not unenforced(clear(2)) and unenforced(clear(3))
+    bench.start("again", bench.driver.recovered(caps))
+    assert not unenforced(clear(2)) and not unenforced(clear(3))
 
 
 def test_limits_that_the_card_did_not_take_are_told_again(bench, busy) -> None:

@@ -94,6 +94,13 @@ def test_a_clear_packet_and_a_decrypted_one(rx) -> None:
     assert [(message.kind, message.count) for message in rx.sent] == [(Kind.RX_DONE, 2)]
 
 
+def test_a_clear_packet_of_a_policy_that_the_card_has_lost_is_dropped(rx) -> None:
+    rx.queue._unenforced = lambda packet: packet == IPV4
+    rx.arrive(0, (rx_offset(0), LENGTH, 0, 0, 0, 0))
+    assert rx.got == [] and rx.counters["rx_drop_policy_missing"] == 1
+    assert [(message.kind, message.count) for message in rx.sent] == [(Kind.RX_DONE, 1)]
+
+
 @pytest.mark.parametrize(
     ("row", "counter"),
     [

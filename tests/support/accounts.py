@@ -8,7 +8,7 @@ RX_ENDS = (
     "rx_lost", "driver_rx_lost", "driver_rx_drop_reset", "driver_rx_flushed",
     "driver_rx_not_written", "driver_rx_malformed", "driver_rx_length", "driver_rx_not_ip",
     "driver_rx_error_status", "driver_rx_device_down", "driver_rx_drop_sadb_miss",
-    "driver_rx_drop_provenance", "driver_rx_drop_not_opened",
+    "driver_rx_drop_provenance", "driver_rx_drop_not_opened", "driver_rx_drop_policy_missing",
 )  # fmt: skip
 
 

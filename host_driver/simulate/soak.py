@@ -91,17 +91,18 @@ class Soak:
 
     def _play(self, may_go_on: Callable[[], bool]) -> None:
         began_ns = self._lab.now_ns()
-        while not self.report.violations:
+        while True:
             self._round(self._plan(self._first + self.report.rounds))
             self.report.rounds += 1
             if self.report.rounds >= WARM_UP[self._target]:
                 at_s = (self._lab.now_ns() - began_ns) / 1e9
                 self.report.samples.append(sample(at_s, self._lab.pids(), self._lab.run_dir, 0))
+            if self.report.violations:
+                return
             if not may_go_on():
                 break
             self._lab.advance(self._rng.uniform(*IDLE_S[self._target]))
-        if not self.report.violations:
-            self._end()
+        self._end()
 
     def _plan(self, seed: int) -> Plan:
         """What the seed means, on the card that is there."""

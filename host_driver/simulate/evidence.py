@@ -157,6 +157,13 @@ class Evidence:
             for step in steps
         )
 
+    def misread(self, track: Track) -> bool:
+        """Whether a driver may believe a count that is not true: its bytes are broken, or, of an SA
+        whose numbers do not bound its packets, one reading after the other is torn."""
+        broken = self.may_break("ring", "mailbox", kinds=("corrupt", "truncate"))
+        bounded = track.sa.direction == "out" or track.windowed
+        return broken or (not bounded and self.may_break("card.counters", kinds=("torn",)))
+
     def may_break(self, *sites: str, kinds: Sequence[str] = ()) -> bool:
         """Whether a fault was ever armed that happens at one of these sites or below (and is of one
         of these kinds)."""

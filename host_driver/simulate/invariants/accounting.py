@@ -124,7 +124,7 @@ def curlft_true(ev: Evidence) -> Iterator[str]:
     has shown: what was sealed by it, or came in for it. At rest a dump tells exactly that."""
     for one in ev.told_of:
         track = one.track
-        if track is None or ev.may_break("ring", "mailbox", kinds=("corrupt", "truncate")):
+        if track is None or ev.misread(track):
             continue
         packets = one.expire.state.curlft.packets
         if packets < track.curlft:

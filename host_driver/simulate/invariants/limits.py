@@ -183,7 +183,7 @@ def told_where_they_are(ev: Evidence) -> Iterator[str]:
             continue  # its sequence numbers are used up: that expires it, too (RFC 4303 3.3.3)
         if _early(ev, track, kind := "hard" if one.hard else "soft"):
             yield f"{track} told its {kind} limit before its time, {track.sa.limits}"
-        if not _packets_alone(track.sa):
+        if not _packets_alone(track.sa) or ev.misread(track):
             continue
         packets, limits = one.expire.state.curlft.packets, track.sa.limits
         if one.hard and packets != limits.hard_packets:

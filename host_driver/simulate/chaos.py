@@ -22,7 +22,7 @@ from host_driver.simulate import converge
 from host_driver.simulate.actions import Advance, Arm, Incident, Live, Party
 from host_driver.simulate.connected import WAYS, Broken, Connected, note
 from host_driver.simulate.draw_faults import draw_fault
-from host_driver.simulate.folder import write_folder
+from host_driver.simulate.folder import why_not_written
 from host_driver.simulate.judge import make_judge
 from host_driver.simulate.ledger import Violation
 from host_driver.simulate.long_run import LongRun
@@ -129,11 +129,7 @@ class Chaos:
         plan = self._run.plan
         steps = len(self._run.ledger.steps)
         outcome = Outcome(plan, violations=self.report.violations, steps=steps)
-        try:
-            write_folder(folder, plan, self._run, outcome)
-            self.report.folder = str(folder)
-        except OSError as error:  # what broke is told all the same
-            self.report.folder = f"no folder: {error}"
+        self.report.folder = why_not_written(folder, plan, self._run, outcome) or str(folder)
 
     def _incident(self) -> None:
         rng, users = self._rng, self._users

@@ -53,13 +53,19 @@ def write_folder(folder: Path, drawn: Plan, run: Run, outcome: Outcome) -> None:
 
 
 def leave(folder: Path, drawn: Plan, run: Run, outcome: Outcome) -> str:
-    """The same; -> the line that a shell takes to play it again, or why there is none: what broke
-    is told all the same."""
+    """The same; -> the line that a shell takes to play it again, or why there is none."""
+    why = why_not_written(folder, drawn, run, outcome)
+    return f"({why})" if why else f"xfrmnic replay {shlex.quote(str(folder))}"
+
+
+def why_not_written(folder: Path, drawn: Plan, run: Run, outcome: Outcome) -> str:
+    """The same; -> what kept it from being written, empty if it is there: whatever that was, what
+    broke is told all the same."""
     try:
         write_folder(folder, drawn, run, outcome)
     except OSError as error:
-        return f"(no folder: {error})"
-    return f"xfrmnic replay {shlex.quote(str(folder))}"
+        return f"no folder: {error}"
+    return ""
 
 
 def read_folder(folder: Path) -> tuple[Plan, Recorded]:

@@ -10,7 +10,9 @@ from nic_model.esp import select
 from nic_model.esp.keys import KEY_BYTES, expand_key
 
 BACKEND = select.chosen()
-if BACKEND == "aesni":
+if BACKEND == "vaes":
+    from nic_model.esp.vaes import seal, unseal
+elif BACKEND == "aesni":
     from nic_model.esp.aesni import seal, unseal
 else:
     from nic_model.esp.portable import seal, unseal

@@ -3,7 +3,7 @@
 
     bytes     0..239   round keys of FIPS-197, in the order of the bytes
     byte      240      number of rounds: 10, 12 or 14
-    bytes   256..511   H^16 / x, H^15 / x .. H / x, 16 bytes each, lowest byte first
+    bytes   256..767   H^32 / x, H^31 / x .. H / x, 16 bytes each, lowest byte first
 
 H is the hash key of SP 800-38D; its powers go downwards so that a product over k blocks reads k of
 them in order. What the division by x is for stands at `plain.multiply`.
@@ -32,12 +32,12 @@ from nic_model.esp.plain import (
 from nic_model.jit import njit
 from proto.status import OffloadError
 
-KEY_BYTES = 512
+KEY_BYTES = 768
 KEY_LENGTHS = (16, 24, 32)
 ROUNDS_AT = 240
-POWERS = 16
+POWERS = 32
 POWERS_AT = 256
-END = 512  # H^k stands 16 * k bytes before the end
+END = 768  # H^k stands 16 * k bytes before the end
 
 
 @njit

@@ -26,8 +26,11 @@ class Form(NamedTuple):
     needs: frozenset[str]
 
 
+_AESNI = frozenset({"aes", "pclmul", "ssse3", "sse4.1"})
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 FORMS = (  # best first
-    Form("aesni", frozenset({"aes", "pclmul", "ssse3", "sse4.1"})),
+    Form("vaes", _AESNI | _AVX512 | {"vaes", "vpclmulqdq"}),
+    Form("aesni", _AESNI),
     Form("portable", frozenset()),
 )
 

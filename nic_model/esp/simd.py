@@ -37,7 +37,7 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, frontend_type, I64x2)
 
 
-def _call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
+def call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
     """Call the LLVM intrinsic `name`."""
     signature = ir.FunctionType(result, [argument.type for argument in arguments])
     function = cgutils.get_or_insert_function(builder.module, signature, name)
@@ -91,7 +91,7 @@ def _by_count(build: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]:
 
 def _instruction(name: str, *immediate: Any) -> Callable[..., Any]:
     """The operation of two vectors that is one x86 instruction."""
-    return _binary(lambda builder, a, b: _call(builder, name, I64x2, [a, b, *immediate]))
+    return _binary(lambda builder, a, b: call(builder, name, I64x2, [a, b, *immediate]))
 
 
 def _product(halves: int) -> Callable[..., Any]:
@@ -112,7 +112,7 @@ def _rearranged(lanes: Sequence[int], kind: Any = I64x2) -> Callable[..., Any]:
 
 def _shuffled(builder: Any, a: Any, indices: Any) -> Any:
     """PSHUFB: byte i is a[indices[i] & 15], or 0 where the index has its top bit set."""
-    shuffled = _call(builder, "llvm.x86.ssse3.pshuf.b.128", I8x16, [_bytes(builder, a), indices])
+    shuffled = call(builder, "llvm.x86.ssse3.pshuf.b.128", I8x16, [_bytes(builder, a), indices])
     return builder.bitcast(shuffled, I64x2)
 
 

@@ -15,7 +15,9 @@ from nic_model.esp import select
 from proto.status import OffloadError
 
 ROOT = Path(__file__).parent.parent.parent
-ALL = frozenset({"aes", "pclmul", "ssse3", "sse4.1", "avx"})
+AESNI = frozenset({"aes", "pclmul", "ssse3", "sse4.1", "avx"})
+VAES = frozenset({"vaes", "vpclmulqdq", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
+ALL = AESNI | VAES
 SETTINGS = ("XFRMNIC_ESP", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT")
 
 
@@ -39,8 +41,13 @@ def run_gcm_tests(select_tests: str, **settings: str) -> int:
     return int(passed[1])
 
 
-def test_portable_form_passes_all() -> None:
-    assert run_gcm_tests("test", XFRMNIC_ESP="portable") > 60
+@pytest.mark.parametrize("form", [form.name for form in select.FORMS])
+def test_form_passes_all(form: str) -> None:
+    here = select.target_features(select.host_features(), None)
+    needs = next(each.needs for each in select.FORMS if each.name == form)
+    if missing := needs - here:
+        pytest.skip(f"this CPU lacks {', '.join(sorted(missing))}")
+    assert run_gcm_tests("test", XFRMNIC_ESP=form) > 60
 
 
 def test_plain_python_passes_the_short_ones() -> None:
@@ -55,13 +62,15 @@ def test_numba_told_of_a_lesser_cpu_still_works() -> None:
 @pytest.mark.parametrize(
     ("override", "features", "jit", "expected"),
     [
-        ("", ALL, True, "aesni"),
+        ("", ALL, True, "vaes"),
+        *(("", ALL - {feature}, True, "aesni") for feature in sorted(VAES)),
         ("", ALL - {"pclmul"}, True, "portable"),
         ("", ALL - {"aes"}, True, "portable"),
         ("", ALL, False, "portable"),
         ("", frozenset(), True, "portable"),
         ("portable", ALL, True, "portable"),
         ("aesni", ALL, True, "aesni"),
+        ("vaes", ALL, True, "vaes"),
     ],
 )
 def test_choice(override: str, features: frozenset[str], jit: bool, expected: str) -> None:
@@ -72,6 +81,7 @@ def test_choice(override: str, features: frozenset[str], jit: bool, expected: st
     ("override", "features", "jit", "number", "words"),
     [
         ("aesni", ALL - {"aes", "ssse3"}, True, errno.EOPNOTSUPP, "aes, ssse3"),
+        ("vaes", AESNI, True, errno.EOPNOTSUPP, "avx512bw, avx512dq, avx512f, avx512vl, vaes"),
         ("aesni", ALL, False, errno.EOPNOTSUPP, "NUMBA_DISABLE_JIT"),
         ("fast", ALL, True, errno.EINVAL, "XFRMNIC_ESP=fast"),
     ],
@@ -93,7 +103,7 @@ def test_impossible_choice_is_refused(
         ("+aes,+pclmul", {"aes", "pclmul"}),
         ("+aes,-pclmul, +avx", {"aes", "avx"}),
         ("+aes,-aes", frozenset()),
-        ("+vaes", frozenset()),  # numba may be told of more than the CPU has
+        ("+avx512fp16", frozenset()),  # numba may be told of more than the CPU has
     ],
 )
 def test_what_numba_is_told_limits_the_features(told: str | None, expected: set[str]) -> None:
@@ -103,6 +113,9 @@ def test_what_numba_is_told_limits_the_features(told: str | None, expected: set[
 def test_environment_is_read() -> None:
     show = ["-c", "from nic_model import esp; print(esp.BACKEND)"]
     assert run(show, NUMBA_CPU_FEATURES="-aes").stdout.strip() == "portable"
+    if "avx512f" in select.host_features():
+        less = run(show, NUMBA_CPU_FEATURES="+aes,+pclmul,+ssse3,+sse4.1,+vaes,+vpclmulqdq")
+        assert less.stdout.strip() == "aesni"
     assert run(show, XFRMNIC_ESP="portable").stdout.strip() == "portable"
     refused = run(show, XFRMNIC_ESP="aesni", NUMBA_CPU_NAME="generic")
     assert refused.returncode == 1

@@ -102,7 +102,7 @@ def test_short_lengths_agree_with_openssl(key_bytes: int, aad_bytes: int) -> Non
 @pytest.mark.parametrize("aad_bytes", [8, 12])
 @pytest.mark.parametrize("key_bytes", [16, 24, 32])
 def test_every_length_agrees_with_openssl(key_bytes: int, aad_bytes: int) -> None:
-    check_lengths([*range(301), 511, 512, 1000, 1420, 1500, 4095, 9000], key_bytes, aad_bytes)
+    check_lengths([*range(601), 881, 896, 1000, 1420, 1500, 4095, 9000], key_bytes, aad_bytes)
 
 
 def check_lengths(lengths: list[int], key_bytes: int, aad_bytes: int) -> None:
@@ -194,7 +194,7 @@ def test_no_access_beyond_the_buffers(page: np.ndarray, at_end: bool) -> None:
 
     salt_iv = np.uint32(1), np.uint64(2)
     row, aad, tag = row_of(bytes(16)), padded(bytes(8)), np.zeros(16, np.uint8)
-    for length in (*range(1, 150), 255, 256, 300):
+    for length in (*range(1, 150), 255, 256, 300, *range(415, 530), 895, 1420):
         text = at_edge(length)
         esp.seal(row, *salt_iv, aad, 8, text, 0, length, tag)
         for icv_bytes in (8, 12, 16):
@@ -241,6 +241,10 @@ def test_short_block_of_fips_197(key_bytes: int, expected: str) -> None:
     columns = (np.uint64(int.from_bytes(block[i : i + 4], "little")) for i in range(0, 16, 4))
     out = plain.encrypt_block(row.view(np.uint32), np.int64(row[keys.ROUNDS_AT]), *columns)
     assert b"".join(int(word).to_bytes(4, "little") for word in out).hex() == expected
+
+
+def test_short_key_row_is_small() -> None:
+    assert esp.KEY_BYTES <= 768
 
 
 def test_short_key_row_depends_on_nothing_but_the_key() -> None:

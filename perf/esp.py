@@ -1,136 +1,156 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost of seal and open per packet: the chosen form, the portable one, and OpenSSL from Python.
+"""Cost of seal and open per packet: every form that this CPU can run, against libipsec-mb.
 
-Prints JSON: ns per packet (median and range) and Gbit/s of payload at the median. A burst of
-packets, together 128 KiB, stays in the second-level cache; OpenSSL pays a Python call per
-packet.
+Prints JSON: ns per packet (median and range), Gbit/s of payload at the median, and for each form
+the time ratio to libipsec-mb in the same round, where that library is installed (the report says
+so where it is not). A burst of packets, together 128 KiB, stays in the second-level cache.
 """
 
+import importlib
+import statistics
 import time
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
+import ipsec_mb
 import measure
 import numpy as np
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from nic_model import esp
-from nic_model.esp import portable
-from nic_model.jit import numba
+from nic_model.esp import select
+from nic_model.jit import config, numba
 
-SIZES = (64, 256, 1420, 8192)
+SIZES = (64, 256, 1024, 1420, 8192)
+KEYS = (16, 32)
 BURST_BYTES = 1 << 17
-REPEATS = 10  # bursts per measurement
-KEY_BYTES = 16
+REPEATS = 10  # bursts per measurement, of which the fastest counts
 SALT = np.uint32(1)
-AAD = bytes(8)
+AAD_BYTES = ipsec_mb.AAD_BYTES
+REFERENCE = "ipsec-mb"
 
-Case = Callable[[], float]
+Run = Callable[[np.ndarray], int]
 
 
-def make_bursts(form: Any) -> tuple[Any, Any]:
+def make_bursts(form: Any) -> dict[str, Any]:
     """Kernels that seal or open `count` packets of `size` bytes, an ICV behind each."""
     seal, unseal = form.seal, form.unseal
-    compiled = numba.njit(nogil=True, _nrt=False)
+    compiled = numba.njit(nogil=True, boundscheck=False, _nrt=False)
 
     @compiled
     def seal_burst(ctx, aad, packets, size, stride, count, tag):
         for i in range(count):
-            seal(ctx, SALT, np.uint64(i), aad, len(AAD), packets, i * stride, size, tag)
+            iv = np.uint64(i & 255)
+            seal(ctx, SALT, iv, aad, AAD_BYTES, packets, i * stride, size, tag)
             for k in range(16):
                 packets[i * stride + size + k] = tag[k]
+        return count
 
     @compiled
-    def open_burst(ctx, aad, packets, size, stride, count):
+    def open_burst(ctx, aad, packets, size, stride, count, _tag):
         good = 0
         for i in range(count):
-            at = i * stride
-            if unseal(ctx, SALT, np.uint64(i), aad, len(AAD), packets, at, size, at + size, 16):
+            at, iv = i * stride, np.uint64(i & 255)
+            if unseal(ctx, SALT, iv, aad, AAD_BYTES, packets, at, size, at + size, 16):
                 good += 1
         return good
 
-    return seal_burst, open_burst
+    return {"seal": seal_burst, "open": open_burst}
 
 
-def form_cases(name: str, form: Any, size: int) -> Iterator[tuple[str, Case]]:
-    """Seal and open by one form of the card's kernels: ns per packet."""
-    seal_burst, open_burst = make_bursts(form)
-    count = BURST_BYTES // size
-    stride = (size + 16 + 63) & ~63
-    ctx, aad, tag = (
-        np.zeros(esp.KEY_BYTES, np.uint8),
-        np.zeros(16, np.uint8),
-        np.zeros(16, np.uint8),
-    )
-    esp.expand_key(bytes(KEY_BYTES), ctx)
-    packets = np.zeros(count * stride, np.uint8)
-    seal_burst(ctx, aad, packets, size, stride, count, tag)
-    sealed, opened = packets.copy(), packets.copy()
-
-    def run_seal() -> float:
-        start = time.perf_counter_ns()
-        for _ in range(REPEATS):
-            seal_burst(ctx, aad, packets, size, stride, count, tag)
-        return (time.perf_counter_ns() - start) / (REPEATS * count)
-
-    def run_open() -> float:
-        spent = 0
-        for _ in range(REPEATS):
-            np.copyto(opened, sealed)
-            start = time.perf_counter_ns()
-            good = open_burst(ctx, aad, opened, size, stride, count)
-            spent += time.perf_counter_ns() - start
-            if good != count:
-                raise RuntimeError(f"{name} opened {good} of {count} packets of {size} bytes")
-        return spent / (REPEATS * count)
-
-    yield f"{name} seal", run_seal
-    yield f"{name} open", run_open
+def forms() -> dict[str, Any]:
+    """The forms that this process can compile, best first."""
+    features = select.target_features(select.host_features(), config.CPU_FEATURES)
+    usable = [form.name for form in select.FORMS if form.needs <= features]
+    return {name: importlib.import_module(f"nic_model.esp.{name}") for name in usable}
 
 
-def openssl_cases(size: int) -> Iterator[tuple[str, Case]]:
-    """The same by `cryptography`: ns per call."""
-    oracle = AESGCM(bytes(KEY_BYTES))
-    count = BURST_BYTES // size
-    nonces = [bytes(4) + i.to_bytes(8, "big") for i in range(count)]
-    text = bytes(size)
-    sealed = [oracle.encrypt(nonce, text, AAD) for nonce in nonces]
+class Bench:
+    """Compiled bursts of every form and of the library, for all sizes."""
 
-    def run_seal() -> float:
-        start = time.perf_counter_ns()
-        for nonce in nonces:
-            oracle.encrypt(nonce, text, AAD)
-        return (time.perf_counter_ns() - start) / count
+    def __init__(self) -> None:
+        self.library = ipsec_mb.load()
+        self.bursts = {name: make_bursts(form) for name, form in forms().items()}
 
-    def run_open() -> float:
-        start = time.perf_counter_ns()
-        for nonce, packet in zip(nonces, sealed, strict=True):
-            oracle.decrypt(nonce, packet, AAD)
-        return (time.perf_counter_ns() - start) / count
+    def runs(self, key: bytes, size: int, stride: int, count: int, way: str) -> dict[str, Run]:
+        """One call per contestant: the packets in place, how many were good."""
+        ctx, aad, tag = ipsec_mb.aligned(esp.KEY_BYTES), np.zeros(16, np.uint8), np.zeros(16, "u1")
+        esp.expand_key(key, ctx)
+        runs: dict[str, Run] = {
+            name: lambda packets, burst=bursts[way]: burst(
+                ctx, aad, packets, size, stride, count, tag
+            )
+            for name, bursts in self.bursts.items()
+        }
+        if self.library:
+            data, context = ipsec_mb.expand_key(self.library, key), ipsec_mb.aligned(128)
+            iv = ipsec_mb.aligned(16)
+            iv[3] = SALT
+            theirs = ipsec_mb.make_burst(self.library, len(key), opens=way == "open")
+            runs[REFERENCE] = lambda packets: theirs(
+                data, context, aad, iv, packets, size, stride, count
+            )
+        return runs
 
-    yield "openssl seal", run_seal
-    yield "openssl open", run_open
+    def cases(self, key: bytes, size: int, way: str) -> dict[str, Callable[[], float]]:
+        """ns per packet for each contestant; what they make is compared first."""
+        count, stride = max(BURST_BYTES // size, 1), (size + 16 + 63) & ~63
+        clear = ipsec_mb.aligned(count * stride)
+        sealed = {name: clear.copy() for name in self.runs(key, size, stride, count, "seal")}
+        for name, run in self.runs(key, size, stride, count, "seal").items():
+            run(sealed[name])
+        first = next(iter(sealed.values()))
+        if wrong := [name for name, packets in sealed.items() if (packets != first).any()]:
+            raise RuntimeError(f"{wrong} do not seal {size} bytes as the others do")
+
+        def case(name: str, run: Run) -> float:
+            packets, spent = ipsec_mb.aligned(count * stride), []
+            for _ in range(REPEATS):
+                np.copyto(packets, first if way == "open" else clear)
+                start = time.perf_counter_ns()
+                good = run(packets)
+                spent.append(time.perf_counter_ns() - start)
+                if good != count:
+                    raise RuntimeError(f"{name} opened {good} of {count} packets of {size} bytes")
+            return min(spent) / count
+
+        runs = self.runs(key, size, stride, count, way)
+        return {name: lambda name=name, run=run: case(name, run) for name, run in runs.items()}
 
 
-def forms() -> dict[str, ModuleType]:
-    """The chosen form first, then the portable one if it is another."""
-    return {esp.BACKEND: esp, "portable": portable}
+def rows(values: dict[str, list[float]], **what: Any) -> list[dict[str, Any]]:
+    """The results of one size, key and way."""
+    results = []
+    for name, each in values.items():
+        ns = measure.summary(each)
+        row = {"form": name, **what, "ns": ns, "gbit_s": round(8 * what["bytes"] / ns["median"], 2)}
+        if REFERENCE in values and name != REFERENCE:
+            ratios = [ours / theirs for ours, theirs in zip(each, values[REFERENCE], strict=True)]
+            row["ratio"] = measure.summary(ratios, digits=3)
+        if name == "aesni" and "vaes" in values:
+            row["to_vaes"] = round(
+                statistics.median(a / b for a, b in zip(each, values["vaes"], strict=True)), 2
+            )
+        results.append(row)
+    return results
 
 
 def main() -> None:
     """Measure all sizes and print the report."""
-    results = []
-    for size in SIZES:
-        cases: dict[str, Case] = {}
-        for name, form in forms().items():
-            cases.update(form_cases(name, form, size))
-        cases.update(openssl_cases(size))
-        for name, values in measure.in_turns(cases).items():
-            ns = measure.summary(values)
-            gbit_s = round(8 * size / ns["median"], 2)
-            results.append({"case": name, "bytes": size, "ns": ns, "gbit_s": gbit_s})
-    measure.report(results, chosen=esp.BACKEND, key_bits=8 * KEY_BYTES, rounds=measure.ROUNDS)
+    bench = Bench()
+    results: list[dict[str, Any]] = []
+    for key_bytes in KEYS:
+        for size in SIZES:
+            for way in ("seal", "open"):
+                cases = bench.cases(bytes(range(key_bytes)), size, way)
+                values = measure.in_turns(cases)
+                results += rows(values, way=way, key_bits=8 * key_bytes, bytes=size)
+    library = bench.library
+    reference = f"{library.version} {library.kind}" if library else f"no {ipsec_mb.LIBRARY} here"
+    features = set().union(*(form.needs for form in select.FORMS)) & select.host_features()
+    measure.report(
+        results, chosen=esp.BACKEND, reference=reference, features=sorted(features),
+        rounds=measure.ROUNDS,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from nic_model.esp.simd import (
 from nic_model.jit import inline, njit
 
 U0, U8, U32 = np.uint64(0), np.uint64(8), np.uint64(32)
-YES, NO = np.bool_(True), np.bool_(False)  # True itself would make numba compile per value
+SEAL, OPEN = np.bool_(False), np.bool_(True)  # False itself would make numba compile per value
 FOLD = np.uint64(0xC200000000000000)  # x^7 + x^2 + x + 1 reversed, without its lowest term
 
 
@@ -144,6 +144,12 @@ def _xor_seven(at, a, b, c, d, e, f, g):
 
 
 @inline
+def _xor_eight(at, a, b, c, d, e, f, g, h):
+    _xor_seven(at, a, b, c, d, e, f, g)
+    _xor_block(at + 112, h)
+
+
+@inline
 def _xor_rest(text, n, at, streams):
     """Apply the key stream to what is left of the text from `at` on: less than 128 bytes."""
     a, b, c, d, e, f, g, h = streams
@@ -199,14 +205,16 @@ def _sum_rest(sums, y, keys, text, n, at, lengths):
 
 
 @inline
-def _walk(keys, first, streams, aad, aad_len, text, n, crypt, digest):
-    """One walk over the n bytes of text: `crypt` applies the key stream, `digest` sums the GHASH.
+def _walk(ctx, salt, iv, aad, aad_len, text, n, opening):
+    """Crypt the n bytes of text in place; returns the tag.
 
-    `streams` are the key streams of eight counter blocks from `first` on. The tag is masked by the
-    first of them, so both walks start with a group of seven: the counters with 2 (SP 800-38D 7.1),
-    the products with the AAD. Returns the tag, byte-reversed and unmasked.
+    The tag is masked by the first key stream block, so the walk starts with a group of seven: the
+    counters with 2 (SP 800-38D 7.1), the products with the AAD. In every group the ciphertext is
+    hashed, on opening before it is decrypted.
     """
-    _, a, b, c, d, e, f, g = streams
+    keys = address(ctx)
+    first = _first_count(salt, iv)
+    mask, a, b, c, d, e, f, g = _encrypt8(keys, first)
     h = g
     zero = make(U0, U0)
     header = reverse(keep(load(aad), aad_len))
@@ -217,58 +225,58 @@ def _walk(keys, first, streams, aad, aad_len, text, n, crypt, digest):
         sums = _add_product((zero, zero, zero), keys, ((n + 15) >> 4) + 2, header)
     else:
         count = add32(first, 8)
-        if crypt:
+        if not opening:
             _xor_seven(at, a, b, c, d, e, f, g)
-        if digest:
-            y = _reduce(_sum_seven(_add_product((zero, zero, zero), keys, 8, header), keys, at))
+        y = _reduce(_sum_seven(_add_product((zero, zero, zero), keys, 8, header), keys, at))
+        if opening:
+            _xor_seven(at, a, b, c, d, e, f, g)
         at += 112
         while text + n - at >= 128:
-            if crypt:
-                a, b, c, d, e, f, g, h = _encrypt8(keys, count)
-                _xor_seven(at, a, b, c, d, e, f, g)
-                _xor_block(at + 112, h)
-                count = add32(count, 8)
-            if digest:
-                block = xor(y, reverse(load(at)))
-                sums = _add_product((zero, zero, zero), keys, 8, block)
-                y = _reduce(_sum_seven(sums, keys, at + 16))
+            a, b, c, d, e, f, g, h = _encrypt8(keys, count)
+            if not opening:
+                _xor_eight(at, a, b, c, d, e, f, g, h)
+            sums = _add_product((zero, zero, zero), keys, 8, xor(y, reverse(load(at))))
+            y = _reduce(_sum_seven(sums, keys, at + 16))
+            if opening:
+                _xor_eight(at, a, b, c, d, e, f, g, h)
+            count = add32(count, 8)
             at += 128
-        if crypt and text + n > at:
+        if text + n > at:
             a, b, c, d, e, f, g, h = _encrypt8(keys, count)
         sums = (zero, zero, zero)
-    if crypt:
+    if not opening:
         _xor_rest(text, n, at, (a, b, c, d, e, f, g, h))
-    if digest:
-        y = _sum_rest(sums, y, keys, text, n, at, lengths)
-    return y
+    y = _sum_rest(sums, y, keys, text, n, at, lengths)
+    if opening:
+        _xor_rest(text, n, at, (a, b, c, d, e, f, g, h))
+    return xor(mask, reverse(y))
 
 
 @njit
 def seal(ctx, salt, iv, aad, aad_len, buf, off, n, tag):
     """Encrypt buf[off:off+n] in place and write the tag to tag[0:16]; see seal in portable.py."""
-    keys, header, text = address(ctx), address(aad), address(buf) + off
-    first = _first_count(salt, iv)
-    streams = _encrypt8(keys, first)
-    digest = _walk(keys, first, streams, header, aad_len, text, n, YES, YES)
-    store(address(tag), xor(streams[0], reverse(digest)))
+    text = address(buf) + off
+    store(address(tag), _walk(ctx, salt, iv, address(aad), aad_len, text, n, SEAL))
+
+
+@njit
+def _put_back(ctx, salt, iv, aad, aad_len, buf, off, n):
+    """Encrypt again what was decrypted and is not to be kept."""
+    _walk(ctx, salt, iv, address(aad), aad_len, address(buf) + off, n, SEAL)
 
 
 @njit
 def unseal(ctx, salt, iv, aad, aad_len, buf, off, n, icv_off, icv_len):
-    """Authenticate buf[off:off+n], then decrypt it if it is good; see unseal in portable.py."""
+    """Decrypt buf[off:off+n] if its ICV is good; see unseal in portable.py."""
     if icv_len < ICV_LENGTH_MIN or icv_len > ICV_LENGTH_MAX:
         return False
-    keys, header, text = address(ctx), address(aad), address(buf) + off
+    expected = _walk(ctx, salt, iv, address(aad), aad_len, address(buf) + off, n, OPEN)
     icv = address(buf) + icv_off
-    first = _first_count(salt, iv)
-    streams = _encrypt8(keys, first)
-    digest = _walk(keys, first, streams, header, aad_len, text, n, NO, YES)
-    expected = xor(streams[0], reverse(digest))
     if icv_len == ICV_LENGTH_MAX:
         difference = xor(expected, load(icv))
     else:
         difference = xor(keep(expected, icv_len), _load_short(icv, icv_len))
     if (low_half(difference) | high_half(difference)) != U0:
+        _put_back(ctx, salt, iv, aad, aad_len, buf, off, n)
         return False
-    _walk(keys, first, streams, header, aad_len, text, n, YES, NO)
     return True

@@ -8,7 +8,7 @@ arrives, or when, the tracks concerned are not `exact`, and only what holds in a
 from collections import defaultdict
 
 from host_driver.simulate.esp import Inside
-from host_driver.simulate.headers import ESP, NO_NEXT, Parsed, checksum_good, parse
+from host_driver.simulate.headers import ESP, NO_NEXT, UDP, Parsed, checksum_good, parse
 from host_driver.simulate.ledger import SaAsked
 from host_driver.simulate.opening import Opener, Pieces, esp_at, inner_of, marked, pieced, udp_end
 from host_driver.simulate.tracks import Fate, Seen, Track, Tracks
@@ -85,7 +85,7 @@ class Receiver:
             track
             for track in named
             if track.target == parsed.dst
-            and (track.sa.encap is not None) == (parsed.proto != ESP)
+            and _comes_as_agreed(track.sa, parsed)
             and not track.sa.errno
         ]
         if found:
@@ -158,3 +158,11 @@ def _refused_by_core(inside: Inside | str) -> bool:
     """Linux opens and takes the trailer off before it moves the window: nothing inside, a dummy and
     a bad trailer leave it where it is."""
     return isinstance(inside, str) or not inside.payload or inside.next_header == NO_NEXT
+
+
+def _comes_as_agreed(sa: SaAsked, parsed: Parsed) -> bool:
+    """Whether ESP of this SA comes like that: native, or in UDP to its port. A NAT may change the
+    other port (RFC 3948 2.1); UDP to another port is another's datagram."""
+    if sa.encap is None:
+        return parsed.proto == ESP
+    return parsed.proto == UDP and parsed.dport == sa.encap[1]

@@ -5,7 +5,7 @@ import errno
 from collections import Counter
 from collections.abc import Iterator
 
-from host_driver.simulate.evidence import Evidence, serves
+from host_driver.simulate.evidence import SECOND_NS, Evidence, serves
 from host_driver.simulate.headers import parse
 from host_driver.simulate.invariants.registry import invariant
 from host_driver.simulate.ledger import Limits, PolicyAsked, SaAsked
@@ -22,6 +22,7 @@ LEAVES = (
     "card.reset",
 )  # fmt: skip
 BACK_S = 5  # after a death alone
+GROWS_AT = 8  # SAs of a host (SAD-05)
 HEALED_S = 65  # what audits and retries may take once nothing disturbs them any more
 # Refused by the core without a word, as by the kernel; all others say why.
 SPEECHLESS = (errno.EEXIST, errno.ESRCH, errno.ENOENT, errno.EHOSTDOWN)
@@ -265,6 +266,7 @@ def _newer(ev: Evidence, seen: Seen) -> Track | None:
         sa = track.sa
         if (
             sa.number > old.sa.number
+            and not _may_tie(ev, old.sa, sa)
             and name == (sa.src, sa.dst, sa.reqid, sa.mode, sa.offload, sa.direction)
             and standing(sa, Span(seen.submitted.step, seen.step)) is Standing.SURE
             and track.exact
@@ -277,6 +279,14 @@ def _newer(ev: Evidence, seen: Seen) -> Track | None:
     return None
 
 
+def _may_tie(ev: Evidence, older: SaAsked, newer: SaAsked) -> bool:
+    """Whether the older one may go first: both are of one second, so that their order in the table
+    decides (TX-13), which is turned round when the table grows (SAD-05)."""
+    soon = newer.asked_ns - older.answered_ns < SECOND_NS
+    had = sum(sa.host == newer.host and not sa.errno for sa in ev.ledger.sas)
+    return soon and had >= GROWS_AT
+
+
 def _continues(ev: Evidence, host: int) -> bool:
     """Whether old and new SAs of the rekey are free of limits that would end them, the new one also
     of those that make others of its policy go before it, and policies ask for them."""
@@ -285,6 +295,11 @@ def _continues(ev: Evidence, host: int) -> bool:
     if len(made) != 2 or len(taken) != 2 or ev.touched(0) or ev.touched(1):
         return False
     exact = all(ev.observer.tracks.of(sa).exact for sa in (*made, *taken))
+    tied = any(
+        (sa.host, sa.reqid, sa.direction) == (new.host, new.reqid, "out") and sa not in taken
+        and standing(sa, ev.span) is not Standing.NO and _may_tie(ev, sa, new)
+        for new in made for sa in ev.ledger.sas if sa is not new
+    )  # fmt: skip
     limited = any(
         limit is not None
         for sa in (*made, *taken)
@@ -307,4 +322,4 @@ def _continues(ev: Evidence, host: int) -> bool:
             p.verdict == "protect" and serves(sa, p) and p.offload == (sa.offload == "packet")
             for p in deciding
         )
-    return exact and not limited and all(asked.values()) and host in asked
+    return exact and not tied and not limited and all(asked.values()) and host in asked

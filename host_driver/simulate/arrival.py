@@ -58,14 +58,15 @@ class Receiver:
                 self._coming[way].append(seen)
 
     def brought(self, packet: bytes) -> tuple[Seen | None, bool]:
-        """The frame that brought a packet to the stack, and whether it had brought it before."""
+        """The frame that brought a packet to the stack, and whether it had brought it before. Of
+        frames with the same packet it is one of the last step: those before may have got lost."""
         candidates = self._coming.get(packet)
         if not candidates:
             return None, False
         fresh = [seen for seen in candidates if not seen.delivered]
         taken = [seen for seen in fresh if seen.fate in (Fate.TAKEN, Fate.CLEAR)]
         if fresh:
-            return (taken or fresh)[0], False
+            return max(taken or fresh, key=lambda seen: seen.step), False
         return candidates[-1], True
 
     def forget(self, before_step: int) -> None:

@@ -198,7 +198,9 @@ def _plain(packet: Parsed) -> bool:
 
 def _usable(ev: Evidence, policy: PolicyAsked, packet: Parsed) -> bool:
     """Whether a protect policy has SAs, and all that it may have can seal the packet: then it does
-    not matter which one is chosen."""
+    not matter which one is chosen. A rule that is a phantom only an audit finds out."""
+    if policy.offload and ev.phantom:
+        return False
     serving = [
         track
         for track in ev.tracks(policy.host)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """AES-GCM of Intel's libipsec-mb, to be measured against: its one-call interface, by function
-pointer from compiled loops. Debian has it as libipsec-mb1; nothing else here needs it.
+pointer from compiled loops. Debian has it as libipsec-mb1; nothing else here needs it. Run by
+itself it prints which one is here.
 """
 
 import ctypes
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,3 +86,8 @@ def make_burst(library: Library, key_bytes: int, opens: bool) -> Any:
         return count
 
     return burst
+
+
+if __name__ == "__main__":
+    here = load()
+    print(json.dumps({"version": here and here.version, "kind": here and here.kind}, indent=2))

@@ -13,7 +13,9 @@ import subprocess
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 ROUNDS = 9
 
@@ -54,11 +56,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def in_turns(
-    cases: Mapping[str, Callable[[], float]], rounds: int = ROUNDS
-) -> dict[str, list[float]]:
+def in_turns(cases: Mapping[str, Callable[[], T]], rounds: int = ROUNDS) -> dict[str, list[T]]:
     """Call every case once to warm it, then all of them in turns; each returns its own measure."""
-    results: dict[str, list[float]] = {name: [] for name in cases}
+    results: dict[str, list[T]] = {name: [] for name in cases}
     for case in cases.values():
         case()
     for _ in range(rounds):

@@ -39,8 +39,10 @@ def _protected(ledger: Ledger, flow: Flow, way: int, host: int, direction: Direc
         for policy in ledger.live_policies(host)
         if policy.direction == direction and _covers(policy, flow, way)
     ]
+    kind = flow.offload == "packet"  # of the SAs that come
     return bool(met) and all(
-        policy.verdict == "protect" and policy.reqid == flow.reqid(way) for policy in met
+        (policy.verdict, policy.reqid, policy.offload) == ("protect", flow.reqid(way), kind)
+        for policy in met
     )
 
 

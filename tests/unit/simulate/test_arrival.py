@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the observer takes a frame for at its receiver, seen in runs that do nothing wrong."""
 
+from host_driver.conformance.packets import udp
+from host_driver.lab.wire import Frame
 from host_driver.simulate.actions import AddPolicy, AddSa, Attack, Send
+from host_driver.simulate.arrival import Receiver
+from host_driver.simulate.headers import parse
 from host_driver.simulate.judge import make_judge
+from host_driver.simulate.opening import Opener
 from host_driver.simulate.plan import Plan
 from host_driver.simulate.runner import Run
+from host_driver.simulate.tracks import Seen, Tracks
 
 IN_UDP = 5  # the flow with ESP in UDP
 PORT_BIT = 8 * (20 + 3) + 2  # behind the IPv4 header: 4500 becomes 4496
@@ -23,3 +29,17 @@ def test_esp_in_udp_to_another_port_is_a_datagram_like_others() -> None:
     (delivered,) = run.ledger.steps[3].delivered
     assert frame.data[14 + 22 :][:2] == (4496).to_bytes(2)
     assert delivered.packet == frame.data[14:]
+
+
+def test_of_frames_with_the_same_packet_the_last_one_brought_it() -> None:
+    """A packet too short for a tag was lost, and comes again many steps later."""
+    packet = udp(b"", 9, 10, "10.1.0.1", "10.1.0.2")
+    receiver = Receiver(1, Opener())
+    lost, come, beside = (
+        Seen(Frame(bytes(14) + packet, 0, 0, 1), step, packet, parse(packet)) for step in (3, 9, 9)
+    )
+    for seen in (lost, come, beside):
+        receiver.arrived(seen, Tracks())
+    assert receiver.brought(packet) == (come, False)
+    come.delivered += 1
+    assert receiver.brought(packet)[0] is beside

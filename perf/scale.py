@@ -1,242 +1,201 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long requests take as the tables grow, and what a dump needs, as JSON.
+"""What a packet costs the card as its tables grow, and what an SA takes of memory, as JSON.
 
-    python perf/scale.py [--sizes 1000 10000 100000] [--rounds 9]
+    python perf/scale.py [--sizes 2 1000 100000 1000000] [--rounds 9]
 
-One core without a card: the time of GETSA, of NEWSA with DELSA, of GETPOLICY, and of NEWPOLICY with
-DELPOLICY (into the one chain that holds all policies, and into a chain of its own), in
-microseconds, at each number of SAs and policies, the sizes measured in turns. `growth` is the
-median at the largest size over the one at the smallest: near 1 where time does not grow. A dump is
-read in pieces; `peak_kib` is what that took at most beside the tables.
+A card of each size holds so many SAs (half of them outbound) and as many policies, all offloaded,
+each pair of ends its own. Random traffic of 64-byte packets over all of them goes through the burst
+kernels, the sizes in turns: ns per packet. `growth` is the cost at a size over that at the smallest
+one of the same round. `bytes_per_sa` is what the process grew by while it was filled, an SA with
+its key, its rule and its policy; `installs_per_s` how fast the firmware took their commands.
 """
 
 import argparse
-import gc
 import random
 import sys
 import time
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import measure
+import msgspec
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from host_driver.netdev import Devices, NetDevice
-from host_driver.sleep import Scheduler
-from host_driver.xfrm.net import XfrmNet
-from proto.limits import NETLINK_DUMP_BYTES
-from proto.netlink import (
-    NLM_F_ACK,
-    NLM_F_DUMP,
-    NLM_F_REQUEST,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    attribute,
-    message,
-)
-from proto.xfrm import AF_INET, IPPROTO_ESP, POLICY_OUT, Attr, Msg
-from proto.xfrm_structs import (
-    AlgoAead,
-    UserPolicyId,
-    UserPolicyInfo,
-    UserSaId,
-    UserSaInfo,
-    UserTmpl,
-    XfrmId,
-    XfrmSelector,
-)
+from nic_model.datapath import rx_burst, tx_burst
+from nic_model.esp import BACKEND
+from nic_model.firmware import Firmware
+from proto import commands as c
+from proto.caps import PROFILES
+from proto.frame import Channel, Kind, pack, unpack
+from proto.layouts import DESCRIPTOR
+from proto.limits import BUFFER_BYTES, BURST, MTU_DEFAULT
+from proto.link.dma import Dma, slots_of, tx_offset
+from proto.xfrm import AF_INET
 
-SIZES = (1_000, 10_000, 100_000)
-CALLS = 200  # per measure
-DO = NLM_F_REQUEST | NLM_F_ACK
-HERE, THERE = (bytes((10, 0, 0, last)) + bytes(12) for last in (1, 2))
-KEY = bytes(range(1, 21))
-AEAD = attribute(Attr.ALG_AEAD, AlgoAead(b"rfc4106(gcm(aes))", 160, 128).pack() + KEY)
+SIZES = (2, 1_000, 100_000, 1_000_000)
+EPOCH, ETHERNET, SIZE = 1, 14, 64
+FLOWS = 8_192  # that the traffic is drawn from, in bursts that differ
+HEAD = bytes.fromhex("020000000002020000000001080045000040000000004011")
+COMMANDS_PER_SA = 4
 
 
-class Core:
-    """A core with `size` SAs and `size` policies; requests are answered at once."""
+def end(number: int) -> bytes:
+    """One address of 10/8 for each number."""
+    return (0x0A00_0000 + number).to_bytes(4)
+
+
+def frame(number: int) -> bytes:
+    """The 64-byte packet of a flow, in its Ethernet frame."""
+    ends = end(0) + end(number + 1)
+    return HEAD + bytes(2) + ends + bytes.fromhex("03e807d0002c0000") + bytes(SIZE - 28)
+
+
+class Card:
+    """A card with `size` SAs and policies, and bursts of random traffic for it."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
-        self.sched = Scheduler()
-        devices = Devices()
-        devices.set_up(devices.register(NetDevice("lo", start_xmit=lambda skb: 0)), True)
-        self.net = XfrmNet(devices, self.sched, random.Random(7), lambda group, message: 1)
-        self.net.now_ns = 10**18
-        for number in range(1, size + 1):
-            self.do(Msg.NEWSA, sa(number))
-            self.do(Msg.NEWPOLICY, policy(number))
+        caps = msgspec.structs.replace(
+            PROFILES["full"], sa_max=size, key_max=size, rule_max=2 * size
+        )
+        self.flows = size // 2
+        self.dma = Dma.anonymous()
+        self.firmware = Firmware("bench", caps, self.dma, random.Random(1))
+        self.firmware.step(0, [])
+        self._command(c.InitFunction(EPOCH))
+        before, started = resident_bytes(), time.perf_counter()
+        for flow in range(self.flows):
+            for direction in (c.OUT, c.IN):
+                self._install(flow, direction)
+        elapsed = time.perf_counter() - started
+        self.bytes_per_sa = (resident_bytes() - before) / size
+        self.installs_per_s = size / elapsed
+        self._make_bursts()
 
-    def ask(self, type: int, payload: bytes, flags: int) -> Any:
-        """The answers to one request, which may still have to be taken."""
-        answers: list[Any] = []
+    def _command(self, command: c.Command) -> int:
+        message = pack(Kind.COMMAND, msgspec.msgpack.encode(c.Request(0, command)), epoch=EPOCH)
+        outputs = self.firmware.step(0, [(Channel.MAILBOX, message)])
+        raw = next(raw for channel, raw in outputs if channel is Channel.MAILBOX)
+        reply = msgspec.msgpack.decode(unpack(raw).body, type=c.Reply)
+        if reply.status:
+            raise RuntimeError(f"{command}: {reply.text}")
+        return reply.handle
 
-        def task() -> Iterator[Any]:
-            answers.append((yield from self.net.netlink(message(type, payload, flags))))
+    def _install(self, flow: int, direction: int) -> None:
+        """Key, SA, its rule and its policy. Both directions have the same ends, so that what was
+        sealed here can be opened here."""
+        saddr, daddr = (address.ljust(16, b"\0") for address in (end(0), end(flow + 1)))
+        key = self._command(c.CreateKey(flow.to_bytes(16)))
+        sa = c.CreateSa(
+            key=key, salt=b"salt", icv_bytes=16, spi=0x1000 + flow, family=AF_INET, saddr=saddr,
+            daddr=daddr, direction=direction, reqid=flow + 1, selector=c.Selector(),
+        )  # fmt: skip
+        self._command(c.CreateSaRule(self._command(sa)))
+        selector = c.Selector(AF_INET, saddr, daddr, 32, 32)
+        policy = c.CreatePolicyRule(
+            direction=direction, selector=selector, priority=0, action=c.ALLOW, protect=True,
+            reqid=flow + 1,
+        )  # fmt: skip
+        self._command(policy)
 
-        self.sched.spawn(task())
-        self.sched.run(self.net.now_ns)
-        return answers[0]
+    def _make_bursts(self) -> None:
+        """Frames in clear for one direction, and what the card makes of them for the other."""
+        rng = random.Random(2)
+        self.descriptors = np.zeros(BURST, DESCRIPTOR)
+        self.descriptors["offset"] = [tx_offset(slot) for slot in range(BURST)]
+        self.descriptors["length"] = ETHERNET + SIZE
+        self.out = np.zeros(BURST * BUFFER_BYTES, np.uint8)
+        self.out_length, self.verdict = np.zeros(BURST, np.int64), np.zeros(BURST, np.uint8)
+        self.offsets = np.arange(BURST, dtype=np.int64) * BUFFER_BYTES
+        self.clear, self.sealed = [], []
+        for _ in range(FLOWS // BURST):
+            frames = [frame(rng.randrange(self.flows)) for _ in range(BURST)]
+            self.clear.append(np.frombuffer(b"".join(frames), np.uint8).reshape(BURST, -1))
+            self._load(self.clear[-1])
+            self._send()
+            self.sealed.append((self.out.copy(), self.out_length.copy()))
 
-    def do(self, type: int, payload: bytes) -> None:
-        """One request that must succeed."""
-        *_, ack = self.ask(type, payload, DO)
-        assert ack[4] == NLMSG_ERROR and not any(ack[16:20]), ack.hex()
+    def _load(self, frames: np.ndarray) -> None:
+        for slot, data in enumerate(frames):
+            at = tx_offset(slot)
+            self.dma.memory[at : at + len(data)] = data
+        slots, marks = slots_of(0, BURST)
+        self.dma.tx_marks[slots] = marks
 
-    def get(self, type: int, payload: bytes) -> None:
-        """One request that must be answered by an object."""
-        (reply,) = self.ask(type, payload, NLM_F_REQUEST)
-        assert reply[4] != NLMSG_ERROR, reply.hex()
+    def _send(self) -> None:
+        sent = tx_burst(
+            self.firmware.objects.tables, self.dma.memory, 0, self.descriptors, BURST, MTU_DEFAULT,
+            self.out, BUFFER_BYTES, self.out_length, self.verdict,
+        )  # fmt: skip
+        if sent != BURST:
+            raise RuntimeError(f"{sent} of {BURST} packets were sealed")
 
+    def tx(self) -> float:
+        """ns per packet of the transmit kernel over all bursts."""
+        spent = 0
+        for frames in self.clear:
+            self._load(frames)
+            started = time.perf_counter_ns()
+            self._send()
+            spent += time.perf_counter_ns() - started
+        return spent / (len(self.clear) * BURST)
 
-def address(number: int) -> bytes:
-    """10.0.0.0/8, one address for each number."""
-    return (0x0A00_0000 | number).to_bytes(4, "big") + bytes(12)
-
-
-def sa(number: int) -> bytes:
-    """NEWSA: half of all SAs share their addresses, as rekeyed ones do."""
-    daddr = THERE if number % 2 else address(number)
-    info = UserSaInfo(
-        id=XfrmId(daddr, number, IPPROTO_ESP), saddr=HERE, reqid=1, family=AF_INET,
-    )  # fmt: skip
-    return info.pack() + AEAD
-
-
-def sa_id(number: int) -> bytes:
-    """GETSA and DELSA."""
-    daddr = THERE if number % 2 else address(number)
-    return UserSaId(daddr, number, AF_INET, IPPROTO_ESP).pack()
-
-
-def selector(number: int, chain: int) -> XfrmSelector:
-    """Policies of chain 0 differ by ports and protocol only; other chains hold one policy each."""
-    daddr = THERE if not chain else address(chain)
-    sel = XfrmSelector(daddr, HERE, family=AF_INET, prefixlen_d=32, prefixlen_s=32)
-    sel.proto, sel.dport, sel.dport_mask = 1 + number // 60_000, number % 60_000, 0xFFFF
-    return sel
-
-
-def policy(number: int, chain: int = 0) -> bytes:
-    """NEWPOLICY of a middling priority among many."""
-    info = UserPolicyInfo(selector(number, chain), priority=number * 7919 % 997, dir=POLICY_OUT)
-    tmpl = UserTmpl(XfrmId(proto=IPPROTO_ESP), AF_INET, reqid=1)
-    return info.pack() + attribute(Attr.TMPL, tmpl.pack())
-
-
-def policy_id(number: int, chain: int = 0) -> bytes:
-    """GETPOLICY and DELPOLICY."""
-    return UserPolicyId(selector(number, chain), dir=POLICY_OUT).pack()
-
-
-def get_sa(core: Core, number: int) -> None:
-    core.get(Msg.GETSA, sa_id(1 + number * 7919 % core.size))
-
-
-def add_sa(core: Core, number: int) -> None:
-    core.do(Msg.NEWSA, sa(200_000 + number))
-    core.do(Msg.DELSA, sa_id(200_000 + number))
-
-
-def get_policy(core: Core, number: int) -> None:
-    core.get(Msg.GETPOLICY, policy_id(1 + number * 7919 % core.size))
-
-
-def add_policy(core: Core, number: int) -> None:
-    core.do(Msg.NEWPOLICY, policy(200_000 + number))
-    core.do(Msg.DELPOLICY, policy_id(200_000 + number))
-
-
-def add_policy_elsewhere(core: Core, number: int) -> None:
-    core.do(Msg.NEWPOLICY, policy(number, 300_000 + number))
-    core.do(Msg.DELPOLICY, policy_id(number, 300_000 + number))
-
-
-OPERATIONS: dict[str, Callable[[Core, int], None]] = {
-    "GETSA": get_sa,
-    "NEWSA+DELSA": add_sa,
-    "GETPOLICY": get_policy,
-    "NEWPOLICY+DELPOLICY, one chain": add_policy,
-    "NEWPOLICY+DELPOLICY, many chains": add_policy_elsewhere,
-}
+    def rx(self) -> float:
+        """ns per packet of the receive kernel over all bursts."""
+        spent, tables = 0, self.firmware.objects.tables
+        for frames, lengths in self.sealed:
+            data, descriptors = frames.copy(), np.zeros(BURST, DESCRIPTOR)
+            started = time.perf_counter_ns()
+            delivered = rx_burst(
+                tables, data, self.offsets, lengths, BURST, self.dma.memory, 0, 0, BURST,
+                descriptors, self.verdict,
+            )  # fmt: skip
+            spent += time.perf_counter_ns() - started
+            if delivered != BURST:
+                raise RuntimeError(f"{delivered} of {BURST} packets were opened")
+        return spent / (len(self.sealed) * BURST)
 
 
-def microseconds(core: Core, operation: Callable[[Core, int], None]) -> float:
-    """The mean time of CALLS calls."""
-    started = time.perf_counter()
-    for number in range(CALLS):
-        operation(core, number)
-    return (time.perf_counter() - started) / CALLS * 1e6
-
-
-def grow(cores: list[Core], name: str, rounds: int) -> dict[str, Any]:
-    """One operation at every size, in turns."""
-    operation = OPERATIONS[name]
-    cases = {
-        str(core.size): lambda core=core: microseconds(core, operation)  # type: ignore[misc]
-        for core in cores
-    }
-    timed = measure.in_turns(cases, rounds)
-    results = {size: measure.summary(times) for size, times in timed.items()}
-    medians = [result["median"] for result in results.values()]
-    return {"microseconds": results, "growth": round(medians[-1] / medians[0], 2)}
-
-
-def dump(core: Core, type: int) -> dict[str, Any]:
-    """Read a whole dump in pieces: how fast, and how much memory the reading takes."""
-    pieces, objects, size = 0, 0, 0
-    started = time.perf_counter()
-    answers = core.ask(type, b"", NLM_F_REQUEST | NLM_F_DUMP)
-    while piece := answers.take():
-        pieces += 1
-        objects += sum(reply[4] != NLMSG_DONE for reply in piece)
-        size += sum(map(len, piece))
-    elapsed = time.perf_counter() - started
-    assert objects == core.size
-
-    gc.collect()
-    tracemalloc.start()
-    answers = core.ask(type, b"", NLM_F_REQUEST | NLM_F_DUMP)
-    while answers.take():
-        pass
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return {
-        "objects": objects,
-        "bytes": size,
-        "pieces": pieces,
-        "objects_per_s": round(objects / elapsed),
-        "peak_kib": round(peak / 1024, 1),
-    }
+def resident_bytes() -> int:
+    """Memory of this process that is there (proc(5): statm)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
 
 
 def main() -> None:
-    """Build all cores, measure, and print one JSON document."""
+    """Fill all cards, measure in turns, and print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--rounds", type=int, default=measure.ROUNDS)
     options = parser.parse_args()
-    cores = []
+    cards: dict[int, Card] = {}
     for size in options.sizes:
         print(f"{size} SAs and policies ...", file=sys.stderr)
-        cores.append(Core(size))
-    gc.freeze()  # what is there is not looked at by the collector again
-    results = {name: grow(cores, name, options.rounds) for name in OPERATIONS}
-    dumps = {
-        str(core.size): {kind.name: dump(core, kind) for kind in (Msg.GETSA, Msg.GETPOLICY)}
-        for core in cores
+        cards[size] = Card(size)
+    results: dict[str, Any] = {
+        str(size): {
+            "bytes_per_sa": round(card.bytes_per_sa),
+            "installs_per_s": round(card.installs_per_s),
+        }
+        for size, card in cards.items()
     }
+    for way in ("tx", "rx"):
+        cases: dict[str, Callable[[], float]] = {
+            str(size): getattr(card, way) for size, card in cards.items()
+        }
+        timed = measure.in_turns(cases, options.rounds)
+        first = next(iter(timed.values()))
+        for size, ns in timed.items():
+            growth = [each / base for each, base in zip(ns, first, strict=True)]
+            results[size][way] = {
+                "ns_per_packet": measure.summary(ns), "growth": measure.summary(growth, 2)
+            }  # fmt: skip
     measure.report(
-        {"requests": results, "dumps": dumps},
-        benchmark="scale",
-        calls=CALLS,
-        rounds=options.rounds,
-        dump_piece_bytes=NETLINK_DUMP_BYTES,
-    )
+        results, benchmark="scale", form=BACKEND, packet_bytes=SIZE, burst=BURST, flows=FLOWS,
+        commands_per_sa=COMMANDS_PER_SA, rounds=options.rounds,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -71,6 +71,17 @@ class Send(Query):
     packets: list[bytes]
 
 
+class Generate(Query):
+    """The stack sends `count` packets, the given ones round and round, as the kernel's pktgen does.
+
+    -> Answer.values: "accepted", and "elapsed_ns" until the card was done with them; Answer.value:
+    how many were refused, by errno. EINVAL without a packet, and for more than GENERATE_MAX.
+    """
+
+    packets: list[bytes]
+    count: int
+
+
 class Receive(Query):
     """-> Answer.blobs: at most `limit` IP packets delivered to the stack."""
 
@@ -172,9 +183,9 @@ class Quiesce(Query):
 
 
 AnyQuery = (
-    Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Receive | Mib
-    | Snmp | Counters | Census | Audit | Trace | FaultRequest | SetLink | SetNetworks
-    | AddDevice | SetClockForward | Info | Capture | Quiesce
+    Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Generate
+    | Receive | Mib | Snmp | Counters | Census | Audit | Trace | FaultRequest | SetLink
+    | SetNetworks | AddDevice | SetClockForward | Info | Capture | Quiesce
     | Reporters | Recover | Reload
 )  # fmt: skip
 

@@ -33,6 +33,7 @@ from host_driver.running import Running
 from host_driver.sleep import Completion, Scheduler, Sleep, completions_of
 from host_driver.timers import Timers
 from host_driver.trace import Trace
+from host_driver.xfrm.flow_table import FlowTable
 from host_driver.xfrm.net import XfrmNet
 from host_driver.xfrm.profile import LATEST, profile_by_name
 from proto.caps import Caps
@@ -112,6 +113,7 @@ class Host:
         self.tx = TxQueue(dma, mac, peer_mac, self.sas, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
+        self.flow_table = FlowTable(self.net, self.nic)
         self.rx = RxQueue(
             dma, self.nic, self.sas, self.edge.ring, self.netif_rx, self.counters,
             lambda packet: self.driver_hook("unenforced", packet),

@@ -18,6 +18,7 @@ from host_driver.control import Answer, AnyQuery
 from host_driver.device_queries import DeviceQueries
 from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice, Skb
 from host_driver.quiet import Quiet
+from host_driver.sending import Traffic
 from host_driver.sleep import Completion, Sleep, may_sleep, wait
 from host_driver.xfrm.answers import Answers
 from proto import VERSION
@@ -59,7 +60,7 @@ class Queries:
             control.Notifications: self._notifications,
             control.Listen: self._listen,
             control.Sysctl: self._sysctl,
-            control.Send: self._send,
+            **Traffic(host).handlers,
             control.Receive: self._receive,
             control.Mib: self._mib,
             control.Snmp: self._snmp,
@@ -171,16 +172,6 @@ class Queries:
             raise OffloadError(errno.EINVAL, f"{query.name}: {query.value} is no 32-bit number")
         setattr(self._host.net, name, query.value)
         return Answer(0)
-
-    def _send(self, query: control.Send) -> Sleep[Answer]:
-        """A blocking socket: where the device's queue is full, wait for it."""
-        host = self._host
-        errnos = []
-        for packet in query.packets:
-            while not host.nic.tx_space():
-                yield from wait(host.space())
-            errnos.append(abs(host.net.output(packet)))
-        return Answer(0, errnos=errnos)
 
     def _receive(self, query: control.Receive) -> Answer:
         return Answer(0, blobs=self._host.received.take(query.limit))

@@ -17,6 +17,7 @@ MESSAGE_MAX_BYTES = 16 << 20
 
 # Host queues in front of and behind the rings.
 TXQUEUE_LEN = 1000
+GENERATE_MAX = 1 << 20  # packets of one run of the host's traffic source
 SOCKET_RCVBUF_BYTES = 256 << 20
 NOTIFICATION_QUEUE = 65_536
 TRACE_ENTRIES = 16_384

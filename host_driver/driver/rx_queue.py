@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from host_driver.driver.provenance import esp_of, opened_as_expected, opened_by, should_be_open
 from host_driver.driver.sa import Sa, SaTable
-from host_driver.driver.tx_queue import ETHERTYPES, Send
+from host_driver.driver.tx_queue import Send
+from host_driver.driver.tx_slots import ETHERTYPES
 from host_driver.netdev import (
     CRYPTO_DONE,
     CRYPTO_GENERIC_ERROR,

@@ -15,23 +15,16 @@ from collections.abc import Callable
 import numpy as np
 
 from host_driver.driver.sa import SaTable
+from host_driver.driver.tx_slots import ETHERTYPES, Run, TxSlots
 from host_driver.netdev import Skb
 from host_driver.sleep import Completion
 from proto.frame import INDEX_MASK, Kind, Message, pack
-from proto.layouts import COMPLETION_ERROR, DESCRIPTOR, TxFlag
-from proto.limits import (
-    BURST,
-    RECONCILE_INTERVAL_MS,
-    RING_SIZE,
-    SLOT_BYTES,
-    TX_TIMEOUT_MS,
-    TXQUEUE_LEN,
-)
-from proto.link.dma import Dma, slots_of, tx_offset
+from proto.layouts import COMPLETION_ERROR
+from proto.limits import BURST, RECONCILE_INTERVAL_MS, RING_SIZE, TX_TIMEOUT_MS, TXQUEUE_LEN
+from proto.link.dma import Dma
 from proto.link.ring import Producer, RingError, Stale, distance
 from proto.queue import CompletionError, QueueState
 
-ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 WATCHDOG_NS = RECONCILE_INTERVAL_MS * 1_000_000
 TX_TIMEOUT_NS = TX_TIMEOUT_MS * 1_000_000
 
@@ -62,14 +55,12 @@ class TxQueue:
         self.error = ""
         self.progress = Completion()  # done when the next completion has come
         self._dma = dma
-        self._sas = sas
-        self._memory = dma.memory.data
-        self._addresses = peer_mac + mac
+        self._slots = TxSlots(dma, mac, peer_mac, sas)
         self._send = send
         self._counters = counters
-        self._queue: deque[Skb] = deque()
+        self._queue: deque[Skb | Run] = deque()
+        self._queued = 0  # packets
         self._producer = Producer(RING_SIZE)
-        self._descriptors = np.zeros(RING_SIZE, DESCRIPTOR)
         self._accepted = self._taken = 0  # packets, ever
         self._drains: deque[tuple[int, Completion]] = deque()
         self._watchdog_ns = 0
@@ -98,7 +89,7 @@ class TxQueue:
 
     def space(self) -> int:
         """Packets that the queue still takes."""
-        return TXQUEUE_LEN - len(self._queue)
+        return TXQUEUE_LEN - self._queued
 
     def enqueue(self, skb: Skb) -> int:
         """Take one packet; returns 0, EPROTO for what is no IP packet, ENOBUFS when full."""
@@ -108,9 +99,18 @@ class TxQueue:
         if not self.space():
             self._counters["tx_queue_full"] += 1
             return errno.ENOBUFS
-        self._queue.append(skb)
-        self._accepted += 1
+        self._append(skb, 1)
         return 0
+
+    def enqueue_run(self, run: Run) -> None:
+        """Take IP packets for which there is `space`."""
+        assert len(run) <= self.space(), "more than was asked for"
+        self._append(run, len(run))
+
+    def _append(self, packets: Skb | Run, count: int) -> None:
+        self._queue.append(packets)
+        self._queued += count
+        self._accepted += count
 
     def drained(self) -> Completion:
         """Completes when the card is done with all packets that were accepted until now."""
@@ -128,19 +128,33 @@ class TxQueue:
         """Put queued packets on the ring as far as credits go; whether anything moved."""
         moved = False
         while self.state is QueueState.RDY and (
-            count := min(BURST, self._producer.credits, len(self._queue))
+            count := min(BURST, self._producer.credits, self._queued)
         ):
             if not self.outstanding:
                 self._note_moved(now_ns)
             first = self._producer.take(count)
-            for index in range(first, first + count):
-                self._place(index & INDEX_MASK, self._queue.popleft())
-            slots, marks = slots_of(first, count)
-            self._dma.tx_marks[slots] = marks
+            self._place(first, count)
             self._ring(first, count)
             self._counters["tx_packets"] += count
             moved = True
         return moved
+
+    def _place(self, first: int, count: int) -> None:
+        """The oldest `count` packets into ring positions from `first` on."""
+        at, end = first, first + count
+        while at < end:
+            packets = self._queue.popleft()
+            if isinstance(packets, Skb):
+                self._slots.place(at & INDEX_MASK, packets)
+                at += 1
+                continue
+            now, later = packets.split(end - at)
+            self._slots.place_run(at & INDEX_MASK, now)
+            at += len(now)
+            if later is not None:
+                self._queue.appendleft(later)
+        self._queued -= count
+        self._slots.mark(first, count)
 
     def done(self, message: Message, now_ns: int) -> None:
         """TX_DONE: what the card is done with, and what of it went wrong."""
@@ -203,9 +217,10 @@ class TxQueue:
 
     def purge(self) -> None:
         """Packets that wait for a ring that is gone are dropped."""
-        self._counters["tx_drop_carrier"] += len(self._queue)
-        self._note_taken(len(self._queue))
+        self._counters["tx_drop_carrier"] += self._queued
+        self._note_taken(self._queued)
         self._queue.clear()
+        self._queued = 0
 
     def deadline_ns(self) -> int | None:
         """When to look at the watchdog, while packets are out."""
@@ -244,23 +259,6 @@ class TxQueue:
             self._ring((self.index - unseen) & INDEX_MASK, count)
             unseen -= count
 
-    def _place(self, index: int, skb: Skb) -> None:
-        """The frame into the DMA slot of its ring position, and its descriptor beside it."""
-        frame = b"".join((self._addresses, ETHERTYPES[skb.data[0] >> 4], skb.data))
-        assert len(frame) <= SLOT_BYTES, "longer than any MTU"
-        offset = tx_offset(index)
-        self._memory[offset : offset + len(frame)] = frame
-        flags, handle, generation = TxFlag(0), 0, 0
-        if skb.protect:
-            flags |= TxFlag.PROTECT
-        if skb.sealed:
-            flags |= TxFlag.SEALED
-        if skb.sec_path is not None:  # of an SA that is gone meanwhile, the card drops it
-            flags, sa = TxFlag.CRYPTO, self._sas.of(skb.sec_path.x)
-            handle, generation = (sa.handle, sa.generation) if sa else (0, 0)
-        self._descriptors[index % RING_SIZE] = (offset, len(frame), flags, 0, handle, generation)
-
     def _ring(self, first: int, count: int) -> None:
-        slots, _ = slots_of(first, count)
-        body = self._dma.gather(self._descriptors[slots])
+        body = self._dma.gather(self._slots.descriptors(first, count))
         self._send(pack(Kind.TX, body, first, count, self.epoch))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from host_driver.ip import Result
 
 
+GENERATE_AT_ONCE = 1 << 17  # packets; a question must be answered within CONTROL_TIMEOUT_MS
+
+
 class HostHandle:
     """One host of the lab. Methods raise OffloadError for what the host refuses, and PeerDied."""
 
@@ -77,6 +80,23 @@ class HostHandle:
             chunk = [bytes(packet) for packet in packets[first : first + BURST]]
             errnos += self._ask(control.Send(chunk)).errnos
         return errnos
+
+    def generate(self, packets: Sequence[bytes], count: int) -> dict[str, int]:
+        """The stack sends `count` packets, these round and round, from within the host; -> how
+        many were "accepted", "refused" (and why, as "errno_N"), and "elapsed_ns" until the card was
+        done with them, on the host's clock. Raises OffloadError(EINVAL) without a packet."""
+        total = {"accepted": 0, "refused": 0, "elapsed_ns": 0}
+        for first in range(0, max(count, 1), GENERATE_AT_ONCE):
+            at = first % len(packets) if packets else 0
+            templates = [bytes(packet) for packet in (*packets[at:], *packets[:at])]
+            query = control.Generate(templates, min(GENERATE_AT_ONCE, count - first))
+            answer = self._ask(query)
+            for name, value in answer.values.items():
+                total[name] += value
+            for number, times in answer.value.items():
+                total["refused"] += times
+                total[f"errno_{number}"] = total.get(f"errno_{number}", 0) + times
+        return total
 
     def receive(self) -> list[bytes]:
         """All IP packets delivered to the stack since the last call."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FLOW_CACHE = 4096
 
+Generation = tuple[int, int, int]
+
 
 class Decision(NamedTuple):
     """What becomes of the packets of a flow.
@@ -46,20 +48,22 @@ class Decision(NamedTuple):
 
 class FlowCache:
     """Decisions by flow, bounded: a full cache is emptied, and so is one of another generation, for
-    what it holds can be true no more, and would keep dead SAs and policies."""
+    what it holds can be true no more, and would keep dead SAs and policies. `emptied` counts."""
 
     def __init__(self) -> None:
         self._flows: dict[Flow, Decision] = {}
         self._generation = (0, 0, 0)
+        self.emptied = 0
 
     def clear(self) -> None:
         """Forget everything: routes have changed."""
         self._flows.clear()
+        self.emptied += 1
 
-    def get(self, flow: Flow, generation: tuple[int, int, int]) -> Decision | None:
+    def get(self, flow: Flow, generation: Generation) -> Decision | None:
         """The decision, if nothing that it rests on has changed."""
         if generation != self._generation:
-            self._flows.clear()
+            self.clear()
             self._generation = generation
         decision = self._flows.get(flow)
         valid = decision and all(x.km.state == KmState.VALID for x in decision.states)
@@ -68,14 +72,18 @@ class FlowCache:
     def put(self, flow: Flow, decision: Decision) -> None:
         """Remember a decision of the generation that `get` was asked about last."""
         if len(self._flows) >= FLOW_CACHE:
-            self._flows.clear()
+            self.clear()
         self._flows[flow] = decision
+
+
+def generation(net: "XfrmNet") -> Generation:
+    """Moves with every SA, policy or default that may change a decision."""
+    return net.spd.generation, net.sad.generation, net.policy_default_generation
 
 
 def xfrm_lookup(net: "XfrmNet", flow: Flow) -> Decision:
     """What becomes of a flow, from the cache or decided anew."""
-    generation = (net.spd.generation, net.sad.generation, net.policy_default_generation)
-    decision = net.flows.get(flow, generation)
+    decision = net.flows.get(flow, generation(net))
     if decision is None:
         decision = _decide(net, flow)
         if not decision.counters:

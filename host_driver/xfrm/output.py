@@ -84,7 +84,7 @@ def xfrm_output(net: "XfrmNet", packet: bytes, mark: int, may_hold: bool) -> int
 def _packet_offload(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: NetDevice) -> int:
     """Hand a clear packet to the device of its SA (TX-05, TX-23), or drop it."""
     uncut = family_of(skb.data) == AF_INET and dont_fragment(skb.data)
-    if uncut and len(skb.data) > _path_mtus(net, states, dev.mtu)[0]:
+    if uncut and len(skb.data) > path_mtus(net, states, dev.mtu)[0]:
         return -errno.EMSGSIZE  # TX-31: IP itself refuses, before anything is counted
     # Nothing is done between two SAs: each asks its driver about the packet as it is.
     end = states[-1]
@@ -98,8 +98,8 @@ def _protected(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: Net
     """Apply the SAs in their order, the innermost first, and send what they make."""
     end = states[-1]
     dev = net.devices.route(addr(end.id.daddr, end.props.family)) or dev
-    mtus = _path_mtus(net, states, dev.mtu)
-    longest = mtus if dont_fragment(skb.data) else _path_mtus(net, states, PACKET_MAX)
+    mtus = path_mtus(net, states, dev.mtu)
+    longest = mtus if dont_fragment(skb.data) else path_mtus(net, states, PACKET_MAX)
     if len(skb.data) > longest[0]:
         return -errno.EMSGSIZE  # TX-31: the sender hears of it before anything is counted
     x = states[0]
@@ -120,7 +120,7 @@ def _protected(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: Net
     return -error
 
 
-def _path_mtus(net: "XfrmNet", states: tuple[XfrmState, ...], mtu: int) -> list[int]:
+def path_mtus(net: "XfrmNet", states: tuple[XfrmState, ...], mtu: int) -> list[int]:
     """The longest packet that each SA may be given, so that the last one's fits (TX-31)."""
     mtus: list[int] = []
     for x in reversed(states):

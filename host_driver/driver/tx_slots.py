@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transmit ring as memory: frames in their DMA slots, descriptors beside them, marks behind.
+
+A single packet is placed with all that an Skb says about it; a run of plain ones is placed at once:
+
+    addresses and type of Ethernet in front, the packets behind, a descriptor each
+
+Packets of one length at even distances are one copy, of one length anywhere two, and of different
+lengths one for each.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from host_driver.driver.sa import SaTable
+from host_driver.netdev import Skb
+from proto.layouts import DESCRIPTOR, TxFlag
+from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, RING_SIZE, SLOT_BYTES
+from proto.link.dma import Dma, slots_of, tx_offset
+
+ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """IP packets that go out one after the other as they are: each begins in `block` at its entry
+    of `starts` and has `lengths` bytes. `protect` is that of an Skb."""
+
+    block: bytes
+    starts: Ints
+    lengths: Ints
+    protect: Bools
+    ipv6: Bools
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, some: slice) -> "Run":
+        return Run(
+            self.block, self.starts[some], self.lengths[some], self.protect[some], self.ipv6[some]
+        )
+
+    def split(self, count: int) -> "tuple[Run, Run | None]":
+        """The first `count` packets or all, and what is left."""
+        return (self, None) if count >= len(self) else (self[:count], self[count:])
+
+
+class TxSlots:
+    """What the card reads. Running indices are taken modulo RING_SIZE."""
+
+    def __init__(self, dma: Dma, mac: bytes, peer_mac: bytes, sas: SaTable) -> None:
+        self._dma = dma
+        self._sas = sas
+        self._memory = dma.memory.data
+        self._addresses = peer_mac + mac
+        self._heads = np.array(
+            [self._addresses + ETHERTYPES[4], self._addresses + ETHERTYPES[6]],
+            f"V{ETHERNET_BYTES}",
+        )
+        self._descriptors = np.zeros(RING_SIZE, DESCRIPTOR)
+        self._offsets = np.arange(RING_SIZE, dtype=np.uint32) * BUFFER_BYTES
+
+    def descriptors(self, first: int, count: int) -> npt.NDArray[np.void]:
+        """A copy of the descriptors of `count` running indices."""
+        slots, _ = slots_of(first, count)
+        copied: npt.NDArray[np.void] = self._descriptors[slots]
+        return copied
+
+    def mark(self, first: int, count: int) -> None:
+        """Say that the packets of `count` running indices are written (proto.link.dma)."""
+        slots, marks = slots_of(first, count)
+        self._dma.tx_marks[slots] = marks
+
+    def place(self, index: int, skb: Skb) -> None:
+        """One frame and its descriptor."""
+        frame = b"".join((self._addresses, ETHERTYPES[skb.data[0] >> 4], skb.data))
+        assert len(frame) <= SLOT_BYTES, "longer than any MTU"
+        offset = tx_offset(index)
+        self._memory[offset : offset + len(frame)] = frame
+        flags, handle, generation = TxFlag(0), 0, 0
+        if skb.protect:
+            flags |= TxFlag.PROTECT
+        if skb.sealed:
+            flags |= TxFlag.SEALED
+        if skb.sec_path is not None:  # of an SA that is gone meanwhile, the card drops it
+            flags, sa = TxFlag.CRYPTO, self._sas.of(skb.sec_path.x)
+            handle, generation = (sa.handle, sa.generation) if sa else (0, 0)
+        self._descriptors[index % RING_SIZE] = (offset, len(frame), flags, 0, handle, generation)
+
+    def place_run(self, index: int, run: Run) -> None:
+        """The frames of a run and their descriptors, from running index `index` on."""
+        at = index % RING_SIZE
+        before_wrap, after_wrap = run.split(RING_SIZE - at)
+        self._place_run(at, before_wrap)
+        if after_wrap is not None:
+            self._place_run(0, after_wrap)
+
+    def _place_run(self, at: int, run: Run) -> None:
+        """The same where the end of the ring is not crossed."""
+        end = at + len(run)
+        assert int(run.lengths.max()) <= SLOT_BYTES - ETHERNET_BYTES, "longer than any MTU"
+        self._column(f"V{ETHERNET_BYTES}", 0)[at:end] = self._heads[run.ipv6.view(np.uint8)]
+        if (run.lengths == run.lengths[0]).all():
+            packet = f"V{int(run.lengths[0])}"
+            self._column(packet, ETHERNET_BYTES)[at:end] = _packets(run, packet)
+        else:
+            places = self._offsets[at:end] + ETHERNET_BYTES
+            table = zip(places.tolist(), run.starts.tolist(), run.lengths.tolist(), strict=True)
+            block = memoryview(run.block)
+            for place, start, length in table:
+                self._memory[place : place + length] = block[start : start + length]
+
+        descriptors = self._descriptors[at:end]
+        descriptors["offset"] = self._offsets[at:end]
+        descriptors["length"] = run.lengths + ETHERNET_BYTES
+        descriptors["flags"] = run.protect * np.uint8(TxFlag.PROTECT)
+        for name in ("syndrome", "handle", "generation"):
+            descriptors[name] = 0
+
+    def _column(self, kind: str, behind: int) -> npt.NDArray[np.void]:
+        """As many bytes of every transmit buffer as `kind` has, from byte `behind` on."""
+        return np.ndarray(RING_SIZE, kind, self._memory, behind, (BUFFER_BYTES,))
+
+
+def _packets(run: Run, packet: str) -> npt.NDArray[np.void]:
+    """The packets of a run that are all of one length, `packet` being the type of one."""
+    starts, count = run.starts, len(run)
+    first = int(starts[0])
+    step = int(starts[1]) - first if count > 1 else 0
+    if step >= 0 and (starts == first + step * np.arange(count)).all():
+        return np.ndarray(count, packet, run.block, first, (step,))
+    places = len(run.block) - int(run.lengths[0]) + 1
+    return np.ndarray(places, packet, run.block, strides=(1,))[starts]

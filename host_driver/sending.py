@@ -9,9 +9,8 @@ captured, and in bursts too small to pay for it, all of them do.
 """
 
 import errno
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,9 +52,8 @@ class Traffic:
                     yield from wait(self._host.space())
                 errnos.append(abs(self._host.net.output(packet)))
             return Answer(0, errnos=errnos)
-        sending = Sending(self._host, Burst.of(packets))
-        yield from sending.run()
-        return Answer(0, errnos=sending.errnos)
+        errnos = yield from Sending(self._host, packets).run(np.arange(len(packets)))
+        return Answer(0, errnos=errnos)
 
     def _generate(self, query: control.Generate) -> Sleep[Answer]:
         """pktgen: templates round and round. Elapsed is the time until the card was done."""
@@ -66,87 +64,83 @@ class Traffic:
                 f"{count} packets from {len(query.packets)} templates: at least one template, "
                 f"and 0..{GENERATE_MAX} packets",
             )
-        templates = Burst.of(query.packets)
+        sending, different = Sending(host, query.packets), len(query.packets)
+        round_and_round = np.arange(different + BURST) % different
         began_ns = host.now_ns()
-        errnos: Counter[int] = Counter()
+        accepted, refused = 0, Counter[int]()
         for number, first in enumerate(range(0, count, BURST), 1):
-            burst = templates.round(first % len(templates), min(BURST, count - first))
-            sending = Sending(host, burst)
-            yield from sending.run()
-            errnos.update(sending.errnos)
+            order = round_and_round[first % different :][: min(BURST, count - first)]
+            while host.nic.tx_space() < len(order):  # so that bursts stay whole in the queue
+                yield from wait(host.space())
+            errnos = yield from sending.run(order)
+            good = errnos.count(0)
+            accepted += good
+            if good < len(errnos):
+                refused.update(filter(None, errnos))
             if number % BURSTS_IN_A_ROW == 0:
                 yield from wait(host.pulse(host.now_ns()))
         drained = host.tx.drained()
         drained.deadline_ns = host.now_ns() + DRAIN_NS
         yield from wait(drained)
-        values = {"accepted": errnos.pop(0, 0), "elapsed_ns": host.now_ns() - began_ns}
-        return Answer(0, values=values, value=dict(errnos))
+        values = {"accepted": accepted, "elapsed_ns": host.now_ns() - began_ns}
+        return Answer(0, values=values, value=dict(refused))
 
 
 class Sending:
-    """One burst on its way; `errnos` are those of the packets that are through."""
+    """Packets and their flows, looked at once however often they are sent."""
 
-    def __init__(self, host: "Host", burst: Burst) -> None:
-        self.errnos: list[int] = []
+    def __init__(self, host: "Host", packets: Sequence[bytes]) -> None:
         self._host = host
         self._table = host.flow_table
-        self._burst = burst
-        self._keys = burst.keys()
-        self._ipv6 = burst.ipv6()
-        self._found: Ints = np.zeros(len(burst), np.int64)
-        self._unknown: list[int] = []  # numbers of packets that are not in the table
-        self._version = -1  # of the table, when it was asked last
+        self._packets = packets
+        self._burst = Burst.of(packets)
+        self._keys = self._burst.keys()
+        self._ipv6 = self._burst.ipv6()
+        self._found: Ints = np.zeros(len(packets), np.int64)  # their entries of the table
+        self._version = -1  # of the table, when it was asked
 
-    def run(self) -> Sleep[None]:
-        """Send everything; sleep while the device's queue is full."""
-        host, total = self._host, len(self._burst)
-        while len(self.errnos) < total:
+    def run(self, order: Ints) -> Sleep[list[int]]:
+        """Send the packets of these numbers, each as often as it is there, and sleep while the
+        device's queue is full; -> their errnos."""
+        host = self._host
+        errnos: list[int] = []
+        self._table.refresh()
+        while len(errnos) < len(order):
             while not host.nic.tx_space():
                 yield from wait(host.space())
-            if host.clear_side.on:
-                self._one(len(self.errnos))
-            else:
-                self._some(len(self.errnos))
+            errnos += self._some(order[len(errnos) :])
+        return errnos
 
-    def _some(self, at: int) -> None:
+    def _some(self, order: Ints) -> list[int]:
         """A run of packets that the table knows, as long as there is room, or one that it does
-        not."""
-        table = self._table
-        if self._version != table.version and (self._version < 0 or self._keys[at] in table):
-            self._look(at)
-        end = min(self._end_of_run(at), at + self._host.nic.tx_space())
-        if end == at or self._version != table.version:
-            self._one(at)
-            return
+        not; -> their errnos, none of what must be looked at again."""
+        table, number = self._table, int(order[0])
+        if self._version != table.version and (self._version < 0 or self._keys[number] in table):
+            self._version = table.version
+            self._found = table.find(self._keys, self._burst.lengths)
+        known = self._version == table.version and self._found[number] != UNKNOWN
+        if not known or self._host.clear_side.on:
+            return [self._one(number)]
+        order = order[: self._host.nic.tx_space()]
+        found = self._found[order]
+        if not found.all():
+            order, found = (these[: int(found.argmin())] for these in (order, found))
         table.refresh()
-        found = self._found[at:end]
         if self._version != table.version or not table.use(found):
-            return  # it is empty now
+            return []  # it is empty now
         burst = self._burst
         self._host.tx.enqueue_run(
             Run(
-                burst.block, burst.starts[at:end], burst.lengths[at:end],
-                table.protect(found), self._ipv6[at:end],
+                burst.block, burst.starts[order], burst.lengths[order], table.protect(found),
+                self._ipv6[order],
             )
         )  # fmt: skip
-        self.errnos += [0] * (end - at)
+        return [0] * len(order)
 
-    def _look(self, at: int) -> None:
-        """Ask the table about all packets from `at` on."""
-        self._table.refresh()
-        self._version = self._table.version
-        self._found[at:] = self._table.find(self._keys[at:], self._burst.lengths[at:])
-        self._unknown = (np.flatnonzero(self._found[at:] == UNKNOWN) + at).tolist()
-
-    def _end_of_run(self, at: int) -> int:
-        """The number of the first packet from `at` on that the table does not know."""
-        later = bisect_left(self._unknown, at)
-        return self._unknown[later] if later < len(self._unknown) else len(self._burst)
-
-    def _one(self, at: int) -> None:
-        """One packet on the long way."""
-        packet, key = self._burst.packet(at), self._keys[at]
+    def _one(self, number: int) -> int:
+        """One packet on the long way; its errno."""
+        packet, key = self._packets[number], self._keys[number]
         error = abs(self._host.net.output(packet))
-        self.errnos.append(error)
         if key is not NO_KEY and not error:
             self._table.learn(key, packet)
+        return error

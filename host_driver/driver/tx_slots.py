@@ -16,11 +16,15 @@ import numpy.typing as npt
 
 from host_driver.driver.sa import SaTable
 from host_driver.netdev import Skb
+from proto.frame import INDEX_MASK
 from proto.layouts import DESCRIPTOR, TxFlag
 from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, RING_SIZE, SLOT_BYTES
 from proto.link.dma import Dma, slots_of, tx_offset
 
 ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
+
+# Where fields stand in the first 64 bits of a DESCRIPTOR, which is little-endian.
+LENGTH_SHIFT, FLAGS_SHIFT = 32, 48
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -63,18 +67,24 @@ class TxSlots:
             f"V{ETHERNET_BYTES}",
         )
         self._descriptors = np.zeros(RING_SIZE, DESCRIPTOR)
-        self._offsets = np.arange(RING_SIZE, dtype=np.uint32) * BUFFER_BYTES
+        self._words = self._descriptors.view("<i8").reshape(RING_SIZE, -1)
+        self._offsets = np.arange(RING_SIZE) * BUFFER_BYTES
 
     def descriptors(self, first: int, count: int) -> npt.NDArray[np.void]:
-        """A copy of the descriptors of `count` running indices."""
+        """Those of `count` running indices; a view where the ring does not end between them."""
+        at = first % RING_SIZE
+        if at + count <= RING_SIZE:
+            return self._descriptors[at : at + count]
         slots, _ = slots_of(first, count)
         copied: npt.NDArray[np.void] = self._descriptors[slots]
         return copied
 
     def mark(self, first: int, count: int) -> None:
         """Say that the packets of `count` running indices are written (proto.link.dma)."""
-        slots, marks = slots_of(first, count)
-        self._dma.tx_marks[slots] = marks
+        at, marks = first % RING_SIZE, np.arange(first + 1, first + count + 1)
+        before_wrap = RING_SIZE - at
+        self._dma.tx_marks[at : at + count] = marks[:before_wrap] & INDEX_MASK
+        self._dma.tx_marks[: max(count - before_wrap, 0)] = marks[before_wrap:] & INDEX_MASK
 
     def place(self, index: int, skb: Skb) -> None:
         """One frame and its descriptor."""
@@ -103,7 +113,6 @@ class TxSlots:
     def _place_run(self, at: int, run: Run) -> None:
         """The same where the end of the ring is not crossed."""
         end = at + len(run)
-        assert int(run.lengths.max()) <= SLOT_BYTES - ETHERNET_BYTES, "longer than any MTU"
         self._column(f"V{ETHERNET_BYTES}", 0)[at:end] = self._heads[run.ipv6.view(np.uint8)]
         if (run.lengths == run.lengths[0]).all():
             packet = f"V{int(run.lengths[0])}"
@@ -115,12 +124,12 @@ class TxSlots:
             for place, start, length in table:
                 self._memory[place : place + length] = block[start : start + length]
 
-        descriptors = self._descriptors[at:end]
-        descriptors["offset"] = self._offsets[at:end]
-        descriptors["length"] = run.lengths + ETHERNET_BYTES
-        descriptors["flags"] = run.protect * np.uint8(TxFlag.PROTECT)
-        for name in ("syndrome", "handle", "generation"):
-            descriptors[name] = 0
+        words = self._words[
+            at:end
+        ]  # of DESCRIPTOR: offset, length and flags; syndrome and SA are 0
+        flags = run.protect * np.int64(TxFlag.PROTECT << FLAGS_SHIFT)
+        words[:, 0] = self._offsets[at:end] | run.lengths + ETHERNET_BYTES << LENGTH_SHIFT | flags
+        words[:, 1] = 0
 
     def _column(self, kind: str, behind: int) -> npt.NDArray[np.void]:
         """As many bytes of every transmit buffer as `kind` has, from byte `behind` on."""

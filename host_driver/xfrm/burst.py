@@ -37,8 +37,7 @@ _PADDING = bytes(_HEAD6.itemsize)  # so that a header may be read behind the las
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """Packets in `block`: the bytes, then padding. `starts` and `lengths` have one entry for each,
-    in the order in which they go."""
+    """Packets in `block`: the bytes, then padding. `starts` and `lengths` have one entry each."""
 
     block: bytes
     starts: Ints
@@ -52,16 +51,6 @@ class Burst:
         """Of whatever the stack sends; a packet may be empty."""
         lengths = np.array([len(packet) for packet in packets], np.int64)
         return cls(b"".join((*packets, _PADDING)), np.cumsum(lengths) - lengths, lengths)
-
-    def round(self, first: int, count: int) -> "Burst":
-        """`count` packets from number `first` on, round and round."""
-        at = np.arange(first, first + count) % len(self)
-        return Burst(self.block, self.starts[at], self.lengths[at])
-
-    def packet(self, number: int) -> bytes:
-        """One of the packets."""
-        start = int(self.starts[number])
-        return self.block[start : start + int(self.lengths[number])]
 
     def ipv6(self) -> Bools:
         """Which packets begin as IPv6 does; an empty one says nothing of use."""

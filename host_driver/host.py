@@ -22,6 +22,7 @@ from host_driver.driver.probe import probe
 from host_driver.driver.queue_health import QueueHealth
 from host_driver.driver.records import Records
 from host_driver.driver.recovery import Recovery
+from host_driver.driver.rx_flows import RxFlows
 from host_driver.driver.rx_queue import RxQueue
 from host_driver.driver.sa import SaTable
 from host_driver.driver.tx_queue import TxQueue
@@ -117,6 +118,10 @@ class Host:
         self.rx = RxQueue(
             dma, self.nic, self.sas, self.edge.ring, self.netif_rx, self.counters,
             lambda packet: self.driver_hook("unenforced", packet),
+            RxFlows(
+                self.net, self.nic, self.sas, self.received, self._all_enforced,
+                lambda: self.clear_side.on,
+            ),
         )  # fmt: skip
         self.queue_health = QueueHealth(
             self.tx, self.rx, self.events, self.records, self.mailbox, self.spawn, self.counters
@@ -238,6 +243,10 @@ class Host:
         packet = self.net.input(skb)
         if packet is not None:
             self.received.put(packet)
+
+    def _all_enforced(self) -> bool:
+        """Whether the driver has nothing to say about single packets in clear."""
+        return not hasattr(self.driver, "unenforced") or self.driver_hook("all_enforced")
 
     # Time and tasks.
 

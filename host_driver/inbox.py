@@ -6,6 +6,7 @@ one answer, so a user asks until nothing is left.
 """
 
 from collections import Counter, deque
+from collections.abc import Sequence
 
 from proto.limits import (
     MESSAGE_MAX_BYTES,
@@ -46,6 +47,17 @@ class PacketSocket:
         self._packets.append(packet)
         self._bytes += len(packet)
         self.delivered += 1
+
+    def put_all(self, packets: Sequence[bytes]) -> None:
+        """Deliver packets in their order."""
+        size = sum(map(len, packets))
+        if self._bytes + size > SOCKET_RCVBUF_BYTES:
+            for packet in packets:
+                self.put(packet)
+            return
+        self._packets.extend(packets)
+        self._bytes += size
+        self.delivered += len(packets)
 
     def take(self, limit: int) -> list[bytes]:
         """At most `limit` packets, oldest first."""

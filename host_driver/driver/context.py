@@ -80,6 +80,13 @@ class EventSink(Protocol):
     def audit(self) -> Sleep[dict[str, int]]:
         """Compare the card with what should be there, and make it so; -> what was found."""
 
+    def unenforced(self, packet: bytes) -> bool:
+        """Whether a received packet without an SA is one of an IN policy that the card does not
+        have: then it is dropped. Asked about each one, unless `all_enforced`."""
+
+    def all_enforced(self) -> bool:
+        """Whether `unenforced` would say no to every packet."""
+
     def firmware_lost(self) -> None:
         """The card was emptied, or will be: nothing of what it had can be trusted any more."""
 

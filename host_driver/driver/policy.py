@@ -68,11 +68,7 @@ class Policies:
     def unenforced(self, packet: bytes) -> bool:
         """Whether the IN policy that decides on a packet without an SA is not on the card: the core
         believes that the card has enforced it (RX-08). ESP is the stack's to open and to judge."""
-        if self._objects.ended != self._ended:
-            self._ended = self._objects.ended
-            self._gaps = [one for one in self._entries.values() if one.xp.dir == POLICY_IN]
-        self._gaps = [one for one in self._gaps if not one.enforced]
-        flow = decode(packet) if self._gaps else None
+        flow = None if self.all_enforced() else decode(packet)
         if flow is None or flow.proto == IPPROTO_ESP:
             return False
         about = [
@@ -82,6 +78,14 @@ class Policies:
         ]
         first = min((one.xp.priority for one in about), default=0)
         return any(one.xp.priority == first and not one.enforced for one in about)
+
+    def all_enforced(self) -> bool:
+        """Whether every IN policy is on the card."""
+        if self._objects.ended != self._ended:
+            self._ended = self._objects.ended
+            self._gaps = [one for one in self._entries.values() if one.xp.dir == POLICY_IN]
+        self._gaps = [one for one in self._gaps if not one.enforced]
+        return not self._gaps
 
     def restore_missing(self) -> Sleep[None]:
         """Make the rules that are not on the card, oldest policy first, and in their order all

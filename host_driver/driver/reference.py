@@ -148,6 +148,10 @@ class ReferenceDriver:
         """Whether a packet without an SA is one of an IN policy that the card does not have."""
         return self._policies.unenforced(packet)
 
+    def all_enforced(self) -> bool:
+        """Whether `unenforced` would say no to every packet."""
+        return self._policies.all_enforced()
+
     def handle_events(self, events: list[Event]) -> None:
         """See `driver.events`; what was overrun may have been anything."""
         self._events.handle_events(events)

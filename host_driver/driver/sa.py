@@ -111,7 +111,8 @@ class Sa:
 
 
 class SaTable:
-    """SAs in the data path by handle; `limited` are those that traffic can expire."""
+    """SAs in the data path by handle; `limited` are those that traffic can expire, `encapsulated`
+    those in UDP. `version` moves with every SA that comes or goes."""
 
     def __init__(self) -> None:
         self._sas: dict[int, Sa] = {}
@@ -120,6 +121,8 @@ class SaTable:
         self._pairs: Counter[tuple[bytes, bytes]] = Counter()  # of inbound SAs: source, destination
         self.packet_in = 0  # inbound SAs whose ESP the card opens
         self.limited: dict[int, Sa] = {}
+        self.encapsulated: set[int] = set()
+        self.version = 0
 
     def __len__(self) -> int:
         return len(self._sas)
@@ -129,6 +132,9 @@ class SaTable:
 
     def bind(self, sa: Sa) -> None:
         """Make the SA known to receive path and events."""
+        self.version += 1
+        if sa.x.encap is not None:
+            self.encapsulated.add(sa.handle)
         self._sas[sa.handle] = sa
         self._by_state[sa.x] = sa
         self._by_identity[sa.identity].append(sa)
@@ -138,6 +144,8 @@ class SaTable:
     def unbind(self, sa: Sa) -> None:
         """Forget it; unknown ones are fine."""
         if self._sas.get(sa.handle) is sa:
+            self.version += 1
+            self.encapsulated.discard(sa.handle)
             del self._sas[sa.handle]
             self._by_state.pop(sa.x, None)
             same = self._by_identity[sa.identity]

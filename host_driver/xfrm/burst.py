@@ -32,7 +32,7 @@ _HEAD6 = np.dtype({
     "offsets": [4, 6, 8], "itemsize": 44,
 })  # fmt: skip
 _IPV6_BYTES = 40
-_PADDING = bytes(_HEAD6.itemsize)  # so that a header may be read behind the last packet
+PADDING = bytes(_HEAD6.itemsize)  # so that a header may be read behind the last packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +50,31 @@ class Burst:
     def of(cls, packets: Sequence[bytes]) -> "Burst":
         """Of whatever the stack sends; a packet may be empty."""
         lengths = np.array([len(packet) for packet in packets], np.int64)
-        return cls(b"".join((*packets, _PADDING)), np.cumsum(lengths) - lengths, lengths)
+        return cls(b"".join((*packets, PADDING)), np.cumsum(lengths) - lengths, lengths)
+
+    def some(self, first: int, end: int) -> list[bytes]:
+        """The packets from number `first` to before `end`."""
+        block, starts = self.block, self.starts[first:end]
+        ends = starts + self.lengths[first:end]
+        bounds = zip(starts.tolist(), ends.tolist(), strict=True)
+        return [block[start:end] for start, end in bounds]
 
     def ipv6(self) -> Bools:
         """Which packets begin as IPv6 does; an empty one says nothing of use."""
         six: Bools = self._first_bytes() >> 4 == _IPV6
         return six
 
-    def keys(self) -> list[bytes]:
-        """The key of each packet's flow, NO_KEY where it is not plain. Keys of one flow that are
-        all there is are one object."""
+    def keys(self, exact: bool = False) -> list[bytes]:
+        """The key of each packet's flow, NO_KEY where it is not plain, or has bytes behind its end
+        and `exact` forbids it. Keys of one flow that are all there is are one object."""
         first = self._first_bytes()
         if (first == _PLAIN_IPV4).all():
-            return self._keys4(self.starts, self.lengths)
+            return self._keys4(self.starts, self.lengths, exact)
         keys = [NO_KEY] * len(self)
         for found, of in ((first == _PLAIN_IPV4, self._keys4), (first >> 4 == _IPV6, self._keys6)):
             at = np.flatnonzero(found)
             if len(at):
-                of_family = of(self.starts[at], self.lengths[at])
+                of_family = of(self.starts[at], self.lengths[at], exact)
                 for number, key in zip(at.tolist(), of_family, strict=True):
                     keys[number] = key
         return keys
@@ -81,16 +88,17 @@ class Burst:
         at = np.ndarray(places, f"V{head.itemsize}", self.block, strides=(1,))
         return at[starts].view(head)
 
-    def _keys4(self, starts: Ints, lengths: Ints) -> list[bytes]:
+    def _keys4(self, starts: Ints, lengths: Ints, exact: bool) -> list[bytes]:
         heads = self._heads(starts, _HEAD4)
         total = heads["total"]
         plain = (heads["fragment"] & _NO_FRAGMENT == 0) & (total >= _HEAD4.itemsize)
-        return _keys(heads, plain & (total <= lengths))
+        return _keys(heads, plain & (total == lengths if exact else total <= lengths))
 
-    def _keys6(self, starts: Ints, lengths: Ints) -> list[bytes]:
+    def _keys6(self, starts: Ints, lengths: Ints, exact: bool) -> list[bytes]:
         heads = self._heads(starts, _HEAD6)
-        payload = heads["payload"].astype(np.int64)
-        return _keys(heads, (payload >= _PORTS_BYTES) & (payload + _IPV6_BYTES <= lengths))
+        total = heads["payload"].astype(np.int64) + _IPV6_BYTES
+        plain = total >= _IPV6_BYTES + _PORTS_BYTES
+        return _keys(heads, plain & (total == lengths if exact else total <= lengths))
 
 
 def _keys(heads: npt.NDArray[np.void], plain: Bools) -> list[bytes]:

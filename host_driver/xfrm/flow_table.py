@@ -12,7 +12,7 @@ A driver that has xdo_dev_offload_ok is asked about every packet (OPS-24): its f
 
 from collections.abc import Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,17 +31,16 @@ UNKNOWN = 0  # the number of no entry; its `longest` is shorter than every packe
 
 
 class Entry(NamedTuple):
-    """What holds for a flow: `longest` is that of its packets which go this way, in bytes;
-    `states` are its SAs, each with the UDP encapsulation that it had."""
+    """What holds for a flow: `longest` is that of its packets which go this way, in bytes."""
 
     protect: bool
     longest: int
-    states: tuple[tuple[XfrmState, Any], ...]
+    states: tuple[XfrmState, ...]
     used: tuple[XfrmPolicy, ...]
 
     def holds(self) -> bool:
-        """Whether its SAs may still be used, as they were."""
-        return all(x.km.state == KmState.VALID and x.encap is encap for x, encap in self.states)
+        """Whether its SAs may still be used."""
+        return all(x.km.state == KmState.VALID for x in self.states)
 
 
 class FlowTable:
@@ -97,7 +96,7 @@ class FlowTable:
 
     def use(self, found: Ints) -> bool:
         """Known packets go now: their policies are used. False, and the table is empty, if an SA
-        of theirs is not what it was."""
+        of theirs may not be used any more."""
         numbers = {int(found[0])}
         if (found != found[0]).any():
             numbers = set(found.tolist())
@@ -142,7 +141,7 @@ class FlowTable:
         if states[0].xso.type != OFFLOAD_PACKET or any(_asks(x) for x in states):
             return None
         longest = path_mtus(net, states, dev.mtu)[0]
-        return Entry(True, longest, tuple((x, x.encap) for x in states), decision.used)
+        return Entry(True, longest, states, decision.used)
 
 
 def _asks(x: XfrmState) -> bool:

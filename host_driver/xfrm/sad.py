@@ -132,6 +132,7 @@ class Sad:
         self._spis: Counter[tuple[int, int]] = Counter()
         # States that came in as larval ones: they tell where a search for one is worth it.
         self._acquiring: dict[DstKey, Bucket] = {}
+        self.encapsulated = 0  # states whose ESP is in UDP
         # Moves whenever a cached choice of an SA may have become wrong (STATE-30).
         self.generation = 0
         # How large the kernel's hash tables would be by now; they never shrink (UAPI-75).
@@ -157,6 +158,7 @@ class Sad:
             _insert(self._byseq, x.km.seq, x)
         _insert(self._bysrc, address_key(x), x)
         self.insert_spi(x)
+        self.encapsulated += x.encap is not None
         self.generation += 1
         if len(self._all) >= self.buckets < BUCKETS_MAX:
             self._grow()
@@ -179,6 +181,7 @@ class Sad:
         if x not in self._all:
             return
         self._all.remove(x)
+        self.encapsulated -= x.encap is not None
         _discard(self._bydst, dst_key(x), x)
         _discard(self._acquiring, dst_key(x), x)
         _discard(self._byspi, spi_key(x), x)

@@ -31,7 +31,6 @@ from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_PACKET, XfrmState
 from proto.layouts import RxFlag
 from proto.xfrm import POLICY_IN
-from proto.xfrm_structs import XfrmSelector
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
@@ -44,16 +43,14 @@ Label = tuple[bytes, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """Packets of an SA that still has this selector, or with x None of none; and their policies."""
+    """The SA of the packets, None in clear, and the policies that let them pass."""
 
     x: XfrmState | None
-    selector: XfrmSelector | None
     used: tuple[XfrmPolicy, ...]
 
     def holds(self) -> bool:
         """Whether the SA is still what it was."""
-        x = self.x
-        return x is None or (x.sel is self.selector and x.xso.type == OFFLOAD_PACKET)
+        return self.x is None or self.x.xso.type == OFFLOAD_PACKET
 
 
 class RxFlows:
@@ -170,12 +167,12 @@ class RxFlows:
             sa = self._sas.find(*by)
             if sa is None or sa.x.xso.type != OFFLOAD_PACKET:
                 return None
-            return Entry(sa.x, sa.x.sel, ())
+            return Entry(sa.x, ())
         encapsulated = self._net.sad.encapsulated or self._sas.encapsulated
         if flow.proto == UDP and (encapsulated or flow.dport == ENCAP_PORT):
             return None
         flow = flow._replace(oif=self._dev.ifindex)
-        return Entry(None, None, tuple(self._net.spd.lookup(flow, POLICY_IN)))
+        return Entry(None, tuple(self._net.spd.lookup(flow, POLICY_IN)))
 
 
 class RxBurst:

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from nic_model import account, aso, lookup
+from nic_model import account, ahead, aso, lookup
 from nic_model.datapath_crypto import open_in_place
 from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, open_payload
 from nic_model.jit import inline, njit
@@ -72,6 +72,8 @@ def rx_burst(
     delivered = 0
     p = t.packet[0]
     for i in range(n):
+        if i % ahead.GROUP == 0 and t.steered[0] >= ahead.FROM:
+            ahead.rx_ahead(t, frames, offsets, lengths, i, min(ahead.GROUP, n - i))
         t.totals[RX_PACKETS] += 1
         t.totals[RX_BYTES] += lengths[i]
         length = _take(t, frames, offsets[i], lengths[i], mac)

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from nic_model import account, aso, lookup
+from nic_model import account, ahead, aso, lookup
 from nic_model.datapath_crypto import seal_in_place
 from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, seal_payload
 from nic_model.jit import njit
@@ -62,6 +62,8 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_stride, out_l
     sent = 0
     failed = False
     for i in range(n):
+        if i % ahead.GROUP == 0 and t.steered[0] >= ahead.FROM:
+            ahead.tx_ahead(t, memory, descriptors, i, min(ahead.GROUP, n - i))
         d = descriptors[i]
         length = -_FLUSHED
         if not failed:

@@ -32,7 +32,8 @@ def _mix_address(h, hi, lo):
 
 
 @njit
-def _rx_bucket(t, hi, lo, spi, family):
+def rx_bucket(t, hi, lo, spi, family):
+    """The chain of an inbound SA."""
     h = _mix_address(_mix(np.int64(family), np.int64(spi)), hi, lo)
     return h & (t.rx_bucket.shape[0] - 1)
 
@@ -53,7 +54,7 @@ def _policy_bucket(t, number, src_hi, src_lo, dst_hi, dst_lo, sport, dport, prot
 @njit
 def find_rx(t, hi, lo, spi, family):
     """Row of the inbound SA of (daddr, spi, ESP, family), or 0."""
-    row = t.rx_bucket[_rx_bucket(t, hi, lo, spi, family)]
+    row = t.rx_bucket[rx_bucket(t, hi, lo, spi, family)]
     while row:
         sa = t.sa[row]
         if sa.spi == spi and sa.family == family and sa.dst_hi == hi and sa.dst_lo == lo:
@@ -138,6 +139,18 @@ def find_tx(t, p, policy):
 
 
 @njit
+def bucket_of_template(t, p, policy):
+    """The chain of the SAs that a protect policy asks for."""
+    pol = t.policy[policy]
+    if pol.tunnel:
+        return _tx_bucket(
+            t, pol.reqid, np.int64(pol.tmpl_family),
+            pol.tmpl_src_hi, pol.tmpl_src_lo, pol.tmpl_dst_hi, pol.tmpl_dst_lo,
+        )  # fmt: skip
+    return _tx_bucket(t, pol.reqid, p.family, p.src_hi, p.src_lo, p.dst_hi, p.dst_lo)
+
+
+@njit
 def template_fits(pol, sa):
     """Whether the SA is one that the policy's template names; what is 0 there names all."""
     if pol.tunnel and not (
@@ -159,14 +172,28 @@ def _names(hi, lo, sa_hi, sa_lo):
     return (hi == ANY and lo == ANY) or (hi == sa_hi and lo == sa_lo)
 
 
+@inline
+def _masked(t, p, number):
+    """What one tuple looks at: source, destination, ports, protocol."""
+    tup = t.tuples[number]
+    return (
+        p.src_hi & tup.src_mask_hi, p.src_lo & tup.src_mask_lo,
+        p.dst_hi & tup.dst_mask_hi, p.dst_lo & tup.dst_mask_lo,
+        p.sport & tup.sport_mask, p.dport & tup.dport_mask, p.proto & tup.proto_mask,
+    )  # fmt: skip
+
+
+@njit
+def bucket_in_tuple(t, p, number):
+    """The chain of the policies of one tuple that could cover the packet."""
+    src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto = _masked(t, p, number)
+    return _policy_bucket(t, number, src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto)
+
+
 @njit
 def _find_in_tuple(t, p, number):
     """The best policy of one tuple that covers the packet, or 0."""
-    tup = t.tuples[number]
-    src_hi, src_lo = p.src_hi & tup.src_mask_hi, p.src_lo & tup.src_mask_lo
-    dst_hi, dst_lo = p.dst_hi & tup.dst_mask_hi, p.dst_lo & tup.dst_mask_lo
-    sport, dport = p.sport & tup.sport_mask, p.dport & tup.dport_mask
-    proto = p.proto & tup.proto_mask
+    src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto = _masked(t, p, number)
     bucket = _policy_bucket(t, number, src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto)
     row = t.policy_bucket[bucket]
     while row:
@@ -218,7 +245,7 @@ def _wins(t, row, other):
 def link_rx(t, row):
     """Put an inbound SA into its chain."""
     sa = t.sa[row]
-    bucket = _rx_bucket(t, sa.dst_hi, sa.dst_lo, sa.spi, sa.family)
+    bucket = rx_bucket(t, sa.dst_hi, sa.dst_lo, sa.spi, sa.family)
     sa.rx_next = t.rx_bucket[bucket]
     t.rx_bucket[bucket] = row
 
@@ -227,7 +254,7 @@ def link_rx(t, row):
 def unlink_rx(t, row):
     """Take an inbound SA out of its chain."""
     sa = t.sa[row]
-    bucket = _rx_bucket(t, sa.dst_hi, sa.dst_lo, sa.spi, sa.family)
+    bucket = rx_bucket(t, sa.dst_hi, sa.dst_lo, sa.spi, sa.family)
     at = t.rx_bucket[bucket]
     if at == row:
         t.rx_bucket[bucket] = sa.rx_next

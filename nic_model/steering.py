@@ -74,15 +74,18 @@ class Steering:
         sa = self._t.sa[row]
         if sa["direction"] != IN:
             lookup.link_tx(self._t, row)
+            self._t.steered[0] += 1
             return
         if lookup.find_rx(self._t, sa["dst_hi"], sa["dst_lo"], int(sa["spi"]), int(sa["family"])):
             raise Exists
         lookup.link_rx(self._t, row)
+        self._t.steered[0] += 1
         if sa["encap_dport"]:
             self._t.encap_port[sa["encap_dport"]] += 1
 
     def remove_sa(self, row: int) -> None:
         """The SA gets no more packets. It must have been added."""
+        self._t.steered[0] -= 1
         sa = self._t.sa[row]
         if sa["direction"] != IN:
             lookup.unlink_tx(self._t, row)

@@ -23,6 +23,7 @@ from proto.status import Drop
 from proto.xfrm import AF_INET, MODE_TUNNEL
 
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
+AHEAD_PACKETS = 16
 EVENTS_MAX = 4096  # between two drains; more are counted as lost (events are hints)
 COUNTED = ("spi", "generation", "packets", "bytes", "replay_window", "replay", "integrity_failed")
 STOPPED_FOR_GOOD = 2  # `stopped` of an SA; 1 ends when a limit is raised
@@ -74,6 +75,7 @@ class Tables(NamedTuple):
     keys: npt.NDArray[np.uint8]  # [key_max + 1, KEY_BYTES]: key schedules, never copied
     rx_bucket: npt.NDArray[np.int32]  # heads of the chains of inbound SAs
     tx_bucket: npt.NDArray[np.int32]  # heads of the chains of outbound SAs, newest first
+    steered: npt.NDArray[np.int64]  # [1]: SAs that packets reach
     encap_port: npt.NDArray[np.int32]  # [65536]: inbound SAs that expect ESP in UDP on this port
     policy: npt.NDArray[np.void]  # POLICY[2 * rule_max + 1]
     tuples: npt.NDArray[np.void]  # TUPLE[2 * rule_max + 1]
@@ -88,6 +90,7 @@ class Tables(NamedTuple):
     touched_list: npt.NDArray[np.int64]  # [sa_max + 1]
     touched_count: npt.NDArray[np.int64]  # [1]
     packet: npt.NDArray[np.void]  # PACKET[1], scratch
+    ahead: npt.NDArray[np.int64]  # scratch: buckets and rows of the packets that come next
     frame: npt.NDArray[np.uint8]  # scratch: the frame in work, private to the card
     aad: npt.NDArray[np.uint8]  # [16], scratch
     tag: npt.NDArray[np.uint8]  # [16], scratch
@@ -107,6 +110,7 @@ def make_tables(caps: Caps) -> Tables:
         keys=np.zeros((caps.key_max + 1, KEY_BYTES), np.uint8),
         rx_bucket=_buckets(sas),
         tx_bucket=_buckets(sas),
+        steered=np.zeros(1, np.int64),
         encap_port=np.zeros(1 << 16, np.int32),
         policy=np.zeros(rules, POLICY_ROW),
         tuples=np.zeros(rules, TUPLE_ROW),
@@ -121,6 +125,7 @@ def make_tables(caps: Caps) -> Tables:
         touched_list=np.zeros(sas, np.int64),
         touched_count=np.zeros(1, np.int64),
         packet=np.zeros(1, PACKET_ROW),
+        ahead=np.zeros(AHEAD_PACKETS, np.int64),
         frame=np.zeros(BUFFER_BYTES, np.uint8),
         aad=np.zeros(16, np.uint8),
         tag=np.zeros(16, np.uint8),

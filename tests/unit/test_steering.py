@@ -182,6 +182,7 @@ def test_inbound_sas_equal_a_dict(steps: list[tuple[int, int, int, int]]) -> Non
             else:
                 steering.add_sa(row)
                 rows[row] = identity
+    assert t.steered[0] == len(rows)
     found = {
         (spi, daddr, family): lookup.find_rx(
             t, *map(np.uint64, tables.halves(daddr, family)), spi, family
@@ -216,6 +217,7 @@ def test_outbound_sas_equal_a_list(steps: list[tuple[int, int, int, int]]) -> No
         t.sa[row].dying, t.sa[row].stopped = state == 1, state == 2
         steering.add_sa(row)
         order.insert(0, (row, reqid, last, state))
+    assert t.steered[0] == len(order)
     for reqid in (1, 2):
         pol = steering.add_policy(
             CreatePolicyRule(

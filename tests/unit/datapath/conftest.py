@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from nic_model import tables
+from nic_model import ahead, tables
 from nic_model.datapath import rx_burst, tx_burst
 from nic_model.esp import expand_key
 from nic_model.steering import Steering
@@ -175,11 +175,18 @@ class Bench:
         return tables.read_sa(self.t, row)
 
 
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
+@pytest.fixture(params=["few SAs", "many SAs"])
+def make_bench(request) -> Callable[..., Bench]:
+    """With many SAs the kernels look ahead; what comes out must be the same."""
+
+    def make(*card: str) -> Bench:
+        bench = Bench(*card)
+        bench.t.steered[0] += ahead.FROM if request.param == "many SAs" else 0
+        return bench
+
+    return make
 
 
 @pytest.fixture
-def make_bench() -> Callable[[str], Bench]:
-    return Bench
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()

@@ -5,9 +5,10 @@
 
 A card of each size holds so many SAs (half of them outbound) and as many policies, all offloaded,
 each pair of ends its own. Random traffic of 64-byte packets over all of them goes through the burst
-kernels, the sizes in turns: ns of CPU per packet. `growth` is the cost at a size over that at the smallest
-one of the same round. `bytes_per_sa` is what the process grew by while it was filled, an SA with
-its key, its rule and its policy; `installs_per_s` how fast the firmware took their commands.
+kernels, the sizes in turns: ns of CPU per packet. `growth` is the cost at a size over that at the
+smallest one of the same round. `bytes_per_sa` is what the process grew by while it was filled, an
+SA with its key, its rule and its policy; `installs_per_s` how fast the firmware took their
+commands.
 """
 
 import argparse

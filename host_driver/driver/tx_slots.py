@@ -124,9 +124,8 @@ class TxSlots:
             for place, start, length in table:
                 self._memory[place : place + length] = block[start : start + length]
 
-        words = self._words[
-            at:end
-        ]  # of DESCRIPTOR: offset, length and flags; syndrome and SA are 0
+        # Words of DESCRIPTOR: offset, length and flags; syndrome and SA are 0.
+        words = self._words[at:end]
         flags = run.protect * np.int64(TxFlag.PROTECT << FLAGS_SHIFT)
         words[:, 0] = self._offsets[at:end] | run.lengths + ETHERNET_BYTES << LENGTH_SHIFT | flags
         words[:, 1] = 0

@@ -300,6 +300,16 @@ class Ledger:
         self.policies: list[PolicyAsked] = []
         self.armed: list[Armed] = []
         self.steps: list[Step] = []
+        self._firings: dict[str, dict[str, Any]] = {}
+
+    def condense(self, step: Step) -> None:
+        """Of a judged step's firings only what, where and how often is kept, each told once: a
+        fault may fire at every command."""
+        shared = self._firings
+        step.firings = [
+            shared.setdefault(f"{one['party']} {one['name']} {one['site']} {one['kind']}", one)
+            for one in step.firings
+        ]
 
     @property
     def faulty(self) -> bool:

@@ -178,7 +178,9 @@ class Run:
         self._recorder.collect(step)
         self.ledger.steps.append(step)
         self._hash.update(encode_step(step))
-        return self._judge.judge(self.ledger, step)
+        found = self._judge.judge(self.ledger, step)
+        self.ledger.condense(step)
+        return found
 
 
 def _handler(action: AnyAction) -> Callable[[Player], Answer]:

@@ -17,7 +17,7 @@ from proto.faults.spec import FaultSpec, check
 from proto.status import OffloadError
 
 FAULTS_MAX = 256  # armed in one table
-LOG_MAX = 65_536  # firings remembered by one table
+LOG_MAX = 16_384  # firings remembered by one table
 
 HELD_KINDS = ("delay", "reorder", "rate")
 

@@ -315,3 +315,20 @@ def test_many_seeds_give_one_line_for_each_failure(tmp_path: Path, monkeypatch) 
     assert len(failures) == len(list(tmp_path.iterdir())) > 0
     for failure in failures:
         assert failure["replay"] == f"xfrmnic replay {tmp_path / 'seed'}-{failure['seed']}"
+
+
+def test_of_judged_firings_only_what_and_how_often_is_kept() -> None:
+    """A fault that fires at every command must not fill the memory of a long run."""
+    ledger = Ledger(1, "full", 0)
+    steps = [Step(number, "run", "", 0) for number in range(2)]
+    names = ("one", "one", "other")
+    for number, step in enumerate(steps):
+        step.firings = [
+            {"party": "card0", "name": name, "site": "mailbox", "kind": "drop", "id": f"{number}"}
+            for name in names
+        ]
+        ledger.condense(step)
+        assert [firing["name"] for firing in step.firings] == list(names)
+    first, again, other = steps[0].firings
+    assert first is again is steps[1].firings[0]
+    assert other is steps[1].firings[2]

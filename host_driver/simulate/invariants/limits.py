@@ -13,6 +13,7 @@ from host_driver.simulate.window import SPACE
 
 POLL_S = 10  # twice what events, counters and the reconcile tick need to tell of a limit
 TIMER_S = 2  # how late a timer of whole seconds may be
+TIMER_LATE_S = 30  # longer than faults hold a timer back
 HINTS = ("events", "ring.counters")  # sites whose faults only delay what the host learns
 
 
@@ -74,7 +75,7 @@ def soft_before_hard(ev: Evidence) -> Iterator[str]:
             continue
         if len(track.soft_told) > 1 + len(track.sa.updates):
             yield f"{track} told its soft limit in steps {track.soft_told}"
-    if not ev.balanced:
+    if not _timely(ev):
         return
     for track in ev.tracks():
         if track.sa.updates or not track.exact or track.soft_told or track.hard_told:
@@ -83,6 +84,12 @@ def soft_before_hard(ev: Evidence) -> Iterator[str]:
             yield f"{track} has {passed}, and its soft limit was not told"
         if _too_old(ev, track, "soft"):
             yield f"{track} is older than its soft limit, and it was not told"
+
+
+def _timely(ev: Evidence) -> bool:
+    """Whether the books balance, and no timer of a host may still be late: one that a fault holds
+    back tells of the limits of others, too, until it may run."""
+    return ev.balanced and (not ev.may_break("host.timer") or ev.settled_s(TIMER_LATE_S))
 
 
 def _soft_passed(track: Track) -> str:
@@ -106,7 +113,7 @@ def hard_once(ev: Evidence) -> Iterator[str]:
     for one in ev.told:
         if one.track is not None and one.hard and len(one.track.hard_told) > 1:
             yield f"{one.track} expired hard in steps {one.track.hard_told}"
-    if ev.balanced:
+    if _timely(ev):
         for track in ev.tracks():
             if _overdue(ev, track):
                 yield f"{track} has reached its hard limit, and nobody was told"
@@ -125,7 +132,7 @@ def _overdue(ev: Evidence, track: Track) -> bool:
         track.exact
         and track.sa.offload == "packet"
         and not track.sa.updates
-        and (track.limit_ns is not None or (track.exhausted and not ev.may_break("host.timer")))
+        and (track.limit_ns is not None or track.exhausted)
         and not track.hard_told
         and ev.standing(track.sa) is Standing.SURE
     )

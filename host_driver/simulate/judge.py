@@ -63,7 +63,7 @@ class Judge:
         self._booted |= {(one.party, one.host) for one in step.deaths}
         return Evidence(
             ledger, step, observer, Span(self._first, step.number, self._resolved), self._rest,
-            at_rest=self._at_rest(step) and not _deaf(ledger, step), rested=self._rested,
+            at_rest=self._at_rest(step), rested=self._rested,
             calm_since_ns=self._calm_since_ns, told=told,
             told_of=self._told if step.settled else [], frames=self._frames,
             deliveries=self._deliveries, submitted=self._submitted, refused=self._refused,
@@ -124,15 +124,9 @@ def disturbed(step: Step) -> bool:
     return bool(step.firings or step.unanswered or step.restless or step.deaths)
 
 
-def _deaf(ledger: Ledger, step: Step) -> bool:
-    """Whether a host may have given up a card that is well, for it heard nothing of it: then what
-    it tells of counters is of before."""
-    sites = [str(one.spec.get("site", "")) for one in ledger.armed]
-    return step.phase == "run" and any(site.startswith("card.health") for site in sites)
-
-
 def _has_driver(snapshot: Snapshot) -> bool:
-    """Whether a card works for its host; else what the host tells of counters is of before."""
+    """Whether a card works for its host, which has not given it up; else what the host tells of
+    counters is of before."""
     return snapshot.card in (None, ACTIVE)
 
 

@@ -16,6 +16,7 @@ from proto.xfrm_structs import UserExpire, UserPolicyInfo, UserSaInfo
 
 Boot = tuple[int, int]  # boot generation and epoch, 0 on a dead card
 
+GIVEN_UP = "given up"  # a card by its host; how it is itself does not matter then
 DUMP_EVERY = 8  # steps; a dump asks drivers, which makes good what they might have missed
 
 
@@ -124,9 +125,12 @@ class Recorder:
     def _snapshot(self, host: int, card: str | None, *, listed: bool) -> Snapshot:
         """Counters as they stand when nothing moves: those of different parties fit together."""
         nic, handle = self._lab.hosts[host].nic, self._lab.hosts[host]
+        counters = self._ask(host, nic.counters)
+        if counters and counters.get("driver_device_errors") and not self._has_card(host):
+            card = GIVEN_UP
         return Snapshot(
             host,
-            self._ask(host, nic.counters),
+            counters,
             self._ask(host, nic.census),
             self._ask(host, handle.mib),
             self._dump(host, Msg.GETSA, UserSaInfo.size()) if listed else None,
@@ -134,6 +138,11 @@ class Recorder:
             self._ask(host, handle.snmp),
             card,
         )
+
+    def _has_card(self, host: int) -> bool:
+        """Whether a host works with its card, as far as it tells."""
+        reporters = self._ask(host, self._lab.hosts[host].nic.reporters) or []
+        return all(one["state"] == "healthy" for one in reporters if one["name"] == "fw_fatal")
 
     def _dump(self, host: int, request: int, size: int) -> list[bytes] | None:
         """The fixed part of everything that a dump gives, in the core's order."""

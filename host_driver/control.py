@@ -75,7 +75,8 @@ class Generate(Query):
     """The stack sends `count` packets, the given ones round and round, as the kernel's pktgen does.
 
     -> Answer.values: "accepted", and "elapsed_ns" until the card was done with them; Answer.value:
-    how many were refused, by errno. EINVAL without a packet, and for more than GENERATE_MAX.
+    how many were refused, by errno. EINVAL without a packet, and for more than GENERATE_MAX;
+    ETIMEDOUT where the card is not done TX_TIMEOUT_MS after the last one.
     """
 
     packets: list[bytes]

@@ -19,7 +19,7 @@ from host_driver import control
 from host_driver.control import Answer
 from host_driver.driver.tx_slots import Run
 from host_driver.sleep import Sleep, wait
-from host_driver.xfrm.burst import NO_KEY, Burst, Ints
+from host_driver.xfrm.burst import NO_KEY, SMALL, Burst, Ints
 from host_driver.xfrm.flow_table import UNKNOWN
 from proto.limits import BURST, GENERATE_MAX, TX_TIMEOUT_MS
 from proto.status import OffloadError
@@ -27,7 +27,6 @@ from proto.status import OffloadError
 if TYPE_CHECKING:
     from host_driver.host import Host
 
-SMALL = 8  # packets; looking at fewer at once costs more than one by one
 BURSTS_IN_A_ROW = 8  # of the traffic source, until others have their turn
 DRAIN_NS = TX_TIMEOUT_MS * 1_000_000
 
@@ -82,6 +81,9 @@ class Traffic:
         drained = host.tx.drained()
         drained.deadline_ns = host.now_ns() + DRAIN_NS
         yield from wait(drained)
+        if not drained.done:
+            text = f"{host.tx.outstanding} of {accepted} packets are still with the card"
+            raise OffloadError(errno.ETIMEDOUT, text)
         values = {"accepted": accepted, "elapsed_ns": host.now_ns() - began_ns}
         return Answer(0, values=values, value=dict(refused))
 

@@ -3,8 +3,8 @@
 
 With many SAs and policies each packet waits for memory a dozen times, one after the other: bucket,
 policy, bucket, SA, key. A group of packets takes these steps together, so that their waits overlap.
-Headers are read without a check, for nothing rests on what is found: a wrong guess costs time. Few
-SAs are in the caches anyway; then nothing is done.
+Of headers nothing but the bounds is checked, for nothing rests on what is found: a wrong guess
+costs time. Few SAs are in the caches anyway; then nothing is done.
 """
 
 from typing import Any
@@ -17,16 +17,14 @@ from nic_model.esp.keys import END, POWERS_AT
 from nic_model.jit import config, inline, intrinsic, njit, types
 from nic_model.packet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP_AT, UDP, load16, load32, load64
 from nic_model.rows import POLICY, SA
-from nic_model.tables import AHEAD_PACKETS
 from proto.commands import IN, OUT
 from proto.xfrm import AF_INET, AF_INET6
 
-GROUP = AHEAD_PACKETS  # what they need stays in the nearest caches until it is used
-FROM = 1 << 62 if config.DISABLE_JIT else 256  # SAs in the data path
-LINE = 64
-MORE = 32  # what ESP adds, at most
+MANY_SAS = 1 << 62 if config.DISABLE_JIT else 256  # SAs in the data path
+LINE_BYTES = 64
+ESP_MORE_BYTES = 40  # what ESP adds to most packets
 SA_BYTES, POLICY_BYTES = SA.itemsize, POLICY.itemsize
-READ = IP_AT + 48  # bytes of a frame that are looked at: IPv6, ports or SPI
+READ_BYTES = IP_AT + 48  # bytes of a frame that are looked at: IPv6, ports or SPI
 _SHIFT, _ZERO = np.uint64(32), np.uint64(0)
 
 
@@ -54,7 +52,7 @@ def _prefetch(_typing: Any, array: Any, _index: Any, _offset: Any) -> Any:
 @inline
 def _fetch_row(array, row, size):
     """All lines of one row of `size` bytes."""
-    for offset in range(0, size, LINE):
+    for offset in range(0, size, LINE_BYTES):
         _prefetch(array, row, offset)
 
 
@@ -69,7 +67,7 @@ def _fetch_sa(t, row):
 def _header(frames, at, p):
     """Addresses, protocol and ports, as far as they stand where they mostly do; else no family."""
     p.family = 0
-    if at < 0 or at + READ > frames.shape[0]:
+    if at < 0 or at + READ_BYTES > frames.shape[0]:
         return
     ethertype = load16(frames, at + 12)
     ip = at + IP_AT
@@ -166,5 +164,7 @@ def _fetch_key(t, row, size):
     """Of the key of an SA what a packet of `size` bytes takes: round keys, and a power a block."""
     key = np.int64(t.sa[row].key)
     _fetch_row(t.keys, key, POWERS_AT)
-    for offset in range(END - LINE, max(END - size - MORE, POWERS_AT) - 1, -LINE):
+    for offset in range(
+        END - LINE_BYTES, max(END - size - ESP_MORE_BYTES, POWERS_AT) - 1, -LINE_BYTES
+    ):
         _prefetch(t.keys, key, offset)

@@ -27,7 +27,7 @@ from nic_model.packet import (
     store16,
     store32,
 )  # fmt: skip
-from nic_model.tables import RX, RX_BYTES, RX_PACKETS, handle_in_kernel
+from nic_model.tables import AHEAD_PACKETS, RX, RX_BYTES, RX_PACKETS, handle_in_kernel
 from nic_model.tunnel import IPIP, IPV6, dsfield, learn
 from proto.commands import BLOCK, IN
 from proto.frame import INDEX_MASK
@@ -72,8 +72,8 @@ def rx_burst(
     delivered = 0
     p = t.packet[0]
     for i in range(n):
-        if i % ahead.GROUP == 0 and t.steered[0] >= ahead.FROM:
-            ahead.rx_ahead(t, frames, offsets, lengths, i, min(ahead.GROUP, n - i))
+        if i % AHEAD_PACKETS == 0 and t.steered[0] >= ahead.MANY_SAS:
+            ahead.rx_ahead(t, frames, offsets, lengths, i, min(AHEAD_PACKETS, n - i))
         t.totals[RX_PACKETS] += 1
         t.totals[RX_BYTES] += lengths[i]
         length = _take(t, frames, offsets[i], lengths[i], mac)

@@ -21,7 +21,7 @@ from nic_model.packet import (
     store32,
     write_udp,
 )  # fmt: skip
-from nic_model.tables import TX, TX_BYTES, TX_PACKETS
+from nic_model.tables import AHEAD_PACKETS, TX, TX_BYTES, TX_PACKETS
 from nic_model.tunnel import carried, outer_bytes, write_outer
 from proto.commands import BLOCK, OUT
 from proto.frame import INDEX_MASK
@@ -62,8 +62,8 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_stride, out_l
     sent = 0
     failed = False
     for i in range(n):
-        if i % ahead.GROUP == 0 and t.steered[0] >= ahead.FROM:
-            ahead.tx_ahead(t, memory, descriptors, i, min(ahead.GROUP, n - i))
+        if i % AHEAD_PACKETS == 0 and t.steered[0] >= ahead.MANY_SAS:
+            ahead.tx_ahead(t, memory, descriptors, i, min(AHEAD_PACKETS, n - i))
         d = descriptors[i]
         length = -_FLUSHED
         if not failed:

@@ -23,7 +23,7 @@ from proto.status import Drop
 from proto.xfrm import AF_INET, MODE_TUNNEL
 
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
-AHEAD_PACKETS = 16
+AHEAD_PACKETS = 16  # what they need stays in the nearest caches until it is used
 EVENTS_MAX = 4096  # between two drains; more are counted as lost (events are hints)
 COUNTED = ("spi", "generation", "packets", "bytes", "replay_window", "replay", "integrity_failed")
 STOPPED_FOR_GOOD = 2  # `stopped` of an SA; 1 ends when a limit is raised

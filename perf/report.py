@@ -88,7 +88,25 @@ def ring(found: Results) -> str:
 
 
 def scale(found: Results) -> str:
-    """Requests over the size of the tables."""
+    """What a packet costs the card as its tables grow."""
+    drawn, (axes,) = figure(1)
+    sizes = found["results"]
+    lines = {
+        way: [(float(size), row[way]["ns_per_packet"]) for size, row in sizes.items()]
+        for way in ("tx", "rx")
+    }
+    draw_lines(axes, lines, "SAs and policies", "ns per packet")
+    cells = [
+        (size, row["bytes_per_sa"], row["installs_per_s"],
+         *(spread(row[way]["growth"]) for way in lines))
+        for size, row in sizes.items()
+    ]  # fmt: skip
+    head = ("SAs and policies", "bytes per SA", "installs per s", "tx growth", "rx growth")
+    return svg(drawn) + table(head, cells)
+
+
+def netlink(found: Results) -> str:
+    """Requests over the size of the core's tables."""
     drawn, (axes,) = figure(1)
     requests = found["results"]["requests"]
     lines = {
@@ -134,7 +152,8 @@ def seed_table(found: Results) -> str:
 
 
 SECTIONS: dict[str, Callable[[Results], str]] = {
-    "seed_table": seed_table, "esp": esp, "pipeline": pipeline, "scale": scale, "ring": ring,
+    "seed_table": seed_table, "esp": esp, "pipeline": pipeline, "scale": scale,
+    "netlink": netlink, "ring": ring,
 }  # fmt: skip
 
 

@@ -30,12 +30,12 @@ from host_driver.xfrm.input import ENCAP_PORT
 from host_driver.xfrm.policy import XfrmPolicy
 from host_driver.xfrm.state import OFFLOAD_PACKET, XfrmState
 from proto.layouts import RxFlag
+from proto.limits import ETHERNET_BYTES
 from proto.xfrm import POLICY_IN
 
 if TYPE_CHECKING:
     from host_driver.xfrm.net import XfrmNet
 
-SMALL = 8  # packets; looking at fewer at once costs more than one by one
 CLEAR = (-1, -1)  # in the place of an SA's handle and generation
 
 Label = tuple[bytes, tuple[int, int]]
@@ -134,20 +134,21 @@ class RxFlows:
             self._stamp = stamp
             self.clear()
 
-    def deliver(self, entries: list[Entry | None], packets: list[bytes]) -> bool:
-        """Known packets go to the stack. False if they must be looked at after all."""
-        known = [entry for entry in dict.fromkeys(entries) if entry is not None]
+    def may_pass(self, entries: list[Entry | None]) -> bool:
+        """Whether packets of known flows need not be looked at, each by itself, after all."""
+        known = _different(entries)
         if not all(entry.holds() for entry in known):
             self.clear()
             return False
-        if any(entry.x is None for entry in known) and not self._all_enforced():
-            return False
+        return self._all_enforced() or not any(entry.x is None for entry in known)
+
+    def deliver(self, entries: list[Entry | None], packets: list[bytes]) -> None:
+        """Packets that may pass go to the stack."""
         now_s = self._net.seconds()
-        for entry in known:
+        for entry in _different(entries):
             for xp in entry.used:
                 xp.curlft.use_time = now_s
         self._received.put_all(packets)
-        return True
 
     def learn(self, label: Label, packet: bytes) -> None:
         """A packet of this label was delivered."""
@@ -175,6 +176,10 @@ class RxFlows:
         return Entry(None, tuple(self._net.spd.lookup(flow, POLICY_IN)))
 
 
+def _different(entries: list[Entry | None]) -> list[Entry]:
+    return [entry for entry in dict.fromkeys(entries) if entry is not None]
+
+
 class RxBurst:
     """The packets of one message, as far as the table knows them."""
 
@@ -182,6 +187,7 @@ class RxBurst:
         self._flows = flows
         self._packets = packets
         self._labels = labels
+        self._passing = True  # until one must be looked at after all, and then each
         self._look()
 
     def _look(self) -> None:
@@ -192,6 +198,8 @@ class RxBurst:
     def deliver(self, at: int) -> int:
         """Let the packets from `at` on pass that the table knows; -> how many did."""
         flows = self._flows
+        if not self._passing:
+            return 0
         flows.refresh()
         if self._version != flows.version and self._labels[at] in flows:
             self._look()
@@ -199,8 +207,17 @@ class RxBurst:
         end = self._unknown[later] if later < len(self._unknown) else len(self._labels)
         if end == at or self._version != flows.version:
             return 0
-        good = flows.deliver(self._entries[at:end], self._packets.some(at, end))
-        return end - at if good else 0
+        entries = self._entries[at:end]
+        self._passing = flows.may_pass(entries)
+        if not self._passing:
+            return 0
+        flows.deliver(entries, self._packets.some(at, end))
+        return end - at
+
+    def frame(self, at: int) -> bytes:
+        """The copy of one frame: what is judged is what was looked at."""
+        start, length = int(self._packets.starts[at]), int(self._packets.lengths[at])
+        return self._packets.block[start - ETHERNET_BYTES : start + length]
 
     def learn(self, at: int) -> None:
         """This packet was delivered on the long way."""

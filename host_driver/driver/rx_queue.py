@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host_driver.driver.provenance import esp_of, opened_as_expected, opened_by, should_be_open
-from host_driver.driver.rx_flows import SMALL, RxBurst, RxFlows
+from host_driver.driver.rx_flows import RxBurst, RxFlows
 from host_driver.driver.sa import Sa, SaTable
 from host_driver.driver.tx_queue import Send
 from host_driver.driver.tx_slots import ETHERTYPES
@@ -29,7 +29,7 @@ from host_driver.netdev import (
     SecPath,
     Skb,
 )
-from host_driver.xfrm.burst import PADDING, Burst
+from host_driver.xfrm.burst import PADDING, SMALL, Burst
 from proto.frame import FrameError, Kind, Message, pack
 from proto.layouts import RX_HIGH_SHIFT, RxFlag
 from proto.limits import (
@@ -132,7 +132,8 @@ class RxQueue:
                 self.fail(f"packet {index + position} is announced and not written")
             else:
                 before = self._flows.delivered if self._flows else 0
-                self._take(rx_offset(index + position), *rows[position])
+                copied = burst.frame(position) if burst else None
+                self._take_one(index + position, rows[position], copied)
                 if burst and self._flows and self._flows.delivered > before:
                     burst.learn(position)
             position += 1
@@ -140,8 +141,8 @@ class RxQueue:
     def _burst(
         self, index: int, descriptors: npt.NDArray[np.void], written: npt.NDArray[np.bool_]
     ) -> RxBurst | None:
-        """The packets of a message, copied, so that nobody changes them after a look; None where
-        each has to be looked at anyway."""
+        """The packets of a message, copied, so that nobody changes them after a look: who is not
+        known is judged by the copy, too. None where each has to be looked at anyway."""
         flows, count = self._flows, len(descriptors)
         if flows is None or count < SMALL or not flows.open or not written.all():
             return None
@@ -228,22 +229,17 @@ class RxQueue:
         if distance(self.index, done) > 0:
             self._give_back(self.index, 0)
 
-    def _take(
-        self,
-        slot: int,
-        offset: int,
-        length: int,
-        flags: int,
-        syndrome: int,
-        handle: int,
-        generation: int,
-    ) -> None:
-        """One descriptor."""
+    def _take_one(self, index: int, row: tuple[int, ...], copied: bytes | None) -> None:
+        """One descriptor; its frame is read once, if it was not `copied` before."""
+        slot, (offset, length) = rx_offset(index), row[:2]
         if offset != slot or length > SLOT_BYTES:
             self._counters["rx_malformed"] += 1
             self.fail(f"{length} bytes at {offset} do not lie in the slot at {slot}")
             return
-        frame = bytes(self._memory[offset : offset + length])
+        self._take(copied or bytes(self._memory[offset : offset + length]), *row[2:])
+
+    def _take(self, frame: bytes, flags: int, syndrome: int, handle: int, generation: int) -> None:
+        """One frame, with what the card says of it."""
         data = frame[ETHERNET_BYTES:]
         if not data or (flags & ~KNOWN_FLAGS and not flags & RxFlag.CRYPTO):
             self._counters["rx_malformed"] += 1

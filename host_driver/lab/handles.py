@@ -84,7 +84,8 @@ class HostHandle:
     def generate(self, packets: Sequence[bytes], count: int) -> dict[str, int]:
         """The stack sends `count` packets, these round and round, from within the host; -> how
         many were "accepted", "refused" (and why, as "errno_N"), and "elapsed_ns" until the card was
-        done with them, on the host's clock. Raises OffloadError(EINVAL) without a packet."""
+        done with them, on the host's clock. Raises OffloadError: EINVAL without a packet, ETIMEDOUT
+        where the card does not take them."""
         total = {"accepted": 0, "refused": 0, "elapsed_ns": 0}
         for first in range(0, max(count, 1), GENERATE_AT_ONCE):
             at = first % len(packets) if packets else 0

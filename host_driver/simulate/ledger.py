@@ -303,8 +303,8 @@ class Ledger:
         self._firings: dict[str, dict[str, Any]] = {}
 
     def condense(self, step: Step) -> None:
-        """Of a judged step's firings only what, where and how often is kept, each told once: a
-        fault may fire at every command."""
+        """Of a judged step's firings the first of its kind stands for all, as often as there were
+        some: a fault may fire at every command."""
         shared = self._firings
         step.firings = [
             shared.setdefault(f"{one['party']} {one['name']} {one['site']} {one['kind']}", one)

@@ -2,9 +2,9 @@
 """Many packets of the stack as one block of bytes, and the keys of their flows, found all at once.
 
 A packet is plain when its flow stands at fixed places: TCP or UDP, behind an IPv4 header without
-options or right behind an IPv6 header, whole, and as long as its header says (`flow.decode` is the
-judge of all others). The key of its flow is then the protocol and what lies from the source address
-to the ports: 13 bytes in IPv4, 37 in IPv6.
+options or right behind an IPv6 header, whole, and not shorter than its header says (`flow.decode`
+is the judge of all others). The key of its flow is then the protocol and what lies from the source
+address to the ports: 13 bytes in IPv4, 37 in IPv6.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ from host_driver.xfrm.flow import TCP, UDP
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+SMALL = 8  # packets; looking at fewer at once costs more than one by one
 NO_KEY = b""  # of a packet that is not plain
 _PLAIN_IPV4, _IPV6 = 0x45, 6  # version and header length; version
-_NO_FRAGMENT = 0x3FFF  # of IPv4's fragment word: more to come, or an offset
+_FRAGMENT_BITS = 0x3FFF  # of IPv4's fragment word: more to come, or an offset
 _PORTS_BYTES = 4
 # Headers at any byte of a block, the ports behind them included.
 _HEAD4 = np.dtype({
@@ -91,7 +92,7 @@ class Burst:
     def _keys4(self, starts: Ints, lengths: Ints, exact: bool) -> list[bytes]:
         heads = self._heads(starts, _HEAD4)
         total = heads["total"]
-        plain = (heads["fragment"] & _NO_FRAGMENT == 0) & (total >= _HEAD4.itemsize)
+        plain = (heads["fragment"] & _FRAGMENT_BITS == 0) & (total >= _HEAD4.itemsize)
         return _keys(heads, plain & (total == lengths if exact else total <= lengths))
 
     def _keys6(self, starts: Ints, lengths: Ints, exact: bool) -> list[bytes]:

@@ -70,7 +70,7 @@ class FlowTable:
     def refresh(self) -> None:
         """Empty the table if anything that its entries rest on has changed."""
         net, dev = self._net, self._dev
-        ways = [one.up for one in net.devices]
+        ways = [(one.ifindex, one.up) for one in net.devices]  # an ifindex never comes again
         stamp = (
             *generation(net), net.flows.emptied, ways, dev.carrier, dev.mtu, dev.xfrmdev_ops,
         )  # fmt: skip

@@ -129,6 +129,8 @@ class One:
                 return self.host.set_link(**value)
             if kind == "networks":
                 return self.host.set_networks(*value)
+            if kind == "device":
+                return self.host.add_device(value)
             if kind == "capture":
                 self.inside.clear_side.on = value
             elif kind == "carrier":
@@ -191,6 +193,16 @@ def test_every_kind_of_packet_goes_the_same_way(dst_protected, link) -> None:
 @pytest.mark.parametrize("event", EVENTS, ids=str)
 def test_what_changes_between_bursts_counts_for_the_next(event, setup) -> None:
     compare([*(("ip", text) for text in setup), KNOWN, event, KNOWN])
+
+
+def test_another_device_in_the_place_of_one_that_left_is_another() -> None:
+    """As many devices are up as before, and no SA or policy has changed: what the table knows of
+    flows is of a device that is gone, and its policies were another device's."""
+    of_another = policy(how="").replace("dir out", "dev dummy0 dir out")
+    compare([
+        ("device", "dummy0"), ("ip", of_another), KNOWN, KNOWN,
+        ("link", {"unregister": True}), ("device", "dummy1"), KNOWN, KNOWN,
+    ])  # fmt: skip
 
 
 @bounded(40)
@@ -314,3 +326,11 @@ def test_a_source_begins_again_where_it_was(one, monkeypatch) -> None:
     one.lab.settle()
     frames = [frame.data[14:] for frame in one.lab.wire.frames()]
     assert frames == list(itertools.islice(itertools.cycle(packets), 20))
+
+
+def test_a_source_whose_card_takes_nothing_says_so(one) -> None:
+    one.host.nic.stop()
+    with pytest.raises(OffloadError) as refused:
+        one.host.generate(PACKETS[:1], 64)
+    assert refused.value.errno == errno.ETIMEDOUT
+    assert refused.value.text == "64 of 64 packets are still with the card"

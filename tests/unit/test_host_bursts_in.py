@@ -305,3 +305,22 @@ def test_a_card_that_says_what_cannot_be_is_heard_the_same_way(changes) -> None:
             )
         one.lab.close()
     assert seen[0] == seen[1]
+
+
+def test_what_is_learned_of_a_flow_is_of_the_bytes_that_were_judged(one, monkeypatch) -> None:
+    """The card writes into a slot while the host looks at another of the same message."""
+    blocked, allowed = udp(b"blocked!", 1, 2, OTHER, US), udp(b"allowed!", 1, 2, PEER, US)
+    assert one.host.ip(f"xfrm policy add src {OTHER} dst {US} dir in action block").rc == 0
+    netif_rx, memory = one.inside.rx._netif_rx, one.inside.rx._memory
+    second = rx_offset(one.inside.rx.index + 1) + 14
+
+    def meanwhile(skb) -> None:
+        memory[second : second + len(allowed)] = allowed
+        netif_rx(skb)
+
+    monkeypatch.setattr(one.inside.rx, "_netif_rx", meanwhile)
+    first = udp(b"another!", 7, 7, PEER, US)
+    one.arrive([(first, 0), *[(blocked, 0)] * 7])
+    one.arrive([(blocked, 0)] * 8)
+    assert one.host.receive() == [first]
+    assert one.host.mib()["XfrmInPolBlock"] == 15

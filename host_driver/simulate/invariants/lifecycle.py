@@ -22,7 +22,7 @@ LEAVES = (
     "card.reset",
 )  # fmt: skip
 BACK_S = 5  # after a death alone
-GROWS_AT = 8  # SAs of a host (SAD-05)
+GROWS_AT = 8  # SAs; a host that ever had so many may have grown its table (SAD-05)
 HEALED_S = 65  # what audits and retries may take once nothing disturbs them any more
 # Refused by the core without a word, as by the kernel; all others say why.
 SPEECHLESS = (errno.EEXIST, errno.ESRCH, errno.ENOENT, errno.EHOSTDOWN)

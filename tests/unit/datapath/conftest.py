@@ -181,7 +181,7 @@ def make_bench(request) -> Callable[..., Bench]:
 
     def make(*card: str) -> Bench:
         bench = Bench(*card)
-        bench.t.steered[0] += ahead.FROM if request.param == "many SAs" else 0
+        bench.t.steered[0] += ahead.MANY_SAS if request.param == "many SAs" else 0
         return bench
 
     return make

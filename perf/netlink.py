@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long requests take as the tables grow, and what a dump needs, as JSON.
 
-    python perf/requests.py [--sizes 1000 10000 100000] [--rounds 9]
+    python perf/netlink.py [--sizes 1000 10000 100000] [--rounds 9]
 
 One core without a card: the time of GETSA, of NEWSA with DELSA, of GETPOLICY, and of NEWPOLICY with
 DELPOLICY (into the one chain that holds all policies, and into a chain of its own), in
@@ -232,7 +232,7 @@ def main() -> None:
     }
     measure.report(
         {"requests": results, "dumps": dumps},
-        benchmark="requests",
+        benchmark="netlink",
         calls=CALLS,
         rounds=options.rounds,
         dump_piece_bytes=NETLINK_DUMP_BYTES,

@@ -77,3 +77,14 @@ def test_what_tells_of_the_machine_prints_json_as_all_programs_do(name: str) -> 
     command = [sys.executable, PERF / f"{name}.py"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=PERF.parent)
     assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_scale_measures_both_ways_at_every_size() -> None:
+    command = [sys.executable, PERF / "scale.py", "--sizes", "2", "600", "--rounds", "1"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=PERF.parent)
+    results = json.loads(done.stdout)["results"]
+    assert results.keys() == {"2", "600"}
+    for row in results.values():
+        assert row["tx"]["ns_per_packet"]["median"] > 0
+        assert row["rx"]["growth"]["median"] > 0
+    assert 900 < results["600"]["bytes_per_sa"] < 10_000

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""perf/scale.py measures what it says, and reading a dump takes no more memory for more objects."""
+"""perf/netlink.py measures what it says, and reading a dump takes no more memory for more objects."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = Path(__file__).parents[2] / "perf" / "scale.py"
+PROGRAM = Path(__file__).parents[2] / "perf" / "netlink.py"
 
 
-def test_scale_reports_every_operation_at_every_size() -> None:
+def test_it_reports_every_operation_at_every_size() -> None:
     command = [sys.executable, str(PROGRAM), "--sizes", "300", "1500", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     results = json.loads(done.stdout)["results"]

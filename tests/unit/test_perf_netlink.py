@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""perf/netlink.py measures what it says, and reading a dump takes no more memory for more objects."""
+"""perf/netlink.py measures what it says; a dump takes no more memory for more objects."""
 
 import json
 import subprocess

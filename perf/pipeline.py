@@ -117,7 +117,7 @@ class Bench:
 
     def wire_done(self) -> tuple[Channel, bytes]:
         """The wire has taken one burst."""
-        return Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST)
+        return Channel.WIRE, pack(Kind.WIRE_DONE, count=BURST, epoch=self.card.life.boot)
 
     def rx_done(self) -> tuple[Channel, bytes]:
         """The slots of the burst before the next are free."""

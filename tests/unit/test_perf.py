@@ -72,8 +72,8 @@ def test_a_report_has_a_section_for_what_was_run(perf) -> None:
     assert "one &lt;of&gt; them" in page
 
 
-@pytest.mark.parametrize("name", ["measure", "ipsec_mb"])
-def test_what_tells_of_the_machine_prints_json_as_all_programs_do(name: str) -> None:
+@pytest.mark.parametrize("name", ["measure", "ipsec_mb", "pipeline", "ring"])
+def test_a_program_prints_json(name: str) -> None:
     command = [sys.executable, PERF / f"{name}.py"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=PERF.parent)
     assert isinstance(json.loads(done.stdout), dict)

@@ -123,9 +123,9 @@ class RxQueue:
                 self._counters["rx_flushed"] += len(rows) - position
                 return
             known = burst.deliver(position) if burst else 0
-            self._counters["rx_packets"] += known
-            position += known
             if known:
+                self._counters["rx_packets"] += known
+                position += known
                 continue
             if not written[position]:  # F-RNG-05, F-RNG-06
                 self._counters["rx_not_written"] += 1

@@ -17,18 +17,18 @@ import numpy as np
 
 from host_driver import control
 from host_driver.control import Answer
+from host_driver.driver.tx_queue import TX_TIMEOUT_NS
 from host_driver.driver.tx_slots import Run
 from host_driver.sleep import Sleep, wait
 from host_driver.xfrm.burst import NO_KEY, SMALL, Burst, Ints
 from host_driver.xfrm.flow_table import UNKNOWN
-from proto.limits import BURST, GENERATE_MAX, TX_TIMEOUT_MS
+from proto.limits import BURST, GENERATE_MAX
 from proto.status import OffloadError
 
 if TYPE_CHECKING:
     from host_driver.host import Host
 
 BURSTS_IN_A_ROW = 8  # of the traffic source, until others have their turn
-DRAIN_NS = TX_TIMEOUT_MS * 1_000_000
 
 
 class Traffic:
@@ -79,7 +79,7 @@ class Traffic:
             if number % BURSTS_IN_A_ROW == 0:
                 yield from wait(host.pulse(host.now_ns()))
         drained = host.tx.drained()
-        drained.deadline_ns = host.now_ns() + DRAIN_NS
+        drained.deadline_ns = host.now_ns() + TX_TIMEOUT_NS
         yield from wait(drained)
         if not drained.done:
             text = f"{host.tx.outstanding} of {accepted} packets are still with the card"

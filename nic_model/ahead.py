@@ -14,6 +14,7 @@ from llvmlite import ir
 
 from nic_model import lookup
 from nic_model.esp.keys import END, POWERS_AT
+from nic_model.esp.simd import I8, I32, I64, call
 from nic_model.jit import config, inline, intrinsic, njit, types
 from nic_model.packet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP_AT, UDP, load16, load32, load64
 from nic_model.rows import POLICY, SA
@@ -34,16 +35,12 @@ def _prefetch(_typing: Any, array: Any, _index: Any, _offset: Any) -> Any:
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         packed = context.make_array(signature.args[0])(context, builder, args[0])
-        i32, i64 = ir.IntType(32), ir.IntType(64)
         stride = builder.extract_value(packed.strides, 0)
         at = builder.add(builder.mul(args[1], stride), args[2])
-        at = builder.add(builder.ptrtoint(packed.data, i64), at)
-        where = builder.inttoptr(at, ir.IntType(8).as_pointer())
-        arguments = [where, *(ir.Constant(i32, value) for value in (0, 3, 1))]
-        kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-        name = "llvm.prefetch.p0"
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        builder.call(function, arguments)
+        at = builder.add(builder.ptrtoint(packed.data, I64), at)
+        where = builder.inttoptr(at, I8.as_pointer())
+        hints = [ir.Constant(I32, value) for value in (0, 3, 1)]  # to read, and near; data
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), [where, *hints])
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.int64), build
@@ -57,10 +54,14 @@ def _fetch_row(array, row, size):
 
 
 @inline
-def _fetch_sa(t, row):
-    _fetch_row(t.sa, row, SA_BYTES)
-    _prefetch(t.touched, row, 0)
-    _prefetch(t.window, row, 0)
+def _fetch_sas(t, heads, found, n):
+    """From buckets to rows of SAs; -1 and 0 are none."""
+    for j in range(n):
+        if found[j] >= 0:
+            found[j] = heads[found[j]]
+            _fetch_row(t.sa, found[j], SA_BYTES)
+            _prefetch(t.touched, found[j], 0)
+            _prefetch(t.window, found[j], 0)
 
 
 @inline
@@ -123,10 +124,7 @@ def tx_ahead(t, memory, descriptors, first, n):
             _prefetch(t.tx_bucket, found[j], 0)
         else:
             found[j] = -1
-    for j in range(n):
-        if found[j] >= 0:
-            found[j] = t.tx_bucket[found[j]]
-            _fetch_sa(t, found[j])
+    _fetch_sas(t, t.tx_bucket, found, n)
     for j in range(n):
         if found[j] > 0:
             _fetch_key(t, found[j], np.int64(descriptors[first + j]["length"]))
@@ -144,10 +142,7 @@ def rx_ahead(t, frames, offsets, lengths, first, n):
             spi = load32(frames, spi_at) if spi_at + 4 <= frames.shape[0] else 0
             found[j] = lookup.rx_bucket(t, p.dst_hi, p.dst_lo, spi, p.family)
             _prefetch(t.rx_bucket, found[j], 0)
-    for j in range(n):
-        if found[j] >= 0:
-            found[j] = t.rx_bucket[found[j]]
-            _fetch_sa(t, found[j])
+    _fetch_sas(t, t.rx_bucket, found, n)
     for j in range(n):
         if found[j] > 0:
             _fetch_key(t, found[j], lengths[first + j])

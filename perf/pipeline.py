@@ -42,6 +42,17 @@ def frame(size: int) -> bytes:
     return ethernet + ip + SOURCE + TARGET + udp + bytes(size - 28)
 
 
+def do(card: Firmware, command: c.Command) -> int:
+    """Let a card carry out a command of the host that took it in EPOCH; -> the handle it gives."""
+    message = pack(Kind.COMMAND, msgspec.msgpack.encode(c.Request(0, command)), epoch=EPOCH)
+    outputs = card.step(0, [(Channel.MAILBOX, message)])
+    (raw,) = (raw for channel, raw in outputs if channel is Channel.MAILBOX)
+    reply = msgspec.msgpack.decode(unpack(raw).body, type=c.Reply)
+    if reply.status:
+        raise RuntimeError(f"{command}: {reply.text}")
+    return reply.handle
+
+
 class Bench:
     """A card with one protected flow out and in, and messages for it."""
 
@@ -50,8 +61,8 @@ class Bench:
         self.dma = Dma.anonymous()
         self.card = Firmware("bench", PROFILES["full"], self.dma, random.Random(1))
         self.card.step(0, [])  # HELLO
-        self._command(c.InitFunction(EPOCH))
-        key = self._command(c.CreateKey(bytes(range(16))))
+        do(self.card, c.InitFunction(EPOCH))
+        key = do(self.card, c.CreateKey(bytes(range(16))))
         for direction in (c.OUT, c.IN):
             self._protect(key, direction)
         for slot in range(RING_SIZE):
@@ -61,27 +72,18 @@ class Bench:
         self.dma.tx_marks[:] = np.arange(RING_SIZE) + 1
         self.sealed = self._seal_one_burst()
 
-    def _command(self, command: c.Command) -> int:
-        body = msgspec.msgpack.encode(c.Request(0, command))
-        message = pack(Kind.COMMAND, body, epoch=EPOCH)
-        outputs = self.card.step(0, [(Channel.MAILBOX, message)])
-        (raw,) = (raw for channel, raw in outputs if channel is Channel.MAILBOX)
-        reply = msgspec.msgpack.decode(unpack(raw).body, type=c.Reply)
-        assert reply.status == 0, reply.text
-        return reply.handle
-
     def _protect(self, key: int, direction: int) -> None:
         sa = c.CreateSa(
             key=key, salt=b"salt", icv_bytes=16, spi=0x1000, family=AF_INET,
             saddr=SOURCE.ljust(16, b"\0"), daddr=TARGET.ljust(16, b"\0"), direction=direction,
             reqid=1, selector=c.Selector(),
         )  # fmt: skip
-        self._command(c.CreateSaRule(self._command(sa)))
+        do(self.card, c.CreateSaRule(do(self.card, sa)))
         policy = c.CreatePolicyRule(
             direction=direction, selector=c.Selector(family=AF_INET), priority=0,
             action=c.ALLOW, protect=True, reqid=1,
         )  # fmt: skip
-        self._command(policy)
+        do(self.card, policy)
 
     def _seal_one_burst(self) -> bytes:
         outputs = self.card.step(0, [self.tx_message()])

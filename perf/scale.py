@@ -25,19 +25,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pipeline import EPOCH, do
+
 from nic_model.datapath import rx_burst, tx_burst
 from nic_model.esp import BACKEND
 from nic_model.firmware import Firmware
 from proto import commands as c
 from proto.caps import PROFILES
-from proto.frame import Channel, Kind, pack, unpack
 from proto.layouts import DESCRIPTOR
 from proto.limits import BUFFER_BYTES, BURST, MTU_DEFAULT
 from proto.link.dma import Dma, slots_of, tx_offset
 from proto.xfrm import AF_INET
 
 SIZES = (2, 1_000, 100_000, 1_000_000)
-EPOCH, ETHERNET, SIZE = 1, 14, 64
+ETHERNET, SIZE = 14, 64
 FLOWS = 8_192  # that the traffic is drawn from, in bursts that differ
 HEAD = bytes.fromhex("020000000002020000000001080045000040000000004011")
 COMMANDS_PER_SA = 4
@@ -65,7 +66,7 @@ class Card:
         self.dma = Dma.anonymous()
         self.firmware = Firmware("bench", caps, self.dma, random.Random(1))
         self.firmware.step(0, [])
-        self._command(c.InitFunction(EPOCH))
+        do(self.firmware, c.InitFunction(EPOCH))
         before, started = resident_bytes(), time.perf_counter()
         for flow in range(self.flows):
             for direction in (c.OUT, c.IN):
@@ -75,31 +76,22 @@ class Card:
         self.installs_per_s = size / elapsed
         self._make_bursts()
 
-    def _command(self, command: c.Command) -> int:
-        message = pack(Kind.COMMAND, msgspec.msgpack.encode(c.Request(0, command)), epoch=EPOCH)
-        outputs = self.firmware.step(0, [(Channel.MAILBOX, message)])
-        raw = next(raw for channel, raw in outputs if channel is Channel.MAILBOX)
-        reply = msgspec.msgpack.decode(unpack(raw).body, type=c.Reply)
-        if reply.status:
-            raise RuntimeError(f"{command}: {reply.text}")
-        return reply.handle
-
     def _install(self, flow: int, direction: int) -> None:
         """Key, SA, its rule and its policy. Both directions have the same ends, so that what was
         sealed here can be opened here."""
         saddr, daddr = (address.ljust(16, b"\0") for address in (end(0), end(flow + 1)))
-        key = self._command(c.CreateKey(flow.to_bytes(16)))
+        key = do(self.firmware, c.CreateKey(flow.to_bytes(16)))
         sa = c.CreateSa(
             key=key, salt=b"salt", icv_bytes=16, spi=0x1000 + flow, family=AF_INET, saddr=saddr,
             daddr=daddr, direction=direction, reqid=flow + 1, selector=c.Selector(),
         )  # fmt: skip
-        self._command(c.CreateSaRule(self._command(sa)))
+        do(self.firmware, c.CreateSaRule(do(self.firmware, sa)))
         selector = c.Selector(AF_INET, saddr, daddr, 32, 32)
         policy = c.CreatePolicyRule(
             direction=direction, selector=selector, priority=0, action=c.ALLOW, protect=True,
             reqid=flow + 1,
         )  # fmt: skip
-        self._command(policy)
+        do(self.firmware, policy)
 
     def _make_bursts(self) -> None:
         """Frames in clear for one direction, and what the card makes of them for the other."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from host_driver.driver.sa import SaTable
 from host_driver.netdev import Skb
+from host_driver.xfrm.burst import Bools, Ints
 from proto.frame import INDEX_MASK
 from proto.layouts import DESCRIPTOR, TxFlag
 from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, RING_SIZE, SLOT_BYTES
@@ -25,9 +26,6 @@ ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 # Where fields stand in the first 64 bits of a DESCRIPTOR, which is little-endian.
 LENGTH_SHIFT, FLAGS_SHIFT = 32, 48
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

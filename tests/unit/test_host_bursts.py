@@ -22,6 +22,7 @@ from host_driver.xfrm.flow import TCP, UDP, decode, find_upper
 from proto.frame import Channel
 from proto.limits import GENERATE_MAX, RING_SIZE, TXQUEUE_LEN
 from proto.status import OffloadError
+from support import twins
 from support.examples import bounded
 from support.inside import party
 
@@ -115,6 +116,10 @@ class One:
         self.out += [(way, bytes(raw)) for way, raw in outputs if way is not Channel.CONTROL]
         return outputs
 
+    def run(self, action: object) -> object:
+        """An event, or a burst of packets."""
+        return self.send(action) if isinstance(action, list) else self.happen(action)
+
     def send(self, packets: list[bytes]) -> list[int]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sending, "SMALL", self._small)
@@ -162,19 +167,7 @@ class One:
 
 def compare(actions: list[object], **how: object) -> None:
     """Both ways for the same actions."""
-    labs = One(ONE_BY_ONE, **how), One(AT_ONCE, **how)
-    try:
-        for action in actions:
-            slow, fast = (
-                one.send(action) if isinstance(action, list) else one.happen(action) for one in labs
-            )
-            assert fast == slow, action
-        slow, fast = (one.seen() for one in labs)
-        for name, value in slow.items():
-            assert fast[name] == value, name
-    finally:
-        for one in labs:
-            one.lab.close()
+    twins.compare((One(ONE_BY_ONE, **how), One(AT_ONCE, **how)), One.run, actions)
 
 
 # After the first of each, of flows that the table has; the longest is as long as an SA takes.

@@ -21,6 +21,7 @@ from proto.layouts import DESCRIPTOR
 from proto.limits import SOCKET_RCVBUF_BYTES
 from proto.link.dma import rx_offset
 from proto.status import OffloadError
+from support import twins
 from support.examples import bounded
 from support.inside import party
 
@@ -158,18 +159,7 @@ class One:
 
 def compare(actions: list[object]) -> dict[str, object]:
     """Both ways for the same actions; what was seen at the end."""
-    labs = One(ONE_BY_ONE), One(AT_ONCE)
-    try:
-        for action in actions:
-            slow, fast = (one.run(action) for one in labs)
-            assert fast == slow, action
-        slow, fast = (one.seen() for one in labs)
-        for name, value in slow.items():
-            assert fast[name] == value, name
-        return fast
-    finally:
-        for one in labs:
-            one.lab.close()
+    return twins.compare((One(ONE_BY_ONE), One(AT_ONCE)), One.run, actions)
 
 
 @pytest.mark.parametrize("setup", [[], PROTECTED], ids=["clear", "protected"])

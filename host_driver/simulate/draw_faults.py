@@ -16,6 +16,7 @@ QUIET_SEEDS, HEALED = 0.33, 0.8
 VALUE_MAX = 64  # drawn values are small, so that they mean something
 BREAKS_FRAMES = "card.seal"  # what it breaks, the peer refuses; the observer would blame the card
 DELAYS_MS = (1, 5, 50, 400, 1500, 4000, 20_000)
+TIMER, TIMER_MS = "host.timer", 1500  # one question to a host waits for a dozen of its timers
 
 
 def draw_faults(rng: random.Random, actions: Sequence[AnyAction]) -> list[AnyAction]:
@@ -61,7 +62,10 @@ def _fields(rng: random.Random, site: str, kind: str) -> dict[str, Any]:
         fields["interval"] = rng.randint(2, 9)
     else:
         fields["probability"] = {"rare": 0.05, "half": 0.5, "always": 1.0}[often]
-    return fields | _needed(rng, SITES[site].kinds[kind])
+    fields |= _needed(rng, SITES[site].kinds[kind])
+    if site == TIMER and kind == "late":
+        fields["delay_ms"] = min(fields["delay_ms"], TIMER_MS)
+    return fields
 
 
 def _needed(rng: random.Random, kind: Kind) -> dict[str, Any]:

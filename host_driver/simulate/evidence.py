@@ -38,7 +38,6 @@ from proto.xfrm_structs import UserExpire
 SECOND_NS = 1_000_000_000
 # Where faults make a card look dead, or make up objects that are not there.
 GIVEN_UP = ("card.process", "card.health", "card.object.create")
-TIMER_LATE_S = 30  # longer than faults hold a timer back
 
 
 class Told(NamedTuple):
@@ -176,11 +175,6 @@ class Evidence:
     def armed(self, *sites: str) -> bool:
         """Whether a fault is armed now that happens at one of these sites or below."""
         return any(one.healed_step is None and _happens_at(one, sites) for one in self.ledger.armed)
-
-    @property
-    def timers_late(self) -> bool:
-        """Whether a fault may still hold back a timer of a host."""
-        return self.may_break("host.timer") and not self.settled_s(TIMER_LATE_S)
 
     @property
     def undead(self) -> bool:

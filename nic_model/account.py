@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both bursts note down: touched rows, events, the count of a packet on its SA."""
+"""What both bursts note down: touched rows, events, the count of a packet on its SA; and what of it
+is reported."""
+
+import numpy as np
+import numpy.typing as npt
 
 from nic_model import aso
-from nic_model.jit import njit
+from nic_model.jit import inline, njit
 from nic_model.tables import (
     EVENTS_LOST,
     IPSEC_RX_BYTES,
     IPSEC_RX_PACKETS,
     IPSEC_TX_BYTES,
     IPSEC_TX_PACKETS,
+    Tables,
+    handle_in_kernel,
 )  # fmt: skip
 from proto.events import EventType
+from proto.layouts import SA_COUNTERS, SA_SOFT, SA_STOPPED
 
 _SOFT, _HARD = int(EventType.SOFT_LIMIT), int(EventType.HARD_LIMIT)
 _SEQUENCE = int(EventType.SEQUENCE)
+_DYING, _STOPPED, _LOW = int(SA_SOFT), int(SA_STOPPED), np.uint64(0xFFFF_FFFF)
 
 
-@njit
+@inline
 def touch(t, row):
     """Remember that the counters of an SA changed; drain_touched gives each row once."""
     if not t.touched[row]:
@@ -26,6 +34,37 @@ def touch(t, row):
 
 
 @njit
+def drain_touched(t, records):
+    """Write the SA_COUNTERS record of each touched SA that still lives, in the order of their first
+    touch; returns how many. Afterwards none is touched. records: SA_COUNTERS[touched_count]."""
+    count = 0
+    for i in range(t.touched_count[0]):
+        row = t.touched_list[i]
+        t.touched[row] = 0
+        sa, record = t.sa[row], records[count]
+        generation = np.int64(sa.generation)
+        if generation == 0:
+            continue
+        record["handle"] = handle_in_kernel(row, generation)
+        record["generation"] = generation
+        record["packets"], record["bytes"] = sa.packets, sa.bytes
+        record["seq"] = sa.seq if sa.esn else sa.seq & _LOW
+        record["replay_window"], record["replay"] = sa.replay_window, sa.replay
+        record["integrity_failed"] = sa.integrity_failed
+        record["flags"] = (_DYING if sa.dying else 0) | (_STOPPED if sa.stopped else 0)
+        record["spi"] = sa.spi
+        count += 1
+    t.touched_count[0] = 0
+    return count
+
+
+def counter_records(t: Tables) -> npt.NDArray[np.void]:
+    """What `drain_touched` writes."""
+    records = np.zeros(int(t.touched_count[0]), SA_COUNTERS)
+    return records[: drain_touched(t, records)] if len(records) else records
+
+
+@inline
 def raise_event(t, row, kind):
     """Append an event; when nobody drained the array it is lost and counted."""
     count = t.event_count[0]
@@ -36,7 +75,7 @@ def raise_event(t, row, kind):
     t.event_count[0] = count + 1
 
 
-@njit
+@inline
 def count_sealed(t, row, size):
     """Count a packet of `size` payload bytes that leaves sealed."""
     _count_on_sa(t, row, size)
@@ -44,7 +83,7 @@ def count_sealed(t, row, size):
     t.totals[IPSEC_TX_BYTES] += size
 
 
-@njit
+@inline
 def count_opened(t, row, size):
     """Count a packet of `size` payload bytes that came in authentic."""
     _count_on_sa(t, row, size)
@@ -52,7 +91,7 @@ def count_opened(t, row, size):
     t.totals[IPSEC_RX_BYTES] += size
 
 
-@njit
+@inline
 def _count_on_sa(t, row, size):
     """Soft event before hard event (LIFE-14)."""
     touch(t, row)
@@ -63,7 +102,7 @@ def _count_on_sa(t, row, size):
         raise_event(t, row, _HARD)
 
 
-@njit
+@inline
 def sequence_exhausted(t, row):
     """The outbound sequence numbers of an SA are used up: one event, however often it is hit."""
     sa = t.sa[row]

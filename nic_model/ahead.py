@@ -16,7 +16,8 @@ from nic_model import lookup
 from nic_model.esp.keys import END, POWERS_AT
 from nic_model.esp.simd import I8, I32, I64, call
 from nic_model.jit import config, inline, intrinsic, njit, types
-from nic_model.packet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP_AT, UDP, load16, load32, load64
+from nic_model.memory import load16, load32, load64
+from nic_model.packet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP_AT, UDP
 from nic_model.rows import POLICY, SA
 from proto.commands import IN, OUT
 from proto.xfrm import AF_INET, AF_INET6

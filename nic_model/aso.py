@@ -17,7 +17,7 @@ window, and can then take a packet twice; here the head moves with the sequence 
 
 import numpy as np
 
-from nic_model.jit import njit
+from nic_model.jit import inline
 
 UNLIMITED = 1 << 62
 
@@ -39,7 +39,7 @@ def split(packets: int, half: int) -> tuple[int, int]:
     return rounds, packets - rounds * half
 
 
-@njit
+@inline
 def count_packet(sa, size):
     """Count a packet of `size` payload bytes; returns SOFT_REACHED | HARD_REACHED, each only once.
 
@@ -65,7 +65,7 @@ def count_packet(sa, size):
     return reached
 
 
-@njit
+@inline
 def take_sequence(sa):
     """Advance the outbound sequence number; False when it is used up (RFC 4303 3.3.3).
 
@@ -79,7 +79,7 @@ def take_sequence(sa):
     return True
 
 
-@njit
+@inline
 def follow_sequence(sa, low, iv):
     """Take the sequence number that the host gave a packet for crypto offload; False: refused.
 
@@ -103,7 +103,7 @@ def follow_sequence(sa, low, iv):
     return True
 
 
-@njit
+@inline
 def raise_sequence(sa, low, high):
     """Note an authenticated number that lies beyond all others; the window is the host's."""
     seq = np.uint64(high) << _SHIFT | np.uint64(low)
@@ -111,7 +111,7 @@ def raise_sequence(sa, low, high):
         sa.seq = seq
 
 
-@njit
+@inline
 def infer_high(sa, low):
     """The high half that goes with a received low half: RFC 4303 A2.2, REPLAY-08; 0 without ESN."""
     if not sa.esn:
@@ -127,7 +127,7 @@ def infer_high(sa, low):
     return high & 0xFFFF_FFFF
 
 
-@njit
+@inline
 def lies_behind(sa, low):
     """Whether a received low half left of the window is nearer to the top from behind: then
     `infer_high` has taken it for one of the next subspace."""
@@ -135,12 +135,12 @@ def lies_behind(sa, low):
     return sa.esn and sa.window <= behind < _SPACE >> 1
 
 
-@njit
+@inline
 def _is_set(bits, place):
     return (np.int64(bits[place >> 5]) >> (place & 31)) & 1 != 0
 
 
-@njit
+@inline
 def replay_check(sa, bits, low):
     """Judge a received low half against the window, before the ICV is looked at (RFC 4303 3.4.3).
 
@@ -166,7 +166,7 @@ def replay_check(sa, bits, low):
     return DUPLICATE if _is_set(bits, (sa.head - behind) % sa.window) else FRESH
 
 
-@njit
+@inline
 def replay_advance(sa, bits, low, high):
     """Mark an authenticated packet as seen; `high` is what `infer_high` said for it."""
     if sa.window == 0:

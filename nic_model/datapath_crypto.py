@@ -10,32 +10,23 @@ import numpy as np
 
 from nic_model import account, aso, lookup
 from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, open_payload, seal_payload
-from nic_model.jit import njit
-from nic_model.packet import (
-    ESP,
-    UDP,
-    UDP_BYTES,
-    copy,
-    finish_udp6,
-    load16,
-    load32,
-    load64,
-    store16,
-)  # fmt: skip
-from proto.limits import ETHERNET_BYTES
+from nic_model.jit import inline
+from nic_model.memory import copy, load16, load32, load64, store16
+from nic_model.packet import ESP, UDP, UDP_BYTES, finish_udp6
+from proto.limits import ETHERNET_BYTES, FRAME_MAX_BYTES
 from proto.status import Drop
 from proto.xfrm import AF_INET6
 
 _CRYPTO, _TOO_LONG, _INTEGRITY = int(Drop.CRYPTO), int(Drop.TOO_LONG), int(Drop.INTEGRITY)
 
 
-@njit
+@inline
 def _payload_bytes(buf, payload, size):
     """What the `size` clear bytes of ESP at buf[payload:] carry, without trailer; below 0: bad."""
     return size - TRAILER_BYTES - np.int64(buf[payload + size - TRAILER_BYTES])
 
 
-@njit
+@inline
 def _is_next(t, p, sa, esp, size):
     """Whether the parsed packet in t.frame is a whole clear ESP packet of the SA."""
     if p.family != sa.family or p.fragment or size < TRAILER_BYTES or size & 3:
@@ -57,8 +48,8 @@ def _is_next(t, p, sa, esp, size):
 #  2. it fits                                                              (TOO_LONG)
 #  3. its sequence number is beyond the last, its IV made of it            (CRYPTO)
 #  4. seal, ICV, UDP checksum
-@njit
-def seal_in_place(t, p, handle, generation, mtu, out, at, room):
+@inline
+def seal_in_place(t, p, handle, generation, mtu, out, at):
     """Write the sealed form of the parsed frame to out[at:]; returns its length or -Drop."""
     row = lookup.find_crypto(t, handle, generation)
     if row == 0:
@@ -69,7 +60,7 @@ def seal_in_place(t, p, handle, generation, mtu, out, at, room):
     size = p.end - payload - sa.icv
     if not _is_next(t, p, sa, esp, size):
         return -_CRYPTO
-    if p.end - ETHERNET_BYTES > mtu or p.end > room:
+    if p.end - ETHERNET_BYTES > mtu or p.end > FRAME_MAX_BYTES:
         return -_TOO_LONG
 
     if not aso.follow_sequence(sa, load32(t.frame, esp + 4), load64(t.frame, esp + 8)):
@@ -85,7 +76,7 @@ def seal_in_place(t, p, handle, generation, mtu, out, at, room):
     return p.end
 
 
-@njit
+@inline
 def open_in_place(t, p, row, esp):
     """Decrypt the ESP packet at t.frame[esp:p.end] where it stands; returns the SA row.
 

@@ -7,8 +7,8 @@ between IV and ICV: payload, padding, trailer.
 import numpy as np
 
 from nic_model.esp import seal, unseal
-from nic_model.jit import njit
-from nic_model.packet import copy, load64, store32
+from nic_model.jit import inline
+from nic_model.memory import copy, load64, store32
 
 ESP_BYTES = 16  # SPI, sequence number, IV
 TRAILER_BYTES = 2  # pad length, next header
@@ -16,7 +16,7 @@ _IV_AT = 8
 _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
 
 
-@njit
+@inline
 def _write_aad(t, sa, low, high):
     """SPI and sequence number to t.aad, 64 bits of it with ESN (RFC 4106 5); returns the length."""
     store32(t.aad, 0, np.int64(sa.spi))
@@ -28,7 +28,7 @@ def _write_aad(t, sa, low, high):
     return 12
 
 
-@njit
+@inline
 def seal_payload(t, sa, out, esp, size):
     """Encrypt the packet in `out`, whose number is the SA's last, and put the ICV behind it."""
     payload = esp + ESP_BYTES
@@ -38,7 +38,7 @@ def seal_payload(t, sa, out, esp, size):
     copy(out, payload + size, t.tag, 0, sa.icv)
 
 
-@njit
+@inline
 def open_payload(t, sa, esp, size, low, high):
     """Decrypt the packet in t.frame, `low` and `high` being the halves of its number. With a wrong
     ICV it stays as it came and is counted: False."""

@@ -7,6 +7,7 @@ from nic_model import account, ahead, aso, lookup
 from nic_model.datapath_crypto import open_in_place
 from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, open_payload
 from nic_model.jit import inline, njit
+from nic_model.memory import copy, load16, load32, store16, store32
 from nic_model.packet import (
     ESP,
     ETHERTYPE_IPV4,
@@ -18,21 +19,16 @@ from nic_model.packet import (
     UDP,
     UDP_BYTES,
     UNKNOWN,
-    copy,
     finish_ip,
     ipv4_checksum_good,
-    load16,
-    load32,
     parse,
-    store16,
-    store32,
-)  # fmt: skip
+)
 from nic_model.tables import AHEAD_PACKETS, RX, RX_BYTES, RX_PACKETS, handle_in_kernel
 from nic_model.tunnel import IPIP, IPV6, dsfield, learn
 from proto.commands import BLOCK, IN
 from proto.frame import INDEX_MASK
 from proto.layouts import RX_HIGH_MASK, RX_HIGH_SHIFT, RxFlag
-from proto.limits import BUFFER_BYTES, FRAME_MAX_BYTES, RING_SIZE, RX_OFFSET, SLOT_BYTES
+from proto.limits import BUFFER_BYTES, FRAME_MAX_BYTES, MARK_BYTES, RING_SIZE, RX_OFFSET
 from proto.status import Drop
 from proto.xfrm import AF_INET
 
@@ -67,7 +63,7 @@ def rx_burst(
     credits: int, slots that may be filled. descriptors: DESCRIPTOR[>= min(n, credits)]; as many as
     delivered are filled, with a layouts.RxFlag, handle and generation where an SA opened the packet
     or, in crypto offload, should have (its syndrome says so). verdict: uint8[n] of status.Drop.
-    Afterwards totals and drops are counted; drain_events and drain_touched tell the rest.
+    Afterwards totals and drops are counted; drain_events and account.drain_touched tell the rest.
     """
     delivered = 0
     p = t.packet[0]
@@ -91,14 +87,14 @@ def rx_burst(
         verdict[i] = 0
         index = first_index + delivered
         slot = RX_OFFSET + index % RING_SIZE * BUFFER_BYTES
-        copy(memory, slot, t.frame, 0, length)
-        store32(memory, slot + SLOT_BYTES, (index + 1) & INDEX_MASK)
-        _describe(t, p, descriptors[delivered], slot, length, row)
+        copy(memory, slot + MARK_BYTES, t.frame, 0, length)
+        store32(memory, slot, (index + 1) & INDEX_MASK)
+        _describe(t, p, descriptors[delivered], slot + MARK_BYTES, length, row)
         delivered += 1
     return delivered
 
 
-@njit
+@inline
 def _take(t, frames, offset, length, mac):
     """Copy a frame to t.frame; returns its length."""
     if length > FRAME_MAX_BYTES:
@@ -112,13 +108,13 @@ def _take(t, frames, offset, length, mac):
     return length
 
 
-@njit
+@inline
 def _final_length(p, length):
     """Of an IP packet the Ethernet padding is cut off; what opened got shorter anyway."""
     return p.end if p.family else length
 
 
-@njit
+@inline
 def _describe(t, p, descriptor, slot, length, row):
     """Fill a receive descriptor; `row` is the SA of the packet, or 0."""
     descriptor["offset"] = slot
@@ -135,7 +131,7 @@ def _describe(t, p, descriptor, slot, length, row):
         descriptor["generation"] = generation
 
 
-@njit
+@inline
 def _judge(t, p, length):
     """Open and check the frame in t.frame; the SA row that opened it, 0 for none, or -Drop."""
     p.syndrome = 0
@@ -217,7 +213,7 @@ def _find_sa(t, p, esp):
 #  5. trailer                                                  (TRAILER DUMMY)
 #  6. the clear packet: payload moves to the ESP header's place, that of a tunnel to the outer
 #     header's                                                 (MALFORMED MODE)
-@njit
+@inline
 def _open(t, p, row, esp):
     """Turn t.frame into the clear frame and parse it again; returns 0 or the Drop."""
     sa, bits = t.sa[row], t.window[row]
@@ -260,7 +256,7 @@ def _open(t, p, row, esp):
     return parse(t.frame, p.upper + size, p)
 
 
-@njit
+@inline
 def _decapsulate(t, p, sa, payload, size, next_header):
     """Let the packet inside take the place of the outer one; what follows it is TFC padding."""
     version = np.int64(t.frame[payload] >> 4) if size else 0
@@ -279,7 +275,7 @@ def _decapsulate(t, p, sa, payload, size, next_header):
     return malformed
 
 
-@njit
+@inline
 def _check_policy(t, p, row):
     """The IN policy for a packet that SA `row` opened or that came in clear (0): 0 or the Drop."""
     if p.fragment == UNKNOWN:

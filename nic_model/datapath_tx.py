@@ -6,27 +6,25 @@ import numpy as np
 from nic_model import account, ahead, aso, lookup
 from nic_model.datapath_crypto import seal_in_place
 from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, seal_payload
-from nic_model.jit import njit
+from nic_model.jit import inline, njit
+from nic_model.memory import copy, load32, store32
 from nic_model.packet import (
     ESP,
     IP_AT,
     UDP,
     UDP_BYTES,
     UNKNOWN,
-    copy,
     finish_ip,
     finish_udp6,
-    load32,
     parse,
-    store32,
     write_udp,
-)  # fmt: skip
+)
 from nic_model.tables import AHEAD_PACKETS, TX, TX_BYTES, TX_PACKETS
 from nic_model.tunnel import carried, outer_bytes, write_outer
 from proto.commands import BLOCK, OUT
 from proto.frame import INDEX_MASK
 from proto.layouts import TxFlag
-from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, RING_SIZE, SLOT_BYTES
+from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, FRAME_MAX_BYTES, MARK_BYTES, RING_SIZE
 from proto.status import Drop
 from proto.xfrm import AF_INET6
 
@@ -48,18 +46,18 @@ _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
 #  5. clear: as it is;  SA: seal                               (TOO_LONG SEQUENCE_EXHAUSTED)
 #  6. count
 @njit
-def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_stride, out_length, verdict):
+def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_length, verdict):
     """Take `n` descriptors to the wire; returns the number of frames sent.
 
     memory: uint8[DMA_BYTES]. first_index: int, running ring index of the first descriptor; the
     others follow it, and each must lie within its slot, whose mark says that it is written. The
     first that does not ends the burst. descriptors: DESCRIPTOR[n], flags are layouts.TxFlag. mtu:
     int, bytes of the IP packet on the wire.
-    out: uint8[>= n * out_stride]; frame i begins at i * out_stride; a stride of BUFFER_BYTES always
-    does. out_length: int64[n], 0 = nothing to send. verdict: uint8[n] of status.Drop.
-    Afterwards totals and drops are counted; drain_events and drain_touched tell the rest.
+    out: uint8[>= n * FRAME_MAX_BYTES]: the frames, back to back. out_length: int64[n], 0 = nothing
+    to send. verdict: uint8[n] of status.Drop.
+    Afterwards totals and drops are counted; drain_events and account.drain_touched tell the rest.
     """
-    sent = 0
+    sent = at = 0
     failed = False
     for i in range(n):
         if i % AHEAD_PACKETS == 0 and t.steered[0] >= ahead.MANY_SAS:
@@ -73,35 +71,36 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_stride, out_l
                 length = -_DESCRIPTOR
             failed = length < 0
         if length >= 0:
-            length = _send(t, d, length, mtu, out, i * out_stride, out_stride)
+            length = _send(t, d, length, mtu, out, at)
 
         if length >= 0:
             verdict[i], out_length[i] = 0, length
             t.totals[TX_PACKETS] += 1
             t.totals[TX_BYTES] += length
             sent += 1
+            at += length
         else:
             verdict[i], out_length[i] = -length, 0
             t.drops[TX, -length] += 1
     return sent
 
 
-@njit
+@inline
 def _fetch(t, memory, index, offset, length):
     """Copy a frame to t.frame, so that the host cannot change it after the checks."""
     slot = index % RING_SIZE * BUFFER_BYTES
-    if offset < slot or offset + length > slot + SLOT_BYTES:
+    if offset < slot + MARK_BYTES or offset + length > slot + BUFFER_BYTES:
         return -_DESCRIPTOR
     if slot + BUFFER_BYTES > memory.shape[0]:
         return -_DESCRIPTOR
-    if load32(memory, slot + SLOT_BYTES) != (index + 1) & INDEX_MASK:
+    if load32(memory, slot) != (index + 1) & INDEX_MASK:
         return -_DESCRIPTOR  # the doorbell came before the packet (F-RNG-02)
     copy(t.frame, 0, memory, offset, length)
     return length
 
 
-@njit
-def _send(t, d, length, mtu, out, at, room):
+@inline
+def _send(t, d, length, mtu, out, at):
     """Judge the frame in t.frame and write what leaves to out[at:]; returns its length."""
     p = t.packet[0]
     malformed = parse(t.frame, length, p)
@@ -110,19 +109,19 @@ def _send(t, d, length, mtu, out, at, room):
 
     if d["flags"] & _CRYPTO:
         handle, generation = np.int64(d["handle"]), np.int64(d["generation"])
-        return seal_in_place(t, p, handle, generation, mtu, out, at, room)
+        return seal_in_place(t, p, handle, generation, mtu, out, at)
     row = _decide(t, p, d["flags"])
     if row < 0:
         return row
     if row > 0:
-        return _protect(t, p, row, mtu, out, at, room)
-    if length - ETHERNET_BYTES > mtu or length > room:
+        return _protect(t, p, row, mtu, out, at)
+    if length - ETHERNET_BYTES > mtu or length > FRAME_MAX_BYTES:
         return -_TOO_LONG
     copy(out, at, t.frame, 0, length)
     return length
 
 
-@njit
+@inline
 def _decide(t, p, flags):
     """The SA row that seals the packet, 0 to send it as it is, or -Drop."""
     must_protect = flags & _PROTECT
@@ -152,8 +151,8 @@ def _decide(t, p, flags):
 #  4. payload, padding 1 2 3.. (2.4), pad length, next header
 #  5. seal, ICV
 #  6. lengths, next header and checksums
-@njit
-def _protect(t, p, row, mtu, out, at, room):
+@inline
+def _protect(t, p, row, mtu, out, at):
     """Write the ESP form of the parsed frame to out[at:]; returns its length or -Drop."""
     sa = t.sa[row]
     first = IP_AT if sa.tunnel else p.place
@@ -163,7 +162,7 @@ def _protect(t, p, row, mtu, out, at, room):
     udp = UDP_BYTES if sa.encap_dport else 0
     esp = at + first + udp + (outer_bytes(sa.family) if sa.tunnel else 0)
     end = esp + ESP_BYTES + clear + sa.icv
-    if end - at - ETHERNET_BYTES > mtu or end - at > room:
+    if end - at - ETHERNET_BYTES > mtu or end - at > FRAME_MAX_BYTES:
         return -_TOO_LONG
 
     if not aso.take_sequence(sa):

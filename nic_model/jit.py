@@ -44,6 +44,7 @@ def njit(function: _Kernel) -> _Kernel:
 
 
 def inline(function: _Kernel) -> _Kernel:
-    """Compile a helper into each of its callers; it lives in their cache entries."""
-    kernel: _Kernel = numba.njit(forceinline=True, **_OPTIONS)(function)
+    """Compile a helper into each of its callers: a call with the card's tables as an argument
+    costs more than most helpers, seven words for each array."""
+    kernel: _Kernel = numba.njit(cache=True, forceinline=True, **_OPTIONS)(function)
     return kernel

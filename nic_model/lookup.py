@@ -18,40 +18,50 @@ ANY = np.uint64(0)
 _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
 
 
-@inline
-def _mix(h, value):
-    """Stir 32 bits into a 32-bit hash; all in int64 below 2^63."""
-    h = ((h ^ value) * 0x5BD1_E995) & 0xFFFF_FFFF
-    return h ^ (h >> 15)
+# Hashes: 32-bit words times odd factors of 27 bits, summed; no word waits for another, and all
+# stays in int64 below 2^63. The sum is stirred into the low bits, of which a mask takes some.
+# Factors of a source, of a destination, and of what else there is.
+_SRC = 0x4F1B_BCD, 0x6C8E_9CF, 0x5851_F43, 0x7F4A_7C1
+_DST = 0x61C8_865, 0x45D9_F3B, 0x7654_EAD, 0x50F0_5AF
+_MORE = 0x5BD1_E99, 0x6A09_E67
 
 
 @inline
-def _mix_address(h, hi, lo):
-    h = _mix(_mix(h, np.int64(hi >> _SHIFT)), np.int64(hi & _LOW))
-    return _mix(_mix(h, np.int64(lo >> _SHIFT)), np.int64(lo & _LOW))
+def _words(hi, lo, factors):
+    """The part of an address in a hash."""
+    upper = np.int64(hi >> _SHIFT) * factors[0] + np.int64(hi & _LOW) * factors[1]
+    return upper + np.int64(lo >> _SHIFT) * factors[2] + np.int64(lo & _LOW) * factors[3]
 
 
-@njit
+@inline
+def _stirred(total):
+    h = ((total ^ total >> 32) & 0xFFFF_FFFF) * _MORE[1]
+    return h ^ h >> 29
+
+
+@inline
 def rx_bucket(t, hi, lo, spi, family):
     """The chain of an inbound SA."""
-    h = _mix_address(_mix(np.int64(family), np.int64(spi)), hi, lo)
-    return h & (t.rx_bucket.shape[0] - 1)
+    h = _words(hi, lo, _DST) + np.int64(spi) * _MORE[0] + np.int64(family)
+    return _stirred(h) & (t.rx_bucket.shape[0] - 1)
 
 
-@njit
+@inline
 def _tx_bucket(t, reqid, family, src_hi, src_lo, dst_hi, dst_lo):
-    h = _mix_address(_mix(np.int64(family), np.int64(reqid)), src_hi, src_lo)
-    return _mix_address(h, dst_hi, dst_lo) & (t.tx_bucket.shape[0] - 1)
+    h = _words(src_hi, src_lo, _SRC) + _words(dst_hi, dst_lo, _DST)
+    h += np.int64(reqid) * _MORE[0] + np.int64(family)
+    return _stirred(h) & (t.tx_bucket.shape[0] - 1)
 
 
-@njit
+@inline
 def _policy_bucket(t, number, src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto):
-    h = _mix_address(_mix_address(np.int64(number), src_hi, src_lo), dst_hi, dst_lo)
-    h = _mix(_mix(h, np.int64(sport) << 16 | np.int64(dport)), np.int64(proto))
-    return h & (t.policy_bucket.shape[0] - 1)
+    h = _words(src_hi, src_lo, _SRC) + _words(dst_hi, dst_lo, _DST)
+    h += (np.int64(sport) << 16 | np.int64(dport)) * _MORE[0]
+    h += (np.int64(number) << 8 | np.int64(proto)) * _MORE[1]
+    return _stirred(h) & (t.policy_bucket.shape[0] - 1)
 
 
-@njit
+@inline
 def find_rx(t, hi, lo, spi, family):
     """Row of the inbound SA of (daddr, spi, ESP, family), or 0."""
     row = t.rx_bucket[rx_bucket(t, hi, lo, spi, family)]
@@ -63,7 +73,7 @@ def find_rx(t, hi, lo, spi, family):
     return np.int64(row)
 
 
-@njit
+@inline
 def find_crypto(t, handle, generation):
     """Row of the outbound crypto SA that a descriptor names, or 0."""
     row = handle & ROW_MASK
@@ -74,7 +84,7 @@ def find_crypto(t, handle, generation):
     return row if same and sa.crypto and sa.direction == OUT else 0
 
 
-@njit
+@inline
 def selector_fits(sa, p):
     """Whether the SA's selector covers the packet (xfrm_selector_match); family 0 covers all."""
     if sa.sel_family == 0:
@@ -91,7 +101,7 @@ def selector_fits(sa, p):
     )
 
 
-@njit
+@inline
 def _scan_tx(t, p, pol, family, src_hi, src_lo, dst_hi, dst_lo):
     """The best SA of one chain (TX-13: not dying before dying, then newest), or -Drop."""
     dying, verdict = 0, -NO_SA
@@ -119,7 +129,7 @@ def _scan_tx(t, p, pol, family, src_hi, src_lo, dst_hi, dst_lo):
     return np.int64(dying) if dying else np.int64(verdict)
 
 
-@njit
+@inline
 def find_tx(t, p, policy):
     """The SA that a protect policy asks for: its row, -NO_SA, or -HARD_LIMIT if all have stopped.
 
@@ -138,7 +148,7 @@ def find_tx(t, p, policy):
     return row
 
 
-@njit
+@inline
 def bucket_of_template(t, p, policy):
     """The chain of the SAs that a protect policy asks for."""
     pol = t.policy[policy]
@@ -150,7 +160,7 @@ def bucket_of_template(t, p, policy):
     return _tx_bucket(t, pol.reqid, p.family, p.src_hi, p.src_lo, p.dst_hi, p.dst_lo)
 
 
-@njit
+@inline
 def template_fits(pol, sa):
     """Whether the SA is one that the policy's template names; what is 0 there names all."""
     if pol.tunnel and not (
@@ -183,14 +193,14 @@ def _masked(t, p, number):
     )  # fmt: skip
 
 
-@njit
+@inline
 def bucket_in_tuple(t, p, number):
     """The chain of the policies of one tuple that could cover the packet."""
     src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto = _masked(t, p, number)
     return _policy_bucket(t, number, src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto)
 
 
-@njit
+@inline
 def _find_in_tuple(t, p, number):
     """The best policy of one tuple that covers the packet, or 0."""
     src_hi, src_lo, dst_hi, dst_lo, sport, dport, proto = _masked(t, p, number)
@@ -219,7 +229,7 @@ def list_of(direction, family, fragment):
     return (direction - 1) * 2 + (1 if family == AF_INET6 else 0) + (4 if fragment else 0)
 
 
-@njit
+@inline
 def find_policy(t, p, direction):
     """The policy that covers the packet: lowest priority number, then newest; 0 = none."""
     which = list_of(direction, p.family, p.fragment)
@@ -234,7 +244,7 @@ def find_policy(t, p, direction):
     return best
 
 
-@njit
+@inline
 def _wins(t, row, other):
     """Whether policy `row` comes before policy `other`."""
     a, b = t.policy[row], t.policy[other]
@@ -287,7 +297,7 @@ def unlink_tx(t, row):
         t.sa[at].tx_next = sa.tx_next
 
 
-@njit
+@inline
 def _bucket_of_policy(t, row):
     pol = t.policy[row]
     return _policy_bucket(

@@ -8,6 +8,7 @@ the bytes that are there, and nothing behind the IP packet is looked at.
 import numpy as np
 
 from nic_model.jit import inline, njit
+from nic_model.memory import load16, load32, load64, store16
 from proto.limits import ETHERNET_BYTES
 from proto.status import Drop
 from proto.xfrm import AF_INET, AF_INET6
@@ -28,68 +29,25 @@ WHOLE, FIRST, LATER, UNKNOWN = 0, 1, 2, 3
 PASS, MALFORMED = int(Drop.NONE), int(Drop.MALFORMED)
 
 
-@inline
-def load16(buf, at):
-    """Two bytes, network order."""
-    return np.int64(buf[at]) << 8 | np.int64(buf[at + 1])
-
-
-@inline
-def load32(buf, at):
-    """Four bytes, network order."""
-    return load16(buf, at) << 16 | load16(buf, at + 2)
-
-
-@inline
-def load64(buf, at):
-    """Eight bytes, network order, unsigned."""
-    return np.uint64(load32(buf, at)) << np.uint64(32) | np.uint64(load32(buf, at + 4))
-
-
-@inline
-def store16(buf, at, value):
-    """Two bytes, network order."""
-    buf[at] = np.uint8(value >> 8 & 0xFF)
-    buf[at + 1] = np.uint8(value & 0xFF)
-
-
-@inline
-def store32(buf, at, value):
-    """Four bytes, network order."""
-    store16(buf, at, value >> 16)
-    store16(buf, at + 2, value)
-
-
-@inline
-def store64(buf, at, value):
-    """Eight bytes, network order, unsigned."""
-    store32(buf, at, np.int64(value >> np.uint64(32)))
-    store32(buf, at + 4, np.int64(value & np.uint64(0xFFFF_FFFF)))
-
-
-@njit
-def copy(target, to, source, at, n):
-    """n bytes from source[at:] to target[to:], upwards (the areas may overlap when to < at).
-
-    Indices are unsigned, because numba would look at each signed one for a count from the end, and
-    that keeps the loop from becoming vector moves.
-    """
-    first, begin = np.uint64(to), np.uint64(at)
-    for i in range(np.uint64(n)):
-        target[first + i] = source[begin + i]
-
-
 @njit
 def add_words(buf, at, n, total):
-    """`total` plus the 16-bit words of buf[at:at+n], an odd last byte padded with 0 (RFC 1071)."""
-    for i in range(at, at + n - 1, 2):
-        total += load16(buf, i)
-    if n & 1:
-        total += np.int64(buf[at + n - 1]) << 8
+    """`total` plus the 16-bit words of buf[at:at+n], an odd last byte padded with 0 (RFC 1071).
+
+    Two words are added at once: `fold` makes of their sum what it makes of the words'.
+    """
+    end = at + n
+    while at + 4 <= end:
+        total += load32(buf, at)
+        at += 4
+    if at + 2 <= end:
+        total += load16(buf, at)
+        at += 2
+    if at < end:
+        total += np.int64(buf[at]) << 8
     return total
 
 
-@njit
+@inline
 def fold(total):
     """The ones' complement checksum of a sum of words."""
     while total >> 16:
@@ -97,7 +55,7 @@ def fold(total):
     return total ^ 0xFFFF
 
 
-@njit
+@inline
 def parse(buf, length, p):
     """Read the frame buf[:length] into `p` (rows.PACKET); returns PASS or MALFORMED.
 
@@ -119,7 +77,7 @@ def parse(buf, length, p):
     return verdict
 
 
-@njit
+@inline
 def _parse_ipv4(buf, length, p):
     """RFC 791. ESP goes behind all options (RFC 4303 3.1.1)."""
     if length < IP_AT + IPV4_BYTES:
@@ -148,7 +106,7 @@ def _fragment_kind(word, offset_mask, more):
     return FIRST if word & more else WHOLE
 
 
-@njit
+@inline
 def _parse_ipv6(buf, length, p):
     """RFC 8200 section 3; the extension headers are walked by _walk_extensions."""
     if length < IP_AT + IPV6_BYTES:
@@ -163,7 +121,7 @@ def _parse_ipv6(buf, length, p):
     return _walk_extensions(buf, p)
 
 
-@njit
+@inline
 def _walk_extensions(buf, p):
     """Find the upper layer, and where ESP goes: RFC 4303 3.1.1.
 
@@ -205,7 +163,7 @@ def _is_extension(nh):
     return nh in (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION)
 
 
-@njit
+@inline
 def _parse_upper(buf, p):
     """Ports, or type and code, as the kernel's flow decode has them (xfrm_flowi_sport, _dport).
 
@@ -226,13 +184,13 @@ def _parse_upper(buf, p):
     return PASS
 
 
-@njit
+@inline
 def ipv4_checksum_good(buf):
     """Whether the header of the parsed IPv4 packet in `buf` adds up."""
     return fold(add_words(buf, IP_AT, np.int64(buf[IP_AT] & 0xF) * 4, 0)) == 0
 
 
-@njit
+@inline
 def finish_ip(buf, at, family, end, nh_at, proto):
     """Set length, protocol and (IPv4) header checksum of the frame at buf[at], which ends at `end`.
 
@@ -248,7 +206,7 @@ def finish_ip(buf, at, family, end, nh_at, proto):
         store16(buf, ip + 4, end - ip - IPV6_BYTES)
 
 
-@njit
+@inline
 def write_udp(buf, at, sport, dport, length):
     """The UDP header of RFC 3948 2.1, checksum 0 as IPv4 wants it; length includes the header."""
     store16(buf, at, sport)
@@ -257,7 +215,7 @@ def write_udp(buf, at, sport, dport, length):
     store16(buf, at + 6, 0)
 
 
-@njit
+@inline
 def finish_udp6(buf, at, udp, length):
     """The UDP checksum over IPv6, where it must not be 0 (RFC 8200 8.1); frame at buf[at]."""
     addresses = add_words(buf, at + IP_AT + 8, 32, length + UDP)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from proto.frame import FrameError, Kind, Message, pack
+from proto.frame import FrameError, Kind, Message, pack_parts
 from proto.limits import MTU_DEFAULT, WIRE_CREDITS
 from proto.link.ring import Consumer, Producer
-from proto.wire import pack_frames, unpack_lengths
+from proto.wire import unpack_lengths
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.int64]
@@ -69,17 +69,12 @@ class Port:
         """The MAC to take frames for, as a big-endian number; 0 = take all."""
         return int.from_bytes(self.mac) if self.mac_filter else 0
 
-    def batch(self, frames: Bytes, stride: int, lengths: Words) -> bytes:
-        """The WIRE message of the frames at multiples of `stride` whose length is not 0."""
-        view = frames.data
-        chosen = [
-            view[slot * stride : slot * stride + length]
-            for slot, length in enumerate(lengths.tolist())
-            if length
-        ]
-        return pack(
-            Kind.WIRE, pack_frames(chosen), self._out.take(len(chosen)), len(chosen), self.boot
-        )
+    def batch(self, frames: Bytes, lengths: Words) -> bytes:
+        """The WIRE message of frames that stand back to back; a length of 0 is of none."""
+        lengths = lengths[lengths > 0]
+        count = len(lengths)
+        parts = lengths.astype("<u4").tobytes(), frames[: int(lengths.sum())].data
+        return pack_parts(Kind.WIRE, parts, self._out.take(count), count, self.boot)
 
     def arrived(self, message: Message) -> Arrival:
         """Read a WIRE message. Raises FrameError or RingError, and then nothing has changed."""

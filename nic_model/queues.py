@@ -5,7 +5,7 @@ in which order: frames, then counters, then the completions and packets that the
 
 from collections.abc import Callable
 
-from nic_model import tables
+from nic_model import account, tables
 from nic_model.asking import Asking
 from nic_model.checks import Refused
 from nic_model.counter_faults import CounterFaults
@@ -142,8 +142,7 @@ class Queues:
         return self._counter_faults.state(handle, state) if self._asking.armed else state
 
     def _counter_records(self) -> list[bytes]:
-        records = tables.counter_records(self._t, tables.drain_touched(self._t))
-        records = records[records["generation"] != 0]  # 0: destroyed since
+        records = account.counter_records(self._t)
         messages: list[bytes] = []
         runs = [(0, records)]
         if self._asking.armed:

@@ -17,7 +17,6 @@ from nic_model.jit import inline
 from nic_model.rows import PACKET_ROW, POLICY_ROW, SA, SA_ROW, TUPLE_ROW
 from proto.caps import Caps
 from proto.commands import CreateSa, SaState, Selector, SetLimits
-from proto.layouts import SA_COUNTERS, SA_SOFT, SA_STOPPED
 from proto.limits import BUFFER_BYTES
 from proto.status import Drop
 from proto.xfrm import AF_INET, MODE_TUNNEL
@@ -25,7 +24,6 @@ from proto.xfrm import AF_INET, MODE_TUNNEL
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
 AHEAD_PACKETS = 16  # what they need stays in the nearest caches until it is used
 EVENTS_MAX = 4096  # between two drains; more are counted as lost (events are hints)
-COUNTED = ("spi", "generation", "packets", "bytes", "replay_window", "replay", "integrity_failed")
 STOPPED_FOR_GOOD = 2  # `stopped` of an SA; 1 ends when a limit is raised
 HANDLE_ROW_BITS = 24  # of a handle; see handle_of
 ROW_MASK = (1 << HANDLE_ROW_BITS) - 1
@@ -271,26 +269,6 @@ def drain_events(t: Tables) -> list[tuple[int, int]]:
     count = int(t.event_count[0])
     t.event_count[0] = 0
     return [(int(row), int(kind)) for row, kind in t.events[:count]]
-
-
-def drain_touched(t: Tables) -> npt.NDArray[np.int64]:
-    """Rows of the SAs whose counters changed since the last call, each once."""
-    rows = t.touched_list[: int(t.touched_count[0])].copy()
-    t.touched[rows] = 0
-    t.touched_count[0] = 0
-    return rows
-
-
-def counter_records(t: Tables, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
-    """SA_COUNTERS records of `rows`."""
-    records = np.zeros(len(rows), SA_COUNTERS)
-    sas = t.sa[rows]
-    records["handle"] = handle_of(rows, sas["generation"].astype(np.int64))
-    for name in COUNTED:
-        records[name] = sas[name]
-    records["seq"] = np.where(sas["esn"] != 0, sas["seq"], sas["seq"] & np.uint64(MAX_U32))
-    records["flags"] = (sas["dying"] != 0) * SA_SOFT | (sas["stopped"] != 0) * SA_STOPPED
-    return records
 
 
 def forget_counters(t: Tables) -> None:

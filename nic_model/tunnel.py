@@ -12,7 +12,8 @@ Written as the recorded kernels 6.12 and 7.3.4 do (xfrm4_tunnel_encap_add and it
 
 import numpy as np
 
-from nic_model.jit import inline, njit
+from nic_model.jit import inline
+from nic_model.memory import copy, load16, store16, store32, store64
 from nic_model.packet import (
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
@@ -21,13 +22,8 @@ from nic_model.packet import (
     IPV6_BYTES,
     NEXT_HEADER_AT,
     PROTO_AT,
-    copy,
     fold,
-    load16,
-    store16,
-    store32,
-    store64,
-)  # fmt: skip
+)
 from proto.xfrm import AF_INET
 
 IPIP, IPV6 = 4, 41  # next headers that say what a tunnel carries
@@ -50,7 +46,7 @@ def carried(family):
     return IPIP if family == AF_INET else IPV6
 
 
-@njit
+@inline
 def dsfield(buf, family):
     """TOS or traffic class of the frame in `buf`."""
     if family == AF_INET:
@@ -58,7 +54,7 @@ def dsfield(buf, family):
     return load16(buf, IP_AT) >> 4 & 0xFF
 
 
-@njit
+@inline
 def set_dsfield(buf, family, value):
     """Change TOS or traffic class. A damaged IPv4 checksum stays as wrong as it was (RFC 1624)."""
     before = load16(buf, IP_AT)
@@ -71,7 +67,7 @@ def set_dsfield(buf, family, value):
     store16(buf, IP_AT, after)
 
 
-@njit
+@inline
 def _outer_dsfield(sa, inner):
     outer = 0 if sa.dont_encap_dscp else inner & ~_ECN
     if sa.noecn:
@@ -80,7 +76,7 @@ def _outer_dsfield(sa, inner):
     return outer | (_ECT0 if ecn == _CE else ecn)
 
 
-@njit
+@inline
 def write_outer(out, at, frame, family, sa, ident):
     """Ethernet and outer IP header of the frame at out[at:], around the packet of `family` in
     `frame`; packet.finish_ip adds length, protocol and checksum. Returns where, from `at` on, the
@@ -110,7 +106,7 @@ def write_outer(out, at, frame, family, sa, ident):
     return IP_AT + NEXT_HEADER_AT
 
 
-@njit
+@inline
 def learn(sa, buf, family, outer):
     """What the inner packet in `buf` takes over from the `outer` dsfield: with decap_dscp the DSCP,
     and unless noecn the congestion mark, where it says that it understands one (RFC 3168 9.1.1)."""

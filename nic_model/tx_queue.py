@@ -163,15 +163,13 @@ class TxQueue:
             count,
             self._port.mtu,
             self._out,
-            FRAME_MAX_BYTES,
             self._out_length,
             self._verdict,
         )
         if sent and self._asking.armed:
             self._out_length[0] = alter_sealed(self._asking, self._out, int(self._out_length[0]))
         if sent:
-            lengths = self._out_length[:count]
-            self._frames.append(self._port.batch(self._out, FRAME_MAX_BYTES, lengths))
+            self._frames.append(self._port.batch(self._out, self._out_length[:count]))
         if self._t.drops[TX, Drop.DESCRIPTOR] == bad:
             return False
         at = int(np.flatnonzero(self._verdict[:count] == Drop.DESCRIPTOR)[0])

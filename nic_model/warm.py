@@ -18,7 +18,7 @@ from proto import commands as c
 from proto.caps import PROFILES
 from proto.frame import Channel, Kind, pack, unpack
 from proto.layouts import DESCRIPTOR
-from proto.link.dma import Dma
+from proto.link.dma import Dma, tx_offset
 from proto.wire import pack_frames
 from proto.xfrm import AF_INET
 
@@ -77,10 +77,11 @@ class _Card:
 
     def transmit(self) -> None:
         """One packet out; its frame is kept."""
-        self._dma.memory[: len(_FRAME)] = np.frombuffer(_FRAME, np.uint8)
+        at = tx_offset(0)
+        self._dma.memory[at : at + len(_FRAME)] = np.frombuffer(_FRAME, np.uint8)
         self._dma.tx_marks[0] = 1
         descriptor = np.zeros(1, DESCRIPTOR)
-        descriptor["length"] = len(_FRAME)
+        descriptor["offset"], descriptor["length"] = at, len(_FRAME)
         message = pack(Kind.TX, self._dma.gather(descriptor), 0, 1, EPOCH)
         for channel, raw in self._card.step(0, [(Channel.RINGS, message)]):
             if channel is Channel.WIRE:

@@ -138,7 +138,7 @@ class Bench:
         def run() -> None:
             self.dma.tx_marks[slots] = marks
             sent = tx_burst(
-                t, self.dma.memory, 0, descriptors, BURST, MTU_DEFAULT, out, BUFFER_BYTES,
+                t, self.dma.memory, 0, descriptors, BURST, MTU_DEFAULT, out,
                 out_length, verdict,
             )  # fmt: skip
             assert sent == BURST

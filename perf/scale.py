@@ -101,7 +101,6 @@ class Card:
         self.descriptors["length"] = ETHERNET + SIZE
         self.out = np.zeros(BURST * BUFFER_BYTES, np.uint8)
         self.out_length, self.verdict = np.zeros(BURST, np.int64), np.zeros(BURST, np.uint8)
-        self.offsets = np.arange(BURST, dtype=np.int64) * BUFFER_BYTES
         self.clear, self.sealed = [], []
         for _ in range(FLOWS // BURST):
             frames = [frame(rng.randrange(self.flows)) for _ in range(BURST)]
@@ -120,7 +119,7 @@ class Card:
     def _send(self) -> None:
         sent = tx_burst(
             self.firmware.objects.tables, self.dma.memory, 0, self.descriptors, BURST, MTU_DEFAULT,
-            self.out, BUFFER_BYTES, self.out_length, self.verdict,
+            self.out, self.out_length, self.verdict,
         )  # fmt: skip
         if sent != BURST:
             raise RuntimeError(f"{sent} of {BURST} packets were sealed")
@@ -140,9 +139,10 @@ class Card:
         spent, tables = 0, self.firmware.objects.tables
         for frames, lengths in self.sealed:
             data, descriptors = frames.copy(), np.zeros(BURST, DESCRIPTOR)
+            offsets = np.cumsum(lengths) - lengths
             started = time.thread_time_ns()
             delivered = rx_burst(
-                tables, data, self.offsets, lengths, BURST, self.dma.memory, 0, 0, BURST,
+                tables, data, offsets, lengths, BURST, self.dma.memory, 0, 0, BURST,
                 descriptors, self.verdict,
             )  # fmt: skip
             spent += time.thread_time_ns() - started

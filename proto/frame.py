@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 20-byte header of every message between host, card and wire.
+"""The 24-byte header of every message between host, card and wire.
 
-    magic u16 | version u8 | kind u8 | index u32 | count u16 | check u16 | length u32 | epoch u32
+    magic u16 | version u8 | kind u8 | index u32 | count u32 | check u32 | length u32 | epoch u32
 
 All little-endian. `index` is the producer's running number of the first of `count` items
 (descriptors, frames, events, counter records), so a gap is a lost message; `length` is that of the
@@ -11,23 +11,26 @@ body.
 the card (commands.InitFunction), on the wire the card's boot id (proto.hello): whatever a dead
 host, card or function left in a queue has another one, and is counted and dropped (F-LIF-11).
 
-`check` is a CRC over header and body between host and card, else 0: a flipped bit must not turn a
-refusal into a success or one ring position into another. A message that fails it counts as lost.
+`check` is a CRC-32 over header and body between host and card, else 0: a flipped bit must not turn
+a refusal into a success or one ring position into another. A message that fails it counts as lost.
 """
 
 import struct
-from binascii import crc_hqx
+from collections.abc import Sequence
 from enum import IntEnum, unique
 from typing import NamedTuple
+from zlib import crc32
 
 from proto.limits import MESSAGE_MAX_BYTES, PROTOCOL_VERSION
 
 MAGIC = 0x584E
-HEADER = struct.Struct("<HBBIHHII")
-assert HEADER.size == 20
+HEADER = struct.Struct("<HBBIIIII")
+assert HEADER.size == 24
 
 INDEX_MASK = 0xFFFF_FFFF
 CHECK_FIELD = 5
+
+Buffer = bytes | memoryview
 
 
 @unique
@@ -71,7 +74,7 @@ class Message(NamedTuple):
     kind: Kind
     index: int  # type: ignore[assignment]
     count: int  # type: ignore[assignment]
-    body: bytes | memoryview
+    body: Buffer
     epoch: int = 0
 
 
@@ -86,41 +89,52 @@ class FrameError(ValueError):
     """The bytes are no message of this protocol version."""
 
 
-def pack(
-    kind: Kind, body: bytes | memoryview = b"", index: int = 0, count: int = 0, epoch: int = 0
-) -> bytes:
+def pack(kind: Kind, body: Buffer = b"", index: int = 0, count: int = 0, epoch: int = 0) -> bytes:
     """Header and body as one byte string."""
+    return pack_parts(kind, (body,), index, count, epoch)
+
+
+def pack_parts(
+    kind: Kind, parts: Sequence[Buffer], index: int = 0, count: int = 0, epoch: int = 0
+) -> bytes:
+    """The same of a body in several parts, which are copied once."""
     header = bytearray(HEADER.size)
-    _write_header(header, body, kind, index, count, epoch)
-    return b"".join((header, body))
+    _write_header(header, parts, kind, index, count, epoch)
+    return b"".join((header, *parts))
 
 
 def pack_into(buffer: bytearray, kind: Kind, epoch: int = 0) -> None:
-    """Write the header into the first 20 bytes of a message whose body stands behind them already.
+    """Write the header into the first bytes of a message whose body stands behind them already.
 
     So that a message with a key is never copied and can be wiped once it is sent.
     """
-    _write_header(buffer, memoryview(buffer)[HEADER.size :], kind, 0, 0, epoch)
+    _write_header(buffer, (memoryview(buffer)[HEADER.size :],), kind, 0, 0, epoch)
 
 
 def _write_header(
-    buffer: bytearray, body: bytes | memoryview, kind: Kind, index: int, count: int, epoch: int
+    buffer: bytearray, parts: Sequence[Buffer], kind: Kind, index: int, count: int, epoch: int
 ) -> None:
-    fields = [MAGIC, PROTOCOL_VERSION, kind, index & INDEX_MASK, count, 0, len(body), epoch]
-    fields[CHECK_FIELD] = _check(HEADER.pack(*fields), body, kind)
+    length = sum(map(len, parts))
+    fields = [MAGIC, PROTOCOL_VERSION, kind, index & INDEX_MASK, count, 0, length, epoch]
+    fields[CHECK_FIELD] = _check(HEADER.pack(*fields), parts, kind)
     HEADER.pack_into(buffer, 0, *fields)
 
 
-def _check(header: bytes, body: bytes | memoryview, kind: Kind) -> int:
+def _check(header: bytes, parts: Sequence[Buffer], kind: Kind) -> int:
     """The CRC over a header whose check field is 0, and its body; 0 for unchecked kinds."""
-    return crc_hqx(body, crc_hqx(header, 0)) if kind in CHECKED else 0
+    if kind not in CHECKED:
+        return 0
+    check = crc32(header)
+    for part in parts:
+        check = crc32(part, check)
+    return check
 
 
 def renumbered(raw: bytes | memoryview, *, index: int = 0, count: int = 0) -> bytes:
     """The same message with `index` and `count` so much higher (modulo their sizes), and a right
     check: what a peer says that has lost its place. Raises FrameError."""
     old = unpack(raw)
-    return pack(old.kind, old.body, old.index + index, (old.count + count) & 0xFFFF, old.epoch)
+    return pack(old.kind, old.body, old.index + index, (old.count + count) & INDEX_MASK, old.epoch)
 
 
 def unpack(raw: bytes | memoryview) -> Message:
@@ -142,7 +156,7 @@ def unpack(raw: bytes | memoryview) -> Message:
         raise FrameError(f"message kind {kind} is unknown") from None
     body = memoryview(raw)[HEADER.size :]
     header = HEADER.pack(magic, version, kind, index, count, 0, length, epoch)
-    expected = _check(header, body, kind)
+    expected = _check(header, (body,), kind)
     if check != expected:
-        raise FrameError(f"check of a {kind.name} message is {check:#06x}, not {expected:#06x}")
+        raise FrameError(f"check of a {kind.name} message is {check:#010x}, not {expected:#010x}")
     return Message(kind, index, count, body, epoch)

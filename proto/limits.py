@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bounds that host, card and lab share, named once. Units stand last in the name."""
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 COMMAND_REVISION = 5  # of mailbox commands
 
 # Rings and DMA memory. A slot of the region belongs to one ring position: slot = index % RING_SIZE.
 RING_SIZE = 1024
 BURST = 256
 BUFFER_BYTES = 10_240
-SLOT_BYTES = BUFFER_BYTES - 4  # of a buffer; behind the packet stands its mark (proto.link.dma)
+MARK_BYTES = 4  # of a buffer; behind its mark stands the packet (proto.link.dma)
+SLOT_BYTES = BUFFER_BYTES - MARK_BYTES
 RX_OFFSET = RING_SIZE * BUFFER_BYTES
 DMA_BYTES = 2 * RING_SIZE * BUFFER_BYTES
 WIRE_CREDITS = 4096

@@ -37,7 +37,6 @@ from proto.limits import (
     ETHERNET_BYTES,
     RECONCILE_INTERVAL_MS,
     RING_SIZE,
-    RX_OFFSET,
     SLOT_BYTES,
 )
 from proto.link.dma import Dma, rx_offset, slots_of
@@ -148,12 +147,14 @@ class RxQueue:
             return None
         slots, _ = slots_of(index, count)
         offsets, lengths = descriptors["offset"], descriptors["length"].astype(np.int64)
-        in_place = (offsets == RX_OFFSET + slots * BUFFER_BYTES).all()
+        in_place = (offsets == rx_offset(0) + slots * BUFFER_BYTES).all()
         if not in_place or lengths.max() > SLOT_BYTES or lengths.min() < SHORTEST_BYTES:
             return None
         first = int(lengths[0])
         if (lengths == first).all():
-            buffers = np.ndarray(RING_SIZE, f"V{first}", self._memory, RX_OFFSET, (BUFFER_BYTES,))
+            buffers = np.ndarray(
+                RING_SIZE, f"V{first}", self._memory, rx_offset(0), (BUFFER_BYTES,)
+            )
             frames: list[Any] = [buffers[slots]]
         else:
             ends = zip(offsets.tolist(), (offsets + lengths).tolist(), strict=True)

@@ -66,7 +66,7 @@ class TxSlots:
         )
         self._descriptors = np.zeros(RING_SIZE, DESCRIPTOR)
         self._words = self._descriptors.view("<i8").reshape(RING_SIZE, -1)
-        self._offsets = np.arange(RING_SIZE) * BUFFER_BYTES
+        self._offsets = tx_offset(0) + np.arange(RING_SIZE) * BUFFER_BYTES
 
     def descriptors(self, first: int, count: int) -> npt.NDArray[np.void]:
         """Those of `count` running indices; a view where the ring does not end between them."""
@@ -129,8 +129,8 @@ class TxSlots:
         words[:, 1] = 0
 
     def _column(self, kind: str, behind: int) -> npt.NDArray[np.void]:
-        """As many bytes of every transmit buffer as `kind` has, from byte `behind` on."""
-        return np.ndarray(RING_SIZE, kind, self._memory, behind, (BUFFER_BYTES,))
+        """As many bytes of every packet's place as `kind` has, from byte `behind` on."""
+        return np.ndarray(RING_SIZE, kind, self._memory, tx_offset(0) + behind, (BUFFER_BYTES,))
 
 
 def _packets(run: Run, packet: str) -> npt.NDArray[np.void]:

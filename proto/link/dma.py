@@ -4,8 +4,9 @@
 Host and card map the same file, or, where the link is inline, each has memory of its own and the
 packets of a message travel behind its descriptors. All else is the same on both.
 
-The last four bytes of a buffer are its mark, written when the packet is: running index + 1, big
-endian. A buffer with another mark holds an older packet, whatever a descriptor says.
+The first four bytes of a buffer are its mark, in one cache line with the packet's headers, written
+when the packet is: running index + 1, big endian. A buffer with another mark holds an older packet,
+whatever a descriptor says.
 """
 
 import errno
@@ -20,18 +21,18 @@ import numpy.typing as npt
 
 from proto.frame import FrameError
 from proto.layouts import DESCRIPTOR
-from proto.limits import BUFFER_BYTES, DMA_BYTES, RING_SIZE, RX_OFFSET, SLOT_BYTES
+from proto.limits import BUFFER_BYTES, DMA_BYTES, MARK_BYTES, RING_SIZE, RX_OFFSET
 from proto.status import OffloadError
 
 
 def tx_offset(index: int) -> int:
     """Where the packet of transmit ring position `index` lies."""
-    return (index % RING_SIZE) * BUFFER_BYTES
+    return (index % RING_SIZE) * BUFFER_BYTES + MARK_BYTES
 
 
 def rx_offset(index: int) -> int:
     """Where the packet of receive ring position `index` lies."""
-    return RX_OFFSET + (index % RING_SIZE) * BUFFER_BYTES
+    return RX_OFFSET + (index % RING_SIZE) * BUFFER_BYTES + MARK_BYTES
 
 
 def slots_of(index: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
@@ -62,7 +63,7 @@ class Dma:
         self.shared = shared
         self._mapping: mmap.mmap | None = None
         buffers = memory.reshape(2 * RING_SIZE, BUFFER_BYTES)
-        marks = buffers[:, SLOT_BYTES:].view(">u4")[:, 0]
+        marks = buffers[:, :MARK_BYTES].view(">u4")[:, 0]
         self.tx_marks, self.rx_marks = marks[:RING_SIZE], marks[RING_SIZE:]
 
     @classmethod

@@ -16,7 +16,7 @@ from proto.codec import decode
 from proto.frame import Channel, Kind, Message, pack, unpack
 from proto.health import FunctionState
 from proto.layouts import DESCRIPTOR
-from proto.limits import BUFFER_BYTES
+from proto.limits import SLOT_BYTES
 from proto.link.dma import Dma, slots_of, tx_offset
 from proto.wire import pack_frames, unpack_frames
 from proto.xfrm import AF_INET
@@ -129,7 +129,7 @@ class Bench:
             packets
         ):
             offset = tx_offset(self.tx_index + number)
-            frame = frame[:BUFFER_BYTES]
+            frame = frame[:SLOT_BYTES]
             DMA.memory[offset : offset + len(frame)] = np.frombuffer(frame, np.uint8)
             descriptors[number] = (
                 (offset + more) % (1 << 32), (len(frame) + longer) % (1 << 16), flags % 256,

@@ -4,6 +4,7 @@
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from nic_model import aso
@@ -13,7 +14,7 @@ from nic_model.steering import Steering
 from nic_model.tables import TX, TX_PACKETS
 from planted.plant import around_tx, bug, created, rows, wrap
 from proto import commands as c
-from proto.limits import BUFFER_BYTES, RING_SIZE
+from proto.link.dma import tx_offset
 from proto.status import Drop
 
 # --- limits ---
@@ -44,19 +45,22 @@ def plaintext_on_table_miss(patch: pytest.MonkeyPatch) -> None:
     """A packet without a usable SA leaves as it came."""
 
     def after(t: Any, _: Any, a: Any) -> int:
-        more = 0
+        more, at, frames = 0, 0, []
         for i in range(a["n"]):
-            verdict = int(a["verdict"][i])
+            verdict, length = int(a["verdict"][i]), int(a["lengths"][i])
+            frames.append(a["out"][at : at + length].copy())
+            at += length
             if verdict not in (Drop.NO_SA, Drop.HARD_LIMIT):
                 continue
-            slot = (a["first"] + i) % RING_SIZE * BUFFER_BYTES
+            start = tx_offset(a["first"] + i)
             length = int(a["descriptors"][i]["length"])
-            at = i * a["stride"]
-            a["out"][at : at + length] = a["memory"][slot : slot + length]
+            frames[-1] = a["memory"][start : start + length]
             a["lengths"][i], a["verdict"][i] = length, 0
             t.drops[TX, verdict] -= 1
             t.totals[TX_PACKETS] += 1
             more += 1
+        together = np.concatenate(frames)
+        a["out"][: len(together)] = together
         return a["count"] + more
 
     around_tx(patch, after)

@@ -69,7 +69,7 @@ def every(count: int) -> Callable[[], bool]:
 
 
 Burst = Callable[[Any, Any, dict[str, Any]], int | None]
-TX_ARGUMENTS = ("memory", "first", "descriptors", "n", "mtu", "out", "stride", "lengths", "verdict")
+TX_ARGUMENTS = ("memory", "first", "descriptors", "n", "mtu", "out", "lengths", "verdict")
 RX_ARGUMENTS = (
     "frames", "offsets", "lengths", "n", "memory", "mac", "first", "credits", "descriptors",
     "verdict",

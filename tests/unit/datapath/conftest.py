@@ -116,12 +116,13 @@ class Bench:
         if row:
             descriptors["handle"], descriptors["generation"] = row | generation << 24, generation
         for i, data in enumerate(frames):
-            offset = (self.tx_index + i) % 1024 * BUFFER_BYTES
+            offset = (self.tx_index + i) % 1024 * BUFFER_BYTES + 4
             self.memory[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
             descriptors[i]["offset"], descriptors[i]["length"] = offset, len(data)
         out, out_length, verdict = self.tx_raw(descriptors, mtu)
+        starts = np.cumsum(out_length) - out_length
         return [
-            out[i * 9600 : i * 9600 + out_length[i]].tobytes() if not why else Drop(why)
+            out[starts[i] : starts[i] + out_length[i]].tobytes() if not why else Drop(why)
             for i, why in enumerate(verdict)
         ]
 
@@ -136,8 +137,7 @@ class Bench:
         verdict = np.zeros(n, np.uint8)
         before = self.t.drops[tables.TX].sum()
         sent = tx_burst(
-            self.t, self.memory, self.tx_index, descriptors, n, mtu, out, 9600, out_length,
-            verdict,
+            self.t, self.memory, self.tx_index, descriptors, n, mtu, out, out_length, verdict,
         )  # fmt: skip
         self.tx_index += n
         assert sent == np.count_nonzero(out_length) == np.count_nonzero(verdict == 0)
@@ -167,7 +167,7 @@ class Bench:
 
     def _read(self, descriptor: Any) -> bytes:
         offset = int(descriptor["offset"])
-        assert offset >= RX_OFFSET and (offset - RX_OFFSET) % BUFFER_BYTES == 0
+        assert offset >= RX_OFFSET and (offset - RX_OFFSET) % BUFFER_BYTES == 4
         assert descriptor["syndrome"] == 0 or descriptor["flags"] == RxFlag.CRYPTO
         return self.memory[offset : offset + int(descriptor["length"])].tobytes()
 

@@ -18,7 +18,7 @@ from proto.health import EDGES, FunctionState, HealthRecord
 from proto.hello import decode_hello
 from proto.layouts import DESCRIPTOR
 from proto.limits import BOOT_MS, HEALTH_INTERVAL_MS, HOST_LOST_MS, RESET_MS
-from proto.link.dma import Dma
+from proto.link.dma import Dma, tx_offset
 from proto.status import HealthSyndrome, Status, Syndrome
 from proto.wire import pack_frames
 
@@ -67,9 +67,11 @@ class Card:
 
     def transmit(self, epoch: int = EPOCH) -> list[Message]:
         """One clear frame from the host."""
-        self.dma.memory[: len(FRAME)] = memoryview(FRAME)
+        at = tx_offset(0)
+        self.dma.memory[at : at + len(FRAME)] = memoryview(FRAME)
         self.dma.tx_marks[0] = 1
         row = bytearray(DESCRIPTOR.itemsize)
+        row[0:4] = at.to_bytes(4, "little")
         row[4:6] = len(FRAME).to_bytes(2, "little")
         return self.step((Channel.RINGS, pack(Kind.TX, bytes(row), 0, 1, epoch)))
 

@@ -57,7 +57,7 @@ def rx_burst(
 ):
     """Take `n` frames from the wire; returns how many were delivered.
 
-    frames: uint8[] (writable, see `datapath`); offsets, lengths: int64[n] within it.
+    frames: uint8[], read-only; offsets, lengths: int64[n] within it.
     memory: uint8[DMA_BYTES]. mac: int, the 48-bit MAC to take frames for (group addresses pass as
     well), 0 = take all. first_index: int, running ring index of the next free receive slot;
     credits: int, slots that may be filled. descriptors: DESCRIPTOR[>= min(n, credits)]; as many as

@@ -13,18 +13,16 @@ import numpy.typing as npt
 from proto.frame import FrameError, Kind, Message, pack_parts
 from proto.limits import MTU_DEFAULT, WIRE_CREDITS
 from proto.link.ring import Consumer, Producer
-from proto.wire import unpack_lengths
+from proto.wire import Frames
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.int64]
 
 
 class Arrival(NamedTuple):
-    """Frames of one message: offset and length, shape (count,), in `data`; `lost` before them."""
+    """Frames of one message; `lost` before them."""
 
-    offsets: Words
-    lengths: Words
-    data: Bytes
+    frames: Frames
     lost: int
 
 
@@ -71,18 +69,16 @@ class Port:
 
     def batch(self, frames: Bytes, lengths: Words) -> bytes:
         """The WIRE message of frames that stand back to back; a length of 0 is of none."""
-        lengths = lengths[lengths > 0]
-        count = len(lengths)
-        parts = lengths.astype("<u4").tobytes(), frames[: int(lengths.sum())].data
-        return pack_parts(Kind.WIRE, parts, self._out.take(count), count, self.boot)
+        sent = Frames(lengths[lengths > 0], frames[: int(lengths.sum())])
+        count = len(sent)
+        return pack_parts(Kind.WIRE, sent.parts(), self._out.take(count), count, self.boot)
 
     def arrived(self, message: Message) -> Arrival:
         """Read a WIRE message. Raises FrameError or RingError, and then nothing has changed."""
         if not message.count:
             raise FrameError("a WIRE message without frames")
-        offsets, lengths, data = unpack_lengths(message.body, message.count)
-        lost = self._in.arrived(message.index, message.count)
-        return Arrival(offsets, lengths, data, lost)
+        frames = Frames.unpack(message.body, message.count)
+        return Arrival(frames, self._in.arrived(message.index, message.count))
 
     def refill(self, count: int) -> None:
         """The wire is done with `count` frames. Raises RingError for more than were sent."""

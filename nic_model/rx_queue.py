@@ -78,11 +78,11 @@ class RxQueue:
             self._t.drops[RX, Drop.CLOSED] += message.count
             self._credit += arrival.lost + message.count
             return
-        data = arrival.data.copy()  # decrypted in place, and a message is not ours to write
+        data, offsets = arrival.frames.data, arrival.frames.offsets
+        take = self._take_singly if self._asking.armed else self._take
         for start in range(0, message.count, BURST):
             chosen = slice(start, start + BURST)
-            take = self._take_singly if self._asking.armed else self._take
-            take(data, arrival.offsets[chosen], arrival.lengths[chosen])
+            take(data, offsets[chosen], arrival.frames.lengths[chosen])
         kept = self._ring.outstanding - held
         self._credit += arrival.lost + message.count - kept
 

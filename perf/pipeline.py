@@ -24,7 +24,7 @@ from proto.frame import Channel, Kind, pack, unpack
 from proto.layouts import DESCRIPTOR
 from proto.limits import BUFFER_BYTES, BURST, MTU_DEFAULT, RING_SIZE
 from proto.link.dma import Dma, slots_of, tx_offset
-from proto.wire import unpack_lengths
+from proto.wire import Frames
 from proto.xfrm import AF_INET
 
 EPOCH = 1  # of the host that has the card
@@ -147,14 +147,14 @@ class Bench:
 
     def rx_burst(self) -> Callable[[], None]:
         """The receive kernel, once."""
-        offsets, lengths, data = unpack_lengths(self.sealed, BURST)
-        frames = data.copy()
+        sealed = Frames.unpack(self.sealed, BURST)
+        frames, offsets = sealed.data, sealed.offsets
         descriptors, verdict = np.zeros(BURST, DESCRIPTOR), np.zeros(BURST, np.uint8)
         t = self.card.objects.tables
 
         def run() -> None:
             delivered = rx_burst(
-                t, frames, offsets, lengths, BURST, self.dma.memory, 0, 0, BURST,
+                t, frames, offsets, sealed.lengths, BURST, self.dma.memory, 0, 0, BURST,
                 descriptors, verdict,
             )  # fmt: skip
             assert delivered == BURST

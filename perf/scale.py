@@ -107,7 +107,9 @@ class Card:
             self.clear.append(np.frombuffer(b"".join(frames), np.uint8).reshape(BURST, -1))
             self._load(self.clear[-1])
             self._send()
-            self.sealed.append((self.out.copy(), self.out_length.copy()))
+            self.sealed.append(
+                (self.out[: self.out_length.sum()].tobytes(), self.out_length.copy())
+            )
 
     def _load(self, frames: np.ndarray) -> None:
         for slot, data in enumerate(frames):
@@ -138,7 +140,7 @@ class Card:
         """ns per packet of the receive kernel over all bursts."""
         spent, tables = 0, self.firmware.objects.tables
         for frames, lengths in self.sealed:
-            data, descriptors = frames.copy(), np.zeros(BURST, DESCRIPTOR)
+            data, descriptors = np.frombuffer(frames, np.uint8), np.zeros(BURST, DESCRIPTOR)
             offsets = np.cumsum(lengths) - lengths
             started = time.thread_time_ns()
             delivered = rx_burst(

@@ -6,6 +6,6 @@ The only place of the host's side that knows the card as well.
 
 from host_driver.lab.asking import PeerDied
 from host_driver.lab.lab import Lab
-from host_driver.lab.wire import Frame
+from host_driver.lab.record import Frame
 
 __all__ = ["Frame", "Lab", "PeerDied"]

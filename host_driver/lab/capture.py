@@ -8,7 +8,7 @@ from typing import NamedTuple
 from host_driver import control
 from host_driver.lab.asking import World
 from host_driver.lab.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW, PcapngWriter
-from host_driver.lab.wire import Frame
+from host_driver.lab.record import Frame
 
 
 class _Tapped(NamedTuple):

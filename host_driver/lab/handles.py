@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from host_driver import control
 from host_driver.lab.asking import World
 from host_driver.lab.life import PartyDown
-from host_driver.lab.wire import Frame
+from host_driver.lab.record import Frame
 from proto import management
 from proto.limits import BURST
 from proto.status import OffloadError

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import msgspec
 
 from host_driver.lab.fragments import fragments
+from host_driver.lab.record import Frame, Record
 from proto.faults import FaultTable
-from proto.frame import FrameError, Kind, Message, pack, unpack
+from proto.frame import FrameError, Kind, Message, pack, pack_parts, unpack
 from proto.hello import decode_hello
 from proto.limits import (
     BURST,
@@ -32,29 +33,17 @@ from proto.limits import (
 )
 from proto.link.ring import Consumer, Producer
 from proto.status import OffloadError
-from proto.wire import esp_spi, pack_frames, unpack_frames
+from proto.wire import Frames, esp_spi
 
 SITE = "wire"
 FRAGMENT_BYTES = 64
 
 
-class Frame(NamedTuple):
-    """One Ethernet frame as it entered the wire, before any fault.
-
-    `time` in ns of the lab's clock; `src` the host whose card sent it, None when injected; `dst`
-    the host whose card it goes to, None where the wire ends in the open.
-    """
-
-    data: bytes
-    time: int
-    src: int | None
-    dst: int | None
-
-
 class _Queued(NamedTuple):
-    """A frame on its way. `owner`: the port that gets a credit when it leaves, None for nobody."""
+    """Frames on their way. `owner`: the port that gets their credits when they leave, None for
+    nobody."""
 
-    data: bytes
+    frames: Frames
     owner: "_Port | None"
 
 
@@ -98,7 +87,7 @@ class Wire:
         self.counters: Counter[str] = Counter()
         self.faults = FaultTable()
         self._ports = [_Port() for _ in range(ports)]
-        self._record: deque[Frame] = deque(maxlen=record_frames)
+        self._record = Record(record_frames)
         self._injected: list[tuple[int, bytes]] = []
         self._greetings: Counter[int] = Counter()
 
@@ -113,7 +102,7 @@ class Wire:
                 self.counters["malformed"] += 1
         for port, data in self._injected:
             self.counters[f"injected_{port}"] += 1
-            self._enter(Frame(data, now_ns, None, port), None)
+            self._enter(Frames.of([data]), now_ns, None, port)
         self._injected.clear()
         self._release(now_ns)
         return self._send()
@@ -130,18 +119,17 @@ class Wire:
 
     def frames(self, start: int = 0) -> list[Frame]:
         """What was recorded, oldest first; `start` counts frames since the lab began."""
-        first = max(0, start - self.counters["record_dropped"])
-        return list(self._record) if first == 0 else list(self._record)[first:]
+        return self._record.frames(start)
 
     @property
     def recorded(self) -> int:
         """Frames recorded since the lab began, those that the recorder dropped again included."""
-        return self.counters["record_dropped"] + len(self._record)
+        return self._record.total
 
     def forget(self) -> None:
         """Let go of all frames recorded so far; `frames` goes on counting."""
-        self.counters["record_dropped"] += len(self._record)
-        self._record.clear()
+        self._record.forget()
+        self.counters["record_dropped"] = self._record.dropped
 
     def inject(self, port: int, frames: Sequence[bytes]) -> None:
         """Let frames arrive at a card. Raises OffloadError(EMSGSIZE), and then injects none."""
@@ -169,14 +157,14 @@ class Wire:
         end.carrier = False
         end.leaving.restart(0)
         while end.queue:
-            self._lose(end.queue.popleft().owner)
+            self._lose(*end.queue.popleft())
 
     def set_carrier(self, port: int, up: bool) -> None:
         """Pull the cable of a card, or put it in again. What is on it is lost."""
         end = self._ports[port]
         end.plugged = up
         while end.queue and not up:
-            self._lose(end.queue.popleft().owner)
+            self._lose(*end.queue.popleft())
 
     def index(self, port: int) -> int:
         """Number of the next frame from that card, as the card counts them."""
@@ -204,38 +192,40 @@ class Wire:
         elif message.kind is Kind.WIRE_DONE:
             end.leaving.refill(message.count)
         elif message.kind is Kind.WIRE:
-            frames = unpack_frames(message.body, message.count)
+            frames = Frames.unpack(message.body, message.count)
             lost = end.arriving.arrived(message.index, message.count)
             self.counters["lost"] += lost
             end.done += lost  # the credits of a lost message must not be lost with it
-            dst = 1 - port if len(self._ports) == 2 else None
-            for data in frames:
-                self.counters[f"from_{port}"] += 1
-                if not end.plugged:
-                    self._lose(end)
-                    continue
-                self._enter(Frame(data, now_ns, port, dst), end)
+            self.counters[f"from_{port}"] += len(frames)
+            if end.plugged:
+                self._enter(frames, now_ns, port, 1 - port if len(self._ports) == 2 else None)
+            else:
+                self._lose(frames, end)
         else:
             raise FrameError(f"{message.kind.name} has no business on the wire")
 
-    def _enter(self, frame: Frame, owner: _Port | None) -> None:
-        """Record, break, queue. `owner` gets its credit with the last of what the frame became."""
-        if len(self._record) == self._record.maxlen:
-            self.counters["record_dropped"] += 1
-        self._record.append(frame)
-
-        route = _Route(frame.dst, owner)
+    def _enter(self, frames: Frames, now_ns: int, src: int | None, dst: int | None) -> None:
+        """Record, break, queue. The port that they came from gets their credits."""
+        self._record.add(frames, now_ns, src, dst)
+        self.counters["record_dropped"] = self._record.dropped
+        owner = None if src is None else self._ports[src]
         if not self.faults.armed:
-            self._forward(frame.data, route)
+            self._forward(frames, dst, owner)
             return
+        for data in frames.each():
+            self._break(Frame(data, now_ns, src, dst), owner)
+
+    def _break(self, frame: Frame, owner: _Port | None) -> None:
+        """What faults do to one frame. Its credit is due with the last of what it became."""
+        route = _Route(frame.dst, owner)
         held = self.faults.held
         results = self._broken(frame, route)
         route.left = len(results) + self.faults.held - held
         if not route.left:
             self.counters["fault_dropped"] += 1
-            self._credit(owner)
+            self._credit(owner, 1)
         for data in results:
-            self._forward(data, route)
+            self._pass(data, route)
         self._release(frame.time)
 
     def _broken(self, frame: Frame, route: _Route) -> list[bytes]:
@@ -253,41 +243,57 @@ class Wire:
 
     def _release(self, now_ns: int) -> None:
         for released in self.faults.due(now_ns):
-            self._forward(bytes(released.data), released.context)
+            self._pass(bytes(released.data), released.context)
 
-    def _forward(self, data: bytes, route: _Route) -> None:
-        """Queue one of the frames that a frame became."""
+    def _pass(self, data: bytes, route: _Route) -> None:
+        """Let one of the frames that a frame became go on."""
         route.left -= 1
         owner = None if route.left else route.owner
-        if route.dst is None:
-            self.counters["open_end"] += 1
-            self._credit(owner)
-        elif not self._ports[route.dst].reachable:
-            self._lose(owner)
-        else:
-            self._ports[route.dst].queue.append(_Queued(data[:FRAME_MAX_BYTES], owner))
+        self._forward(Frames.of([data[:FRAME_MAX_BYTES]]), route.dst, owner)
 
-    def _lose(self, owner: _Port | None) -> None:
-        self.counters["no_carrier"] += 1
-        self._credit(owner)
+    def _forward(self, frames: Frames, dst: int | None, owner: _Port | None) -> None:
+        """Queue frames for the card at the other end."""
+        if dst is None:
+            self.counters["open_end"] += len(frames)
+            self._credit(owner, len(frames))
+        elif not self._ports[dst].reachable:
+            self._lose(frames, owner)
+        else:
+            self._ports[dst].queue.append(_Queued(frames, owner))
+
+    def _lose(self, frames: Frames, owner: _Port | None) -> None:
+        self.counters["no_carrier"] += len(frames)
+        self._credit(owner, len(frames))
 
     @staticmethod
-    def _credit(owner: _Port | None) -> None:
+    def _credit(owner: _Port | None, count: int) -> None:
         if owner is not None:
-            owner.done += 1
+            owner.done += count
+
+    def _batch(self, port: _Port) -> list[Frames]:
+        """Take as many frames from the queue of a port as go into one message."""
+        batch, room = [], min(port.leaving.credits, BURST)
+        while port.queue and room:
+            frames, owner = port.queue.popleft()
+            some, rest = frames.split(room)
+            if len(rest):
+                port.queue.appendleft(_Queued(rest, owner))
+            self._credit(owner, len(some))
+            batch.append(some)
+            room -= len(some)
+        return batch
 
     def _send(self) -> list[tuple[int, bytes]]:
         outputs = []
         for number, port in enumerate(self._ports):
             while port.queue and port.leaving.credits:
-                count = min(len(port.queue), port.leaving.credits, BURST)
-                batch = [port.queue.popleft() for _ in range(count)]
-                body = pack_frames([queued.data for queued in batch])
+                batch = self._batch(port)
+                lengths, data = zip(*(frames.parts() for frames in batch), strict=True)
+                count = sum(map(len, batch))
                 index = port.leaving.take(count)
-                outputs.append((number, pack(Kind.WIRE, body, index, count, port.boot)))
+                message = pack_parts(Kind.WIRE, (*lengths, *data), index, count, port.boot)
+                outputs.append((number, message))
                 self.counters[f"to_{number}"] += count
-                for queued in batch:
-                    self._credit(queued.owner)
         for number, port in enumerate(self._ports):
             if port.told != port.plugged:
                 port.told = port.plugged

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from host_driver.lab.wire import Frame
+from host_driver.lab.record import Frame
 from host_driver.xfrm.profile import LATEST, profile_by_name
 from proto.caps import parse_card
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 
 from host_driver.conformance.packets import ip, udp
-from host_driver.lab.wire import Frame
+from host_driver.lab.record import Frame
 from host_driver.simulate import play_sa, traffic
 from host_driver.simulate.actions import Attack
 from host_driver.simulate.esp import Esp

@@ -8,7 +8,7 @@ import msgspec
 
 from host_driver.conformance.packets import frame as ethernet
 from host_driver.conformance.packets import ip
-from host_driver.lab.wire import Frame
+from host_driver.lab.record import Frame
 from host_driver.simulate import play_insider, traffic
 from host_driver.simulate.actions import Attack, Send
 from host_driver.simulate.flows import FLOWS

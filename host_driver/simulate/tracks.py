@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from host_driver.lab.wire import Frame
+from host_driver.lab.record import Frame
 from host_driver.simulate.headers import Parsed
 from host_driver.simulate.ledger import SaAsked, Submitted
 from host_driver.simulate.window import SPACE, Window

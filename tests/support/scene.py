@@ -14,7 +14,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.ipsec import ESP, SecurityAssociation
 from scapy.layers.l2 import Ether
 
-from host_driver.lab.wire import Frame
+from host_driver.lab.record import Frame
 from host_driver.simulate.judge import Judge
 from host_driver.simulate.ledger import (
     Armed,

@@ -15,7 +15,7 @@ from proto.layouts import DESCRIPTOR
 from proto.limits import BUFFER_BYTES, DMA_BYTES, MARK_BYTES, RING_SIZE
 from proto.link.dma import Dma, rx_offset, tx_offset
 from proto.link.ring import Consumer, Producer, RingError
-from proto.wire import pack_frames, unpack_frames, unpack_lengths
+from proto.wire import Frames, pack_frames, unpack_frames
 
 
 def test_frame_header_bytes():
@@ -172,7 +172,7 @@ def test_wire_batch_layout_and_refusals():
     assert body == bytes.fromhex("02000000 01000000") + b"abc"
     for bad, count in ((body[:-1], 2), (body + b"x", 2), (body, 9)):
         with pytest.raises(FrameError):
-            unpack_lengths(bad, count)
+            Frames.unpack(bad, count)
 
 
 @pytest.mark.parametrize(

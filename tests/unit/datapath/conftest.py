@@ -154,7 +154,7 @@ class Bench:
         verdict = np.zeros(n, np.uint8)
         before = self.t.drops[tables.RX].sum()
         delivered = rx_burst(
-            self.t, np.frombuffer(bytearray(b"".join(frames) or b"\0"), np.uint8),
+            self.t, np.frombuffer(b"".join(frames) or b"\0", np.uint8),
             np.cumsum(lengths) - lengths, lengths, n, self.memory, mac, self.rx_index, credits,
             self.descriptors, verdict,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 """What the observer takes a frame for at its receiver, seen in runs that do nothing wrong."""
 
 from host_driver.conformance.packets import udp
-from host_driver.lab.wire import Frame
+from host_driver.lab.record import Frame
 from host_driver.simulate.actions import AddPolicy, AddSa, Attack, Send
 from host_driver.simulate.arrival import Receiver
 from host_driver.simulate.headers import parse

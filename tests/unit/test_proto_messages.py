@@ -20,7 +20,7 @@ from proto.wire import Frames, pack_frames, unpack_frames
 
 def test_frame_header_bytes():
     raw = frame.pack(Kind.WIRE, b"abc", index=0x01020304, count=5, epoch=0x0A0B0C0D)
-    header = "4e58 02 30 04030201 0500 0000 03000000 0d0c0b0a"
+    header = "4e58 03 30 04030201 05000000 00000000 03000000 0d0c0b0a"
     assert raw == bytes.fromhex(header) + b"abc"
     message = frame.unpack(raw)
     assert message[:3] == (Kind.WIRE, 0x01020304, 5)
@@ -34,8 +34,8 @@ def test_frame_header_bytes():
         (0, b"\0", "magic"),
         (2, b"\x09", "version"),
         (3, b"\xff", "kind"),
-        (10, b"\x01", "check"),
-        (12, b"\x09", "body"),
+        (12, b"\x01", "check"),
+        (16, b"\x09", "body"),
     ],
 )
 def test_frame_refuses_every_wrong_field(offset, value, text):

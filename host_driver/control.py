@@ -66,9 +66,11 @@ class Sysctl(Query):
 
 
 class Send(Query):
-    """The stack sends IP packets -> Answer.errnos, 0 = accepted."""
+    """The stack sends IP packets -> Answer.errnos, 0 = accepted. With `gso_size` they are TCP or
+    UDP, as large as 64 KiB, to be cut into packets of so many bytes of payload."""
 
     packets: list[bytes]
+    gso_size: int = 0
 
 
 class Generate(Query):
@@ -81,6 +83,7 @@ class Generate(Query):
 
     packets: list[bytes]
     count: int
+    gso_size: int = 0
 
 
 class Receive(Query):
@@ -132,13 +135,14 @@ class Trace(Query):
 
 class SetLink(Query):
     """`ip link set DEV up|down mtu N`, `ethtool -K DEV esp-hw-offload on|off
-    esp-tx-csum-hw-offload on|off`; None = keep."""
+    esp-tx-csum-hw-offload on|off`, and gso.FEATURES on|off; None = keep."""
 
     dev: str
     up: bool | None = None
     mtu: int | None = None
     esp_hw_offload: bool | None = None
     esp_tx_csum_hw_offload: bool | None = None
+    segmentation: bool | None = None
     unregister: bool = False
 
 

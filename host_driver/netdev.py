@@ -8,9 +8,10 @@ A device raises its events through `Devices.on_event`, which the host ties to th
 import errno
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from host_driver import gso
 from host_driver.ops import REQUIRED
 from proto.limits import MTU_DEFAULT, MTU_MAX, MTU_MIN
 from proto.status import OffloadError
@@ -46,6 +47,7 @@ class Skb:
 
     `protect`: the core chose a packet-offload SA, so the card must never send this in clear.
     `sealed`: it is ESP that software made, so no policy of the card is for it any more.
+    `gso_size`: bytes of payload in each of the packets that it becomes, 0: it is one.
     """
 
     data: bytes
@@ -54,6 +56,12 @@ class Skb:
     sealed: bool = False
     sec_path: SecPath | None = None
     in_dev: "NetDevice | None" = None
+    gso_size: int = 0
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest packet that it becomes."""
+        return gso.longest(self.data, self.gso_size)
 
 
 class NetDevice:
@@ -102,9 +110,14 @@ class NetDevice:
         """Queue a packet; returns 0, ENETDOWN, EMSGSIZE, or ENOBUFS when the queue is full."""
         if not self.up:
             return errno.ENETDOWN
-        if len(skb.data) > self.mtu:
+        if skb.longest > self.mtu:
             return errno.EMSGSIZE
-        return self._start_xmit(skb)
+        if not skb.gso_size or gso.can_segment(self.features, skb.data, skb.gso_size):
+            return self._start_xmit(skb)
+        error = 0
+        for piece in gso.segment(skb.data, skb.gso_size):
+            error = error or self._start_xmit(replace(skb, data=piece, gso_size=0))
+        return error
 
     def tx_space(self) -> int:
         """How many packets `xmit` takes before it answers ENOBUFS."""

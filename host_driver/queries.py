@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from host_driver import control
+from host_driver import control, gso
 from host_driver.control import Answer, AnyQuery
 from host_driver.device_queries import DeviceQueries
 from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice, Skb
@@ -205,7 +205,11 @@ class Queries:
         return Answer(0)
 
     def _set_features(self, dev: NetDevice, query: control.SetLink) -> None:
-        wanted = {HW_ESP: query.esp_hw_offload, HW_ESP_TX_CSUM: query.esp_tx_csum_hw_offload}
+        caps = self._host.caps
+        if query.segmentation and not (caps and caps.segmentation):
+            raise OffloadError(errno.EOPNOTSUPP, f"device {dev.name}: its card cuts no packets")
+        wanted = dict.fromkeys(gso.FEATURES, query.segmentation)
+        wanted |= {HW_ESP: query.esp_hw_offload, HW_ESP_TX_CSUM: query.esp_tx_csum_hw_offload}
         features = dev.features - {name for name, on in wanted.items() if on is False}
         features |= {name for name, on in wanted.items() if on}
         if features != dev.features:

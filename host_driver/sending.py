@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from host_driver import control
+from host_driver import control, gso
 from host_driver.control import Answer
 from host_driver.driver.tx_queue import TX_TIMEOUT_NS
 from host_driver.driver.tx_slots import Run
@@ -49,9 +49,10 @@ class Traffic:
             for packet in packets:
                 while not self._host.nic.tx_space():
                     yield from wait(self._host.space())
-                errnos.append(abs(self._host.net.output(packet)))
+                errnos.append(abs(self._host.net.output(packet, gso_size=query.gso_size)))
             return Answer(0, errnos=errnos)
-        errnos = yield from Sending(self._host, packets).run(np.arange(len(packets)))
+        sending = Sending(self._host, packets, query.gso_size)
+        errnos = yield from sending.run(np.arange(len(packets)))
         return Answer(0, errnos=errnos)
 
     def _generate(self, query: control.Generate) -> Sleep[Answer]:
@@ -63,7 +64,7 @@ class Traffic:
                 f"{count} packets from {len(query.packets)} templates: at least one template, "
                 f"and 0..{GENERATE_MAX} packets",
             )
-        sending, different = Sending(host, query.packets), len(query.packets)
+        sending, different = Sending(host, query.packets, query.gso_size), len(query.packets)
         round_and_round = np.arange(different + BURST) % different
         began_ns = host.now_ns()
         accepted, refused = 0, Counter[int]()
@@ -91,13 +92,19 @@ class Traffic:
 class Sending:
     """Packets and their flows, looked at once however often they are sent."""
 
-    def __init__(self, host: "Host", packets: Sequence[bytes]) -> None:
+    def __init__(self, host: "Host", packets: Sequence[bytes], gso_size: int = 0) -> None:
         self._host = host
+        self._gso_size = gso_size
         self._table = host.flow_table
         self._packets = packets
         self._burst = Burst.of(packets)
         self._keys = self._burst.keys()
         self._ipv6 = self._burst.ipv6()
+        self._longest = self._burst.lengths  # of the packets that each becomes
+        self._needs: frozenset[str] | None = frozenset()  # features of the device; None: no use
+        if gso_size:
+            self._longest = np.array([gso.longest(one, gso_size) for one in packets], np.int64)
+            self._needs = gso.needs(packets, gso_size)
         self._found: Ints = np.zeros(len(packets), np.int64)  # their entries of the table
         self._version = -1  # of the table, when it was asked
 
@@ -119,9 +126,10 @@ class Sending:
         table, number = self._table, int(order[0])
         if self._version != table.version and (self._version < 0 or self._keys[number] in table):
             self._version = table.version
-            self._found = table.find(self._keys, self._burst.lengths)
+            self._found = table.find(self._keys, self._longest)
         known = self._version == table.version and self._found[number] != UNKNOWN
-        if not known or self._host.clear_side.on:
+        cut = self._needs is None or not self._needs <= self._host.nic.features  # by the host
+        if not known or cut or self._host.clear_side.on:
             return [self._one(number)]
         order = order[: self._host.nic.tx_space()]
         found = self._found[order]
@@ -134,7 +142,7 @@ class Sending:
         self._host.tx.enqueue_run(
             Run(
                 burst.block, burst.starts[order], burst.lengths[order], table.protect(found),
-                self._ipv6[order],
+                self._ipv6[order], self._gso_size,
             )
         )  # fmt: skip
         return [0] * len(order)
@@ -142,7 +150,7 @@ class Sending:
     def _one(self, number: int) -> int:
         """One packet on the long way; its errno."""
         packet, key = self._packets[number], self._keys[number]
-        error = abs(self._host.net.output(packet))
+        error = abs(self._host.net.output(packet, gso_size=self._gso_size))
         if key is not NO_KEY and not error:
             self._table.learn(key, packet)
         return error

@@ -60,9 +60,10 @@ def judge_descriptor(asking: Asking, descriptor: np.void) -> Departure:
     return departure
 
 
-def alter_sealed(asking: Asking, frame: Bytes, length: int) -> int:
-    """Ask card.seal for a frame that is about to leave; changes it and returns its new length."""
-    spi = esp_spi(frame[:length].tobytes())
+def alter_sealed(asking: Asking, sealed: bytes) -> bytes:
+    """Ask card.seal for a frame that is about to leave; -> what leaves."""
+    frame, length = np.frombuffer(bytearray(sealed), np.uint8), len(sealed)
+    spi = esp_spi(sealed)
     for fired in asking.fire(SITE_SEAL, spi=spi, bytes=length):
         if fired.kind == "truncate":
             length = max(ETHERNET_BYTES, length - number(fired, 1))
@@ -70,7 +71,7 @@ def alter_sealed(asking: Asking, frame: Bytes, length: int) -> int:
             frame[length - 1] ^= 1
         elif fired.kind == "skip-checksum" and frame[12:14].tobytes() == b"\x08\x00":
             frame[_CHECKSUM_AT : _CHECKSUM_AT + 2] ^= 0xFF
-    return length
+    return frame[:length].tobytes()
 
 
 class Arrival(NamedTuple):

@@ -19,17 +19,19 @@ from nic_model.packet import (
     parse,
     write_udp,
 )
+from nic_model.segment import cut, pieces
 from nic_model.tables import AHEAD_PACKETS, TX, TX_BYTES, TX_PACKETS
 from nic_model.tunnel import carried, outer_bytes, write_outer
 from proto.commands import BLOCK, OUT
 from proto.frame import INDEX_MASK
 from proto.layouts import TxFlag
-from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, FRAME_MAX_BYTES, MARK_BYTES, RING_SIZE
+from proto.limits import ETHERNET_BYTES, FRAME_MAX_BYTES, MARK_BYTES, RING_SIZE, TX_BUFFER_BYTES
 from proto.status import Drop
 from proto.xfrm import AF_INET6
 
 _PROTECT, _CRYPTO, _SEALED = int(TxFlag.PROTECT), int(TxFlag.CRYPTO), int(TxFlag.SEALED)
-_FOREIGN = 0xFF & ~int(TxFlag.PROTECT | TxFlag.CRYPTO | TxFlag.SEALED)  # of another version
+_SEGMENT = int(TxFlag.SEGMENT)
+_FOREIGN = 0xFF & ~sum(TxFlag)  # of another version
 _TOO_LONG, _FRAGMENT, _BLOCKED = int(Drop.TOO_LONG), int(Drop.FRAGMENT), int(Drop.POLICY_BLOCK)
 _NO_SA, _DESCRIPTOR = int(Drop.NO_SA), int(Drop.DESCRIPTOR)
 _EXHAUSTED, _FLUSHED = int(Drop.SEQUENCE_EXHAUSTED), int(Drop.FLUSHED)
@@ -39,63 +41,84 @@ _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
 
 # One frame of the burst:
 #  1. fetch it from its ring slot into the card's own memory   (DESCRIPTOR; FLUSHED behind it)
-#  2. parse                                                    (MALFORMED)
-#  3. ESP for crypto offload: seal it where it is              (CRYPTO TOO_LONG)
-#  4. policy, and with it clear or an SA; not for ESP made by software
+#  2. cut a large one; each piece is then a frame like others  (DESCRIPTOR MALFORMED TOO_LONG)
+#  3. parse                                                    (MALFORMED)
+#  4. ESP for crypto offload: seal it where it is              (CRYPTO TOO_LONG)
+#  5. policy, and with it clear or an SA; not for ESP made by software
 #                                                   (FRAGMENT POLICY_BLOCK NO_SA HARD_LIMIT)
-#  5. clear: as it is;  SA: seal                               (TOO_LONG SEQUENCE_EXHAUSTED)
-#  6. count
+#  6. clear: as it is;  SA: seal                               (TOO_LONG SEQUENCE_EXHAUSTED)
+#  7. count
 @njit
 def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_length, verdict):
-    """Take `n` descriptors to the wire; returns the number of frames sent.
+    """Take at most `n` descriptors to the wire; returns how many were taken, and how many frames
+    were sent.
 
     memory: uint8[DMA_BYTES]. first_index: int, running ring index of the first descriptor; the
     others follow it, and each must lie within its slot, whose mark says that it is written. The
     first that does not ends the burst. descriptors: DESCRIPTOR[n], flags are layouts.TxFlag. mtu:
     int, bytes of the IP packet on the wire.
-    out: uint8[>= n * FRAME_MAX_BYTES]: the frames, back to back. out_length: int64[n], 0 = nothing
-    to send. verdict: uint8[n] of status.Drop.
+    out: uint8[>= room * FRAME_MAX_BYTES]: the frames, back to back. out_length: int64[room], their
+    lengths: a descriptor that could become more frames than there is room for is not taken.
+    verdict: uint8[n] of status.Drop, of a large frame that of the first piece that was refused.
     Afterwards totals and drops are counted; drain_events and account.drain_touched tell the rest.
     """
-    sent = at = 0
+    taken = sent = at = 0
     failed = False
     for i in range(n):
         if i % AHEAD_PACKETS == 0 and t.steered[0] >= ahead.MANY_SAS:
             ahead.tx_ahead(t, memory, descriptors, i, min(AHEAD_PACKETS, n - i))
         d = descriptors[i]
+        large = d["flags"] & _SEGMENT != 0
+        mss, payload, count = np.int64(d["handle"]), 0, 1
+        whole = (0, 0, 0, 0)
         length = -_FLUSHED
         if not failed:
-            index = first_index + i
-            length = _fetch(t, memory, index, np.int64(d["offset"]), np.int64(d["length"]))
-            if d["flags"] & _FOREIGN:  # what they ask for is not known (F-SEC-04)
-                length = -_DESCRIPTOR
-            failed = length < 0
-        if length >= 0:
-            length = _send(t, d, length, mtu, out, at)
-
-        if length >= 0:
-            verdict[i], out_length[i] = 0, length
-            t.totals[TX_PACKETS] += 1
-            t.totals[TX_BYTES] += length
-            sent += 1
-            at += length
-        else:
-            verdict[i], out_length[i] = -length, 0
-            t.drops[TX, -length] += 1
-    return sent
+            into = t.large if large else t.frame
+            length = _fetch(memory, into, first_index + i, d)
+            if large and length >= 0:
+                count, payload = pieces(t, length, mss)
+                if count < 0:
+                    length, count = count, 1
+                p = t.packet[0]
+                whole = (p.family, p.proto, p.upper, p.end)
+            failed = length == -_DESCRIPTOR
+        if sent + count > out_length.shape[0]:
+            break
+        taken += 1
+        verdict[i] = 0
+        for k in range(count):
+            size = length
+            if size >= 0:
+                if large:
+                    size = cut(t, whole, payload, mss, k, count)
+                size = _send(t, d, size, mtu, out, at)
+            if size >= 0:
+                out_length[sent] = size
+                t.totals[TX_PACKETS] += 1
+                t.totals[TX_BYTES] += size
+                sent += 1
+                at += size
+            else:
+                t.drops[TX, -size] += 1
+                if verdict[i] == 0:
+                    verdict[i] = -size
+    return taken, sent
 
 
 @inline
-def _fetch(t, memory, index, offset, length):
-    """Copy a frame to t.frame, so that the host cannot change it after the checks."""
-    slot = index % RING_SIZE * BUFFER_BYTES
-    if offset < slot + MARK_BYTES or offset + length > slot + BUFFER_BYTES:
+def _fetch(memory, into, index, d):
+    """Copy a frame to the card's memory, so that the host cannot change it after the checks."""
+    offset, length = np.int64(d["offset"]), np.int64(d["length"])
+    slot = index % RING_SIZE * TX_BUFFER_BYTES
+    if offset < slot + MARK_BYTES or offset + length > slot + TX_BUFFER_BYTES:
         return -_DESCRIPTOR
-    if slot + BUFFER_BYTES > memory.shape[0]:
+    if slot + TX_BUFFER_BYTES > memory.shape[0] or length > into.shape[0]:
         return -_DESCRIPTOR
     if load32(memory, slot) != (index + 1) & INDEX_MASK:
         return -_DESCRIPTOR  # the doorbell came before the packet (F-RNG-02)
-    copy(t.frame, 0, memory, offset, length)
+    if d["flags"] & _FOREIGN or (d["flags"] & _CRYPTO and d["flags"] & _SEGMENT):
+        return -_DESCRIPTOR  # what they ask for is not known (F-SEC-04)
+    copy(into, 0, memory, offset, length)
     return length
 
 

@@ -67,11 +67,10 @@ class Port:
         """The MAC to take frames for, as a big-endian number; 0 = take all."""
         return int.from_bytes(self.mac) if self.mac_filter else 0
 
-    def batch(self, frames: Bytes, lengths: Words) -> bytes:
-        """The WIRE message of frames that stand back to back; a length of 0 is of none."""
-        sent = Frames(lengths[lengths > 0], frames[: int(lengths.sum())])
-        count = len(sent)
-        return pack_parts(Kind.WIRE, sent.parts(), self._out.take(count), count, self.boot)
+    def batch(self, frames: Frames) -> bytes:
+        """The WIRE message of as many frames as there are credits for, or fewer."""
+        count = len(frames)
+        return pack_parts(Kind.WIRE, frames.parts(), self._out.take(count), count, self.boot)
 
     def arrived(self, message: Message) -> Arrival:
         """Read a WIRE message. Raises FrameError or RingError, and then nothing has changed."""

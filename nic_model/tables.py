@@ -17,7 +17,7 @@ from nic_model.jit import inline
 from nic_model.rows import PACKET_ROW, POLICY_ROW, SA, SA_ROW, TUPLE_ROW
 from proto.caps import Caps
 from proto.commands import CreateSa, SaState, Selector, SetLimits
-from proto.limits import BUFFER_BYTES
+from proto.limits import BUFFER_BYTES, TX_BUFFER_BYTES
 from proto.status import Drop
 from proto.xfrm import AF_INET, MODE_TUNNEL
 
@@ -90,6 +90,7 @@ class Tables(NamedTuple):
     packet: npt.NDArray[np.void]  # PACKET[1], scratch
     ahead: npt.NDArray[np.int64]  # scratch: buckets and rows of the packets that come next
     frame: npt.NDArray[np.uint8]  # scratch: the frame in work, private to the card
+    large: npt.NDArray[np.uint8]  # scratch: one that is to be cut into several
     aad: npt.NDArray[np.uint8]  # [16], scratch
     tag: npt.NDArray[np.uint8]  # [16], scratch
 
@@ -125,6 +126,7 @@ def make_tables(caps: Caps) -> Tables:
         packet=np.zeros(1, PACKET_ROW),
         ahead=np.zeros(AHEAD_PACKETS, np.int64),
         frame=np.zeros(BUFFER_BYTES, np.uint8),
+        large=np.zeros(TX_BUFFER_BYTES if caps.segmentation else 0, np.uint8),
         aad=np.zeros(16, np.uint8),
         tag=np.zeros(16, np.uint8),
     )

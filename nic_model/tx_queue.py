@@ -19,12 +19,13 @@ from nic_model.datapath import tx_burst
 from nic_model.port import Port
 from nic_model.tables import TX, Tables
 from proto.frame import INDEX_MASK, FrameError, Kind, Message, pack
-from proto.layouts import COMPLETION_ERROR
-from proto.limits import BURST, FRAME_MAX_BYTES, RING_SIZE
+from proto.layouts import COMPLETION_ERROR, TxFlag
+from proto.limits import BURST, FRAME_MAX_BYTES, GSO_MAX_SEGMENTS, RING_SIZE
 from proto.link.dma import Dma, slots_of
 from proto.link.ring import Consumer, RingError, Stale
 from proto.queue import CompletionError, QueueState
 from proto.status import Drop
+from proto.wire import Frames
 
 
 @dataclass(slots=True)
@@ -117,11 +118,12 @@ class TxQueue:
         """Send what waits, as far as the wire gives credits."""
         while self._waiting and self._port.credits and not self._stalled:
             first = self._waiting[0]
-            count = min(BURST, self._port.credits, len(first.descriptors))
             if self._asking.armed:
                 count, failed = self._send_one(first.index, first.descriptors[:1])
             else:
-                failed = self._burst(first.index, first.descriptors[:count])
+                count, failed = self._burst(first.index, first.descriptors[:BURST])
+            if not count:
+                break
             self._done += first.lost + count
             first.lost = 0
             first.index += count
@@ -133,6 +135,8 @@ class TxQueue:
 
     def _send_one(self, index: int, descriptor: npt.NDArray[np.void]) -> tuple[int, bool]:
         """One descriptor, asking for faults; how many are done, and whether the queue stops."""
+        if descriptor[0]["flags"] & TxFlag.SEGMENT and self._port.credits < GSO_MAX_SEGMENTS:
+            return 0, False  # asked once, when it is sure to go
         departure = judge_descriptor(self._asking, descriptor[0])
         if departure.stall:
             self._stalled = True
@@ -142,7 +146,7 @@ class TxQueue:
             slots, _ = slots_of(index, 1)
             self._dma.tx_marks[slots] ^= 0x5555
         if not departure.dropped and not departure.syndrome:
-            return 1, self._burst(index, descriptor)
+            return self._burst(index, descriptor)
         self._t.drops[TX, Drop.ENGINE] += 1
         if departure.syndrome:
             self._report(index, 1, departure.syndrome, Drop.ENGINE)
@@ -152,30 +156,33 @@ class TxQueue:
         self._stalled = False
         self.pump()
 
-    def _burst(self, index: int, descriptors: npt.NDArray[np.void]) -> bool:
-        count = len(descriptors)
+    def _burst(self, index: int, descriptors: npt.NDArray[np.void]) -> tuple[int, bool]:
+        """Descriptors, as far as credits go; how many are done, and whether the queue stops."""
         bad = self._t.drops[TX, Drop.DESCRIPTOR]
-        sent = tx_burst(
+        lengths = self._out_length[: self._port.credits]
+        taken, sent = tx_burst(
             self._t,
             self._dma.memory,
             index,
             descriptors,
-            count,
+            len(descriptors),
             self._port.mtu,
             self._out,
-            self._out_length,
+            lengths,
             self._verdict,
         )
-        if sent and self._asking.armed:
-            self._out_length[0] = alter_sealed(self._asking, self._out, int(self._out_length[0]))
         if sent:
-            self._frames.append(self._port.batch(self._out, self._out_length[:count]))
+            lengths = lengths[:sent]
+            frames = Frames(lengths, self._out[: int(lengths.sum())])
+            if self._asking.armed:
+                frames = Frames.of([alter_sealed(self._asking, one) for one in frames.each()])
+            self._frames.append(self._port.batch(frames))
         if self._t.drops[TX, Drop.DESCRIPTOR] == bad:
-            return False
-        at = int(np.flatnonzero(self._verdict[:count] == Drop.DESCRIPTOR)[0])
+            return taken, False
+        at = int(np.flatnonzero(self._verdict[:taken] == Drop.DESCRIPTOR)[0])
         self._report(index + at, 1, CompletionError.LOCAL_PROTECTION, Drop.DESCRIPTOR)
-        self._report(index + at + 1, count - at - 1, CompletionError.FLUSHED, Drop.FLUSHED)
-        return True
+        self._report(index + at + 1, taken - at - 1, CompletionError.FLUSHED, Drop.FLUSHED)
+        return taken, True
 
     def fail(self, syndrome: CompletionError) -> None:
         """An error of the queue, not of one descriptor: it stops."""

@@ -141,7 +141,7 @@ class Bench:
                 t, self.dma.memory, 0, descriptors, BURST, MTU_DEFAULT, out,
                 out_length, verdict,
             )  # fmt: skip
-            assert sent == BURST
+            assert sent == (BURST, BURST)
 
         return run
 

@@ -123,7 +123,7 @@ class Card:
             self.firmware.objects.tables, self.dma.memory, 0, self.descriptors, BURST, MTU_DEFAULT,
             self.out, self.out_length, self.verdict,
         )  # fmt: skip
-        if sent != BURST:
+        if sent[1] != BURST:
             raise RuntimeError(f"{sent} of {BURST} packets were sealed")
 
     def tx(self) -> float:

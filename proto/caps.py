@@ -24,9 +24,9 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     `replay_window_max`. `event_queue` bounds the events that wait for the host; with `overrun` mark
     an event says that others were lost, with fatal the card gives up (health syndrome 0xc).
     `tunnel` and `espinudp` are of packet offload; in crypto offload the headers around ESP are the
-    host's business, but for UDP. `revision` is that of the command interface: a driver of another
-    one must not use the card. A driver of a `strict` card refuses all that the kernel's reference
-    driver does (MLX-06..12).
+    host's business, but for UDP. With `segmentation` it cuts large TCP and UDP packets. `revision`
+    is that of the command interface: a driver of another one must not use the card. A driver of a
+    `strict` card refuses all that the kernel's reference driver does (MLX-06..12).
     """
 
     name: str
@@ -37,6 +37,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     espinudp: bool = False
     priority: bool = True
     strict: bool = False
+    segmentation: bool = True
     key_bits: tuple[int, ...] = (128, 192, 256)
     icv_bytes: tuple[int, ...] = (8, 12, 16)
     replay_windows: tuple[int, ...] = ()

@@ -12,6 +12,7 @@ class TxFlag(IntFlag):
     PROTECT = 1  # the XFRM core chose a packet-offload SA: the card must never send this in clear
     CRYPTO = 2  # an ESP packet for the crypto SA in `handle` to seal: never sent otherwise
     SEALED = 4  # ESP that software has sealed: no policy is asked again
+    SEGMENT = 8  # cut TCP or UDP into packets of at most `handle` bytes of payload (GSO)
 
 
 class RxFlag(IntFlag):
@@ -28,7 +29,7 @@ RX_HIGH_SHIFT, RX_HIGH_MASK = 2, 63
 
 # One packet of a ring. `offset` counts from the start of the DMA region; on an inline link the
 # packets follow the descriptors in their order. `syndrome` is a status.Drop (0 = good). `handle`
-# and `generation` name an SA where a flag says so.
+# and `generation` name an SA where a flag says so; `handle` may be a size instead (SEGMENT).
 DESCRIPTOR = np.dtype(
     [
         ("offset", "<u4"),

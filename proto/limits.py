@@ -10,11 +10,12 @@ BURST = 256
 BUFFER_BYTES = 10_240
 MARK_BYTES = 4  # of a buffer; behind its mark stands the packet (proto.link.dma)
 SLOT_BYTES = BUFFER_BYTES - MARK_BYTES
-RX_OFFSET = RING_SIZE * BUFFER_BYTES
-DMA_BYTES = 2 * RING_SIZE * BUFFER_BYTES
+TX_BUFFER_BYTES = 65_600  # holds the longest frame that a descriptor can tell of
+RX_OFFSET = RING_SIZE * TX_BUFFER_BYTES
+DMA_BYTES = RX_OFFSET + RING_SIZE * BUFFER_BYTES
 WIRE_CREDITS = 4096
 FRAME_MAX_BYTES = 9_600
-MESSAGE_MAX_BYTES = 16 << 20
+MESSAGE_MAX_BYTES = 20 << 20  # a burst of the longest frames
 
 # Host queues in front of and behind the rings.
 TXQUEUE_LEN = 1000
@@ -62,6 +63,8 @@ TERMINATE_TIMEOUT_MS = 3_000
 
 # Packets and ESP (RFC 4303, RFC 4106).
 ETHERNET_BYTES = 14
+GSO_MAX_BYTES = 0xFFFF - ETHERNET_BYTES  # of an IP packet that the card segments
+GSO_MAX_SEGMENTS = BURST
 MTU_DEFAULT = 1500
 MTU_MIN = 576
 MTU_MAX = 9_000

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from host_driver import gso
 from host_driver.driver.command import CommandFailed, CommandUnknown
 from host_driver.driver.context import DriverContext
 from host_driver.netdev import HW_ESP
@@ -121,7 +122,7 @@ def load_driver(host: "Host", caps: Caps) -> None:
     try:
         host.driver = host.driver_class(_context(host, caps))
         nic.xfrmdev_ops = TracedOps(host.driver, host.trace, host.counters, host.running)
-        host.devices.set_features(nic, {HW_ESP})
+        host.devices.set_features(nic, {HW_ESP} | (gso.FEATURES if caps.segmentation else set()))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  # whatever a foreign driver does

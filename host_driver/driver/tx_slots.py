@@ -19,7 +19,7 @@ from host_driver.netdev import Skb
 from host_driver.xfrm.burst import Bools, Ints
 from proto.frame import INDEX_MASK
 from proto.layouts import DESCRIPTOR, TxFlag
-from proto.limits import BUFFER_BYTES, ETHERNET_BYTES, RING_SIZE, SLOT_BYTES
+from proto.limits import ETHERNET_BYTES, GSO_MAX_BYTES, RING_SIZE, TX_BUFFER_BYTES
 from proto.link.dma import Dma, slots_of, tx_offset
 
 ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
@@ -31,21 +31,23 @@ LENGTH_SHIFT, FLAGS_SHIFT = 32, 48
 @dataclass(frozen=True, slots=True)
 class Run:
     """IP packets that go out one after the other as they are: each begins in `block` at its entry
-    of `starts` and has `lengths` bytes. `protect` is that of an Skb."""
+    of `starts` and has `lengths` bytes. `protect` and `gso_size` are those of an Skb."""
 
     block: bytes
     starts: Ints
     lengths: Ints
     protect: Bools
     ipv6: Bools
+    gso_size: int = 0
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, some: slice) -> "Run":
         return Run(
-            self.block, self.starts[some], self.lengths[some], self.protect[some], self.ipv6[some]
-        )
+            self.block, self.starts[some], self.lengths[some], self.protect[some], self.ipv6[some],
+            self.gso_size,
+        )  # fmt: skip
 
     def split(self, count: int) -> "tuple[Run, Run | None]":
         """The first `count` packets or all, and what is left."""
@@ -66,7 +68,7 @@ class TxSlots:
         )
         self._descriptors = np.zeros(RING_SIZE, DESCRIPTOR)
         self._words = self._descriptors.view("<i8").reshape(RING_SIZE, -1)
-        self._offsets = tx_offset(0) + np.arange(RING_SIZE) * BUFFER_BYTES
+        self._offsets = tx_offset(0) + np.arange(RING_SIZE) * TX_BUFFER_BYTES
 
     def descriptors(self, first: int, count: int) -> npt.NDArray[np.void]:
         """Those of `count` running indices; a view where the ring does not end between them."""
@@ -87,7 +89,7 @@ class TxSlots:
     def place(self, index: int, skb: Skb) -> None:
         """One frame and its descriptor."""
         frame = b"".join((self._addresses, ETHERTYPES[skb.data[0] >> 4], skb.data))
-        assert len(frame) <= SLOT_BYTES, "longer than any MTU"
+        assert len(frame) <= ETHERNET_BYTES + GSO_MAX_BYTES, "longer than what is segmented"
         offset = tx_offset(index)
         self._memory[offset : offset + len(frame)] = frame
         flags, handle, generation = TxFlag(0), 0, 0
@@ -95,6 +97,9 @@ class TxSlots:
             flags |= TxFlag.PROTECT
         if skb.sealed:
             flags |= TxFlag.SEALED
+        if skb.gso_size:
+            flags |= TxFlag.SEGMENT
+            handle = skb.gso_size
         if skb.sec_path is not None:  # of an SA that is gone meanwhile, the card drops it
             flags, sa = TxFlag.CRYPTO, self._sas.of(skb.sec_path.x)
             handle, generation = (sa.handle, sa.generation) if sa else (0, 0)
@@ -122,15 +127,17 @@ class TxSlots:
             for place, start, length in table:
                 self._memory[place : place + length] = block[start : start + length]
 
-        # Words of DESCRIPTOR: offset, length and flags; syndrome and SA are 0.
+        # Words of DESCRIPTOR: offset, length and flags; handle. Syndrome and generation are 0.
         words = self._words[at:end]
         flags = run.protect * np.int64(TxFlag.PROTECT << FLAGS_SHIFT)
+        if run.gso_size:
+            flags |= TxFlag.SEGMENT << FLAGS_SHIFT
         words[:, 0] = self._offsets[at:end] | run.lengths + ETHERNET_BYTES << LENGTH_SHIFT | flags
-        words[:, 1] = 0
+        words[:, 1] = run.gso_size
 
     def _column(self, kind: str, behind: int) -> npt.NDArray[np.void]:
         """As many bytes of every packet's place as `kind` has, from byte `behind` on."""
-        return np.ndarray(RING_SIZE, kind, self._memory, tx_offset(0) + behind, (BUFFER_BYTES,))
+        return np.ndarray(RING_SIZE, kind, self._memory, tx_offset(0) + behind, (TX_BUFFER_BYTES,))
 
 
 def _packets(run: Run, packet: str) -> npt.NDArray[np.void]:

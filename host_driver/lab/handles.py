@@ -73,15 +73,17 @@ class HostHandle:
         """`sysctl -w NAME=VALUE`: net.core.xfrm_{acq_expires, larval_drop, aevent_*}."""
         self._ask(control.Sysctl(name, int(value)))
 
-    def send(self, packets: Sequence[bytes]) -> list[int]:
-        """The stack sends IP packets; -> an errno each, 0 = accepted."""
+    def send(self, packets: Sequence[bytes], gso_size: int = 0) -> list[int]:
+        """The stack sends IP packets; -> an errno each, 0 = accepted. With `gso_size` each is TCP
+        or UDP of up to 64 KiB, which becomes packets of so many bytes of payload on its way: by the
+        card, or where it does not do that, by the host."""
         errnos: list[int] = []
         for first in range(0, len(packets), BURST):
             chunk = [bytes(packet) for packet in packets[first : first + BURST]]
-            errnos += self._ask(control.Send(chunk)).errnos
+            errnos += self._ask(control.Send(chunk, gso_size)).errnos
         return errnos
 
-    def generate(self, packets: Sequence[bytes], count: int) -> dict[str, int]:
+    def generate(self, packets: Sequence[bytes], count: int, gso_size: int = 0) -> dict[str, int]:
         """The stack sends `count` packets, these round and round, from within the host; -> how
         many were "accepted", "refused" (and why, as "errno_N"), and "elapsed_ns" until the card was
         done with them, on the host's clock. Raises OffloadError: EINVAL without a packet, ETIMEDOUT
@@ -90,7 +92,7 @@ class HostHandle:
         for first in range(0, max(count, 1), GENERATE_AT_ONCE):
             at = first % len(packets) if packets else 0
             templates = [bytes(packet) for packet in (*packets[at:], *packets[:at])]
-            query = control.Generate(templates, min(GENERATE_AT_ONCE, count - first))
+            query = control.Generate(templates, min(GENERATE_AT_ONCE, count - first), gso_size)
             answer = self._ask(query)
             for name, value in answer.values.items():
                 total[name] += value
@@ -131,11 +133,16 @@ class HostHandle:
         mtu: int | None = None,
         esp_hw_offload: bool | None = None,
         esp_tx_csum_hw_offload: bool | None = None,
+        segmentation: bool | None = None,
         unregister: bool = False,
     ) -> None:
-        """`ip link set` and `ethtool -K`; None leaves a setting as it is."""
-        change = control.SetLink(dev, up, mtu, esp_hw_offload, esp_tx_csum_hw_offload, unregister)
-        self._ask(change)
+        """`ip link set` and `ethtool -K`; None leaves a setting as it is. `segmentation` is that of
+        TCP and of UDP. Raises OffloadError, EOPNOTSUPP for what the card cannot do."""
+        self._ask(
+            control.SetLink(
+                dev, up, mtu, esp_hw_offload, esp_tx_csum_hw_offload, segmentation, unregister
+            )
+        )
 
     def set_networks(self, *networks: str) -> None:
         """What is on the link of the card, as "10.1.0.0/24"; all else has no route then. Without

@@ -229,7 +229,7 @@ def xfrm_dev_offload_ok(
     must_match = profile.route_device_checked or x.xso.type != OFFLOAD_PACKET
     if must_match and (dev is not x.xso.dev or nested):
         return False
-    if len(skb.data) > xfrm_state_mtu(net, x, dev.mtu):
+    if skb.longest > xfrm_state_mtu(net, x, dev.mtu):
         return False
     if profile.headers_checked and not _plain_headers(skb.data):
         return False

@@ -132,10 +132,11 @@ class XfrmNet:
         """One datagram of a user; returns the reply messages, acks and errors included."""
         return netlink_rcv(self, request, privileged)
 
-    def output(self, packet: bytes, mark: int = 0, may_hold: bool = True) -> int:
-        """The stack sends an IP packet. 0, or a negative errno; ACQ-20 counts as accepted."""
+    def output(self, packet: bytes, mark: int = 0, may_hold: bool = True, gso_size: int = 0) -> int:
+        """The stack sends an IP packet, or with `gso_size` a large one, to be cut on its way (see
+        `Skb`). 0, or a negative errno; ACQ-20 counts as accepted."""
         with self.running.within("data"):
-            return xfrm_output(self, packet, mark, may_hold)
+            return xfrm_output(self, packet, mark, may_hold, gso_size)
 
     def input(self, skb: Skb) -> bytes | None:
         """A device hands a packet up. The IP packet to deliver, or None when it was dropped."""

@@ -12,6 +12,7 @@ Whatever a step refuses is dropped and counted, never sent in clear.
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
+from host_driver.gso import can_be_cut, segment
 from host_driver.netdev import NetDevice, SecPath, Skb
 from host_driver.xfrm.aevent import xfrm_replay_notify
 from host_driver.xfrm.bundle import xfrm_lookup
@@ -52,20 +53,25 @@ class Refused(NamedTuple):
     error: int
 
 
-def xfrm_output(net: "XfrmNet", packet: bytes, mark: int, may_hold: bool) -> int:
+def xfrm_output(net: "XfrmNet", packet: bytes, mark: int, may_hold: bool, gso_size: int = 0) -> int:
     """Send an IP packet. Returns 0 when it was accepted, else a negative errno.
+
+    A large one goes to the device as it is, if that takes it in clear; else it is cut first.
 
     Without an SA it vanishes, and its sender hears of no error (ACQ-20); with sysctl
     xfrm_larval_drop 0 it is held instead where it `may_hold`, else refused (ACQ-21, ACQ-22).
     """
     flow = decode(packet)
-    if flow is None:
+    if flow is None or (gso_size and not can_be_cut(packet, gso_size)):
         return -errno.EINVAL
     dev = net.devices.route(flow.address(flow.daddr))
     if dev is None:
         return -errno.ENETUNREACH
     flow = flow._replace(oif=dev.ifindex, mark=mark)
     decision = xfrm_lookup(net, flow)
+    software = decision.states and decision.states[0].xso.type != OFFLOAD_PACKET
+    if gso_size and (decision.pending is not None or software):
+        return _cut(net, packet, mark, may_hold, gso_size)
     if decision.pending is not None and may_hold and not net.larval_drop:
         return xdst_queue_output(net, decision.pending, flow, packet)
     for counter in decision.counters:
@@ -75,16 +81,25 @@ def xfrm_output(net: "XfrmNet", packet: bytes, mark: int, may_hold: bool) -> int
     if decision.pending is not None:
         return 0 if net.larval_drop else -errno.EAGAIN
     if not decision.states:
-        return -abs(dev.xmit(Skb(packet, mark)))
-    if decision.states[0].xso.type == OFFLOAD_PACKET:
-        return _packet_offload(net, Skb(packet, mark, protect=True), decision.states, dev)
+        return -abs(dev.xmit(Skb(packet, mark, gso_size=gso_size)))
+    if not software:
+        skb = Skb(packet, mark, protect=True, gso_size=gso_size)
+        return _packet_offload(net, skb, decision.states, dev)
     return _protected(net, Skb(packet, mark), decision.states, dev)
+
+
+def _cut(net: "XfrmNet", packet: bytes, mark: int, may_hold: bool, gso_size: int) -> int:
+    """Send what a large packet becomes, as far as it is accepted."""
+    error = 0
+    for piece in segment(packet, gso_size):
+        error = error or xfrm_output(net, piece, mark, may_hold)
+    return error
 
 
 def _packet_offload(net: "XfrmNet", skb: Skb, states: tuple[XfrmState, ...], dev: NetDevice) -> int:
     """Hand a clear packet to the device of its SA (TX-05, TX-23), or drop it."""
     uncut = family_of(skb.data) == AF_INET and dont_fragment(skb.data)
-    if uncut and len(skb.data) > path_mtus(net, states, dev.mtu)[0]:
+    if uncut and skb.longest > path_mtus(net, states, dev.mtu)[0]:
         return -errno.EMSGSIZE  # TX-31: IP itself refuses, before anything is counted
     # Nothing is done between two SAs: each asks its driver about the packet as it is.
     end = states[-1]

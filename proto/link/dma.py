@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DMA memory: RING_SIZE transmit buffers, then RING_SIZE receive buffers, BUFFER_BYTES each.
+"""DMA memory: RING_SIZE transmit buffers of TX_BUFFER_BYTES, then as many receive buffers of
+BUFFER_BYTES.
 
 Host and card map the same file, or, where the link is inline, each has memory of its own and the
 packets of a message travel behind its descriptors. All else is the same on both.
@@ -21,13 +22,13 @@ import numpy.typing as npt
 
 from proto.frame import FrameError
 from proto.layouts import DESCRIPTOR
-from proto.limits import BUFFER_BYTES, DMA_BYTES, MARK_BYTES, RING_SIZE, RX_OFFSET
+from proto.limits import BUFFER_BYTES, DMA_BYTES, MARK_BYTES, RING_SIZE, RX_OFFSET, TX_BUFFER_BYTES
 from proto.status import OffloadError
 
 
 def tx_offset(index: int) -> int:
     """Where the packet of transmit ring position `index` lies."""
-    return (index % RING_SIZE) * BUFFER_BYTES + MARK_BYTES
+    return (index % RING_SIZE) * TX_BUFFER_BYTES + MARK_BYTES
 
 
 def rx_offset(index: int) -> int:
@@ -52,6 +53,12 @@ def _check(path: Path, found: os.stat_result) -> None:
         raise FrameError(f"DMA file {path} is not {DMA_BYTES} bytes long")
 
 
+def _marks(buffers: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """The marks of RING_SIZE buffers."""
+    words: npt.NDArray[np.uint32] = buffers.reshape(RING_SIZE, -1)[:, :MARK_BYTES].view(">u4")
+    return words[:, 0]
+
+
 class Dma:
     """The region as `memory`, a uint8 array of shape (DMA_BYTES,). `shared` False: inline link.
 
@@ -62,9 +69,7 @@ class Dma:
         self.memory = memory
         self.shared = shared
         self._mapping: mmap.mmap | None = None
-        buffers = memory.reshape(2 * RING_SIZE, BUFFER_BYTES)
-        marks = buffers[:, :MARK_BYTES].view(">u4")[:, 0]
-        self.tx_marks, self.rx_marks = marks[:RING_SIZE], marks[RING_SIZE:]
+        self.tx_marks, self.rx_marks = _marks(memory[:RX_OFFSET]), _marks(memory[RX_OFFSET:])
 
     @classmethod
     def private(cls) -> Self:

@@ -117,6 +117,20 @@ def test_headers_that_the_card_is_not_given_do_not_leave(way, target, v6) -> Non
     assert way.arrived() == sent
 
 
+@row("F-DP-12", process=True)
+@EVERY_KIND
+@pytest.mark.parametrize("ability", [True, False], ids=["card cuts", "host cuts"])
+def test_a_large_packet_is_cut_by_whoever_can(way, target, kind, ability) -> None:
+    way = way(target, kind)
+    way.a.set_link(segmentation=ability)
+    large = bytes(IP(src=A, dst=B, id=5) / UDP(sport=1, dport=2) / bytes(4000))
+    assert way.a.send([large], gso_size=1300) == [0]
+    sizes = [len(packet) for packet in way.arrived()]
+    assert sizes == [1328, 1328, 1328, 128]
+    assert max(len(frame) for frame in way.frames()) <= 14 + 1500
+    assert way.drops() == {}
+
+
 @row("F-DP-13", process=True)
 @EVERY_KIND
 @BOTH_MODES

@@ -4,7 +4,6 @@
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
 from nic_model import aso
@@ -16,6 +15,7 @@ from planted.plant import around_tx, bug, created, rows, wrap
 from proto import commands as c
 from proto.link.dma import tx_offset
 from proto.status import Drop
+from proto.wire import Frames
 
 # --- limits ---
 
@@ -45,23 +45,23 @@ def plaintext_on_table_miss(patch: pytest.MonkeyPatch) -> None:
     """A packet without a usable SA leaves as it came."""
 
     def after(t: Any, _: Any, a: Any) -> int:
-        more, at, frames = 0, 0, []
-        for i in range(a["n"]):
-            verdict, length = int(a["verdict"][i]), int(a["lengths"][i])
-            frames.append(a["out"][at : at + length].copy())
-            at += length
-            if verdict not in (Drop.NO_SA, Drop.HARD_LIMIT):
-                continue
-            start = tx_offset(a["first"] + i)
-            length = int(a["descriptors"][i]["length"])
-            frames[-1] = a["memory"][start : start + length]
-            a["lengths"][i], a["verdict"][i] = length, 0
-            t.drops[TX, verdict] -= 1
-            t.totals[TX_PACKETS] += 1
-            more += 1
-        together = np.concatenate(frames)
-        a["out"][: len(together)] = together
-        return a["count"] + more
+        sent = iter(Frames(a["lengths"][: a["count"]], a["out"]).each())
+        frames = []
+        for i in range(a["taken"]):
+            verdict = int(a["verdict"][i])
+            if not verdict:
+                frames.append(next(sent))
+            elif verdict in (Drop.NO_SA, Drop.HARD_LIMIT):
+                start = tx_offset(a["first"] + i)
+                length = int(a["descriptors"][i]["length"])
+                frames.append(a["memory"][start : start + length].tobytes())
+                a["verdict"][i] = 0
+                t.drops[TX, verdict] -= 1
+                t.totals[TX_PACKETS] += 1
+        leaves = Frames.of(frames)
+        a["out"][: len(leaves.data)] = leaves.data
+        a["lengths"][: len(leaves)] = leaves.lengths
+        return len(leaves)
 
     around_tx(patch, after)
 

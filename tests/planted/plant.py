@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from nic_model import rx_queue, tx_queue
 from nic_model.objects import Objects
 from proto.commands import CreateSa
 
@@ -81,30 +82,30 @@ def around_tx(
 ) -> None:
     """Look at the tables `before(t)` and `after(t, what before gave, arguments)` a burst out; a
     number that `after` gives is how many frames were sent."""
-    _around(patch, "nic_model.tx_queue.tx_burst", TX_ARGUMENTS, before, after)
+
+    def burst(original: Callable[..., tuple[int, int]], t: Any, *arguments: Any) -> Any:
+        kept = before(t)
+        taken, count = original(t, *arguments)
+        named = dict(zip(TX_ARGUMENTS, arguments, strict=True))
+        changed = after(t, kept, named | {"taken": taken, "count": count})
+        return taken, count if changed is None else changed
+
+    wrap(patch, tx_queue, "tx_burst", burst)
 
 
 def around_rx(
     patch: pytest.MonkeyPatch, after: Burst, before: Callable[[Any], Any] = lambda t: None
 ) -> None:
     """The same of a burst in."""
-    _around(patch, "nic_model.rx_queue.rx_burst", RX_ARGUMENTS, before, after)
-
-
-def _around(
-    patch: pytest.MonkeyPatch, where: str, names: tuple[str, ...],
-    before: Callable[[Any], Any], after: Burst,
-) -> None:  # fmt: skip
-    module, _, function = where.rpartition(".")
-    owner = __import__(module, fromlist=[function])
 
     def burst(original: Callable[..., int], t: Any, *arguments: Any) -> int:
         kept = before(t)
         count = original(t, *arguments)
-        changed = after(t, kept, dict(zip(names, arguments, strict=False)) | {"count": count})
+        named = dict(zip(RX_ARGUMENTS, arguments, strict=True))
+        changed = after(t, kept, named | {"count": count})
         return count if changed is None else changed
 
-    wrap(patch, owner, function, burst)
+    wrap(patch, rx_queue, "rx_burst", burst)
 
 
 def rows(t: Any, direction: int) -> Any:

@@ -36,6 +36,7 @@ def ipv4(source: bytes, target: bytes, payload: bytes = b"payload!") -> bytes:
 
 PACKET = ipv4(bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)))
 LOCAL = ipv4(bytes((127, 0, 0, 1)), bytes((127, 0, 0, 1)))
+FEATURES = ["esp-hw-offload", "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-udp-segmentation"]
 
 
 class Bench:
@@ -132,7 +133,7 @@ def test_probe_brings_the_device_up_and_says_hello(bench) -> None:
     assert (nic["name"], nic["ifindex"], nic["mac"], nic["mtu"], nic["up"]) == (
         "nic0", 2, MAC, 1500, True,
     )  # fmt: skip
-    assert nic["features"] == ["esp-hw-offload"]
+    assert nic["features"] == FEATURES
 
 
 def test_messages_of_another_epoch_are_stale(bench) -> None:
@@ -190,7 +191,7 @@ def test_without_a_card_a_host_comes_up_and_waits_for_one() -> None:
     bench.step()
     info = bench.ask(control.Info()).value
     assert (info["device_state"], info["caps"]["name"]) == ("up", "cx6dx")
-    assert info["devices"][1]["features"] == ["esp-hw-offload"]
+    assert info["devices"][1]["features"] == FEATURES
     assert info["devices"][1]["up"]
 
 
@@ -232,7 +233,7 @@ def test_set_link(bench) -> None:
     assert bench.ask(control.Send([PACKET])).errnos != [0]
     assert bench.ask(control.SetLink("nic0", up=True, esp_hw_offload=False)).errno == 0
     nic = bench.ask(control.Info()).value["devices"][1]
-    assert (nic["mtu"], nic["up"], nic["features"]) == (9000, True, [])
+    assert (nic["mtu"], nic["up"], nic["features"]) == (9000, True, FEATURES[1:])
     assert bench.ask(control.SetLink("nic0", unregister=True)).errno == 0
     assert len(bench.ask(control.Info()).value["devices"]) == 1
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proto import commands, frame
 from proto.frame import FrameError, Kind
 from proto.layouts import DESCRIPTOR
-from proto.limits import BUFFER_BYTES, DMA_BYTES, MARK_BYTES, RING_SIZE
+from proto.limits import BUFFER_BYTES, DMA_BYTES, MARK_BYTES, RING_SIZE, RX_OFFSET, TX_BUFFER_BYTES
 from proto.link.dma import Dma, rx_offset, tx_offset
 from proto.link.ring import Consumer, Producer, RingError
 from proto.wire import Frames, pack_frames, unpack_frames
@@ -96,7 +96,8 @@ def test_dma_slots_do_not_overlap_and_fill_the_region():
     offsets = sorted(
         [tx_offset(i) for i in range(RING_SIZE)] + [rx_offset(i) for i in range(RING_SIZE)]
     )
-    assert offsets == list(range(MARK_BYTES, DMA_BYTES, BUFFER_BYTES))
+    tx = range(MARK_BYTES, RX_OFFSET, TX_BUFFER_BYTES)
+    assert offsets == [*tx, *range(RX_OFFSET + MARK_BYTES, DMA_BYTES, BUFFER_BYTES)]
     assert tx_offset(RING_SIZE + 3) == tx_offset(3)
 
 

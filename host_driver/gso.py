@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation of large TCP and UDP packets by the host, where no device does it (GSO).
+
+A large packet has the headers of one packet and the payload of many: `gso_size` bytes in each, the
+rest in the last. What is written into each one's headers is what the kernel's tcp_gso_segment and
+__udp_gso_segment write; `nic_model.segment` does the same in the card.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from host_driver.xfrm.flow import TCP, UDP, find_upper
+from host_driver.xfrm.headers import IPV6_BYTES, UDP_BYTES, checksum
+from proto.limits import GSO_MAX_BYTES, GSO_MAX_SEGMENTS
+
+TCP_BYTES = 20
+SEGMENTS_TCP4, SEGMENTS_TCP6 = "tx-tcp-segmentation", "tx-tcp6-segmentation"
+SEGMENTS_UDP = "tx-udp-segmentation"
+FEATURES = frozenset({SEGMENTS_TCP4, SEGMENTS_TCP6, SEGMENTS_UDP})  # as ethtool calls them
+_CWR, _PSH, _FIN = 0x80, 0x08, 0x01
+
+
+class Layout(NamedTuple):
+    """A packet that can be cut: its upper layer begins at `upper`, its payload at `payload`."""
+
+    ipv6: bool
+    proto: int
+    upper: int
+    payload: int
+
+    @property
+    def feature(self) -> str:
+        """What a device must have to cut it."""
+        if self.proto == UDP:
+            return SEGMENTS_UDP
+        return SEGMENTS_TCP6 if self.ipv6 else SEGMENTS_TCP4
+
+
+def layout(packet: bytes) -> Layout | None:
+    """None for what is not TCP or UDP in one whole packet."""
+    upper = find_upper(packet)
+    if upper is None or upper.fragment or upper.end != len(packet):
+        return None
+    at, size = upper.offset, UDP_BYTES
+    if upper.proto == TCP and upper.end - at >= TCP_BYTES:
+        size = (packet[at + 12] >> 4) * 4
+    if upper.proto not in (TCP, UDP) or at + size > upper.end:
+        return None
+    if upper.proto == TCP and size < TCP_BYTES:
+        return None
+    return Layout(packet[0] >> 4 == 6, upper.proto, at, at + size)
+
+
+def can_be_cut(packet: bytes, gso_size: int) -> bool:
+    """Whether anybody could."""
+    return gso_size > 0 and layout(packet) is not None
+
+
+def longest(packet: bytes, gso_size: int) -> int:
+    """Bytes of the longest packet that it becomes."""
+    found = layout(packet) if gso_size else None
+    return min(len(packet), found.payload + gso_size) if found else len(packet)
+
+
+def needs(packets: Iterable[bytes], gso_size: int) -> frozenset[str] | None:
+    """What a device must have to cut these; None where none could, or where nobody can."""
+    features = set()
+    for packet in packets:
+        found = layout(packet)
+        if not found or gso_size <= 0 or len(packet) > GSO_MAX_BYTES:
+            return None
+        if len(packet) - found.payload > gso_size * GSO_MAX_SEGMENTS:
+            return None
+        features.add(found.feature)
+    return frozenset(features)
+
+
+def can_segment(features: set[str], packet: bytes, gso_size: int) -> bool:
+    """Whether a device with these features cuts the packet."""
+    needed = needs([packet], gso_size)
+    return needed is not None and needed <= features
+
+
+def segment(packet: bytes, gso_size: int) -> list[bytes]:
+    """The packets that one becomes which `can_be_cut`."""
+    found = layout(packet)
+    assert found is not None, "not to be cut"
+    starts = range(found.payload, max(len(packet), found.payload + 1), gso_size)
+    return [_piece(packet, found, start, gso_size) for start in starts]
+
+
+def _piece(packet: bytes, found: Layout, start: int, gso_size: int) -> bytes:
+    piece = bytearray(packet[: found.payload] + packet[start : start + gso_size])
+    behind, upper = start - found.payload, found.upper
+    if found.ipv6:
+        piece[4:6] = (len(piece) - IPV6_BYTES).to_bytes(2)
+        addresses = piece[8:40]
+    else:
+        ident = int.from_bytes(piece[4:6]) + behind // gso_size
+        piece[2:4], piece[4:6] = len(piece).to_bytes(2), (ident & 0xFFFF).to_bytes(2)
+        piece[10:12] = bytes(2)
+        piece[10:12] = checksum(bytes(piece[: (piece[0] & 15) * 4])).to_bytes(2)
+        addresses = piece[12:20]
+    if found.proto == TCP:
+        sequence = int.from_bytes(piece[upper + 4 : upper + 8]) + behind
+        piece[upper + 4 : upper + 8] = (sequence & 0xFFFF_FFFF).to_bytes(4)
+        if behind:
+            piece[upper + 13] &= 0xFF ^ _CWR
+        if start + gso_size < len(packet):
+            piece[upper + 13] &= 0xFF ^ (_PSH | _FIN)
+    else:
+        piece[upper + 4 : upper + 6] = (len(piece) - upper).to_bytes(2)
+    at = upper + (16 if found.proto == TCP else 6)
+    piece[at : at + 2] = bytes(2)
+    pseudo = addresses + (len(piece) - upper).to_bytes(4) + found.proto.to_bytes(4)
+    summed = checksum(bytes(pseudo + piece[upper:]))
+    piece[at : at + 2] = (summed or (0xFFFF if found.proto == UDP else 0)).to_bytes(2)
+    return bytes(piece)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation: a large TCP or UDP packet becomes packets of at most `mss` bytes of payload each.
+
+As the kernel's tcp_gso_segment and __udp_gso_segment cut: every piece has the headers of the whole,
+its own lengths, IPv4 identification and checksums; of TCP its own sequence number, CWR only in the
+first piece, PSH and FIN only in the last.
+"""
+
+import numpy as np
+
+from nic_model.jit import inline
+from nic_model.memory import copy, load16, load32, store16, store32
+from nic_model.packet import (
+    IP_AT,
+    IPV6_BYTES,
+    TCP,
+    UDP,
+    UDP_BYTES,
+    add_words,
+    finish_ip,
+    fold,
+    parse,
+)  # fmt: skip
+from proto.limits import FRAME_MAX_BYTES, GSO_MAX_SEGMENTS
+from proto.status import Drop
+from proto.xfrm import AF_INET
+
+_MALFORMED, _DESCRIPTOR, _TOO_LONG = int(Drop.MALFORMED), int(Drop.DESCRIPTOR), int(Drop.TOO_LONG)
+_TCP_BYTES = 20
+_CWR, _PSH_FIN = 0x80, 0x09
+_SEQ_AT, _OFFSET_AT, _FLAGS_AT, _TCP_CHECK_AT = 4, 12, 13, 16
+_UDP_LENGTH_AT, _UDP_CHECK_AT = 4, 6
+
+
+@inline
+def pieces(t, length, mss):
+    """How many packets the frame in t.large becomes, or -Drop; and where its payload begins."""
+    p = t.packet[0]
+    malformed = parse(t.large, length, p)
+    if malformed:
+        return -malformed, 0
+    if mss == 0:
+        return -_DESCRIPTOR, 0
+    room = p.end - p.upper
+    if p.family == 0 or p.fragment:
+        return -_MALFORMED, 0
+    if p.proto == TCP and room >= _TCP_BYTES:
+        header = np.int64(t.large[p.upper + _OFFSET_AT] >> 4) * 4
+        if header < _TCP_BYTES:
+            return -_MALFORMED, 0
+    elif p.proto == UDP and room >= UDP_BYTES:
+        header = UDP_BYTES
+    else:
+        return -_MALFORMED, 0
+    if header > room:
+        return -_MALFORMED, 0
+    count = max(1, (room - header + mss - 1) // mss)
+    if count > GSO_MAX_SEGMENTS:
+        return -_DESCRIPTOR, 0
+    if p.upper + header + min(mss, room - header) > FRAME_MAX_BYTES:
+        return -_TOO_LONG, 0
+    return count, p.upper + header
+
+
+@inline
+def cut(t, whole, payload, mss, k, count):
+    """Write piece `k` of `count` to t.frame; `whole` is what t.packet[0] said of the frame in
+    t.large, as (family, proto, upper, end). Returns the length of the piece."""
+    family, proto, upper, end = whole
+    start = payload + k * mss
+    size = min(mss, end - start)
+    copy(t.frame, 0, t.large, 0, payload)
+    copy(t.frame, payload, t.large, start, size)
+    length = payload + size
+    if proto == TCP:
+        store32(t.frame, upper + _SEQ_AT, load32(t.frame, upper + _SEQ_AT) + k * mss)
+        flags = t.frame[upper + _FLAGS_AT]
+        if k > 0:
+            flags &= 0xFF ^ _CWR
+        if k < count - 1:
+            flags &= 0xFF ^ _PSH_FIN
+        t.frame[upper + _FLAGS_AT] = flags
+    else:
+        store16(t.frame, upper + _UDP_LENGTH_AT, length - upper)
+    if family == AF_INET:
+        store16(t.frame, IP_AT + 4, load16(t.frame, IP_AT + 4) + k)
+        finish_ip(t.frame, 0, family, length, IP_AT + 9, proto)
+    else:
+        store16(t.frame, IP_AT + 4, length - IP_AT - IPV6_BYTES)
+    _checksum(t.frame, family, proto, upper, length)
+    return length
+
+
+@inline
+def _checksum(frame, family, proto, upper, length):
+    """The upper layer's, over its pseudo header (RFC 9293 3.1, RFC 768, RFC 8200 8.1)."""
+    at = upper + (_TCP_CHECK_AT if proto == TCP else _UDP_CHECK_AT)
+    store16(frame, at, 0)
+    addresses, size = (IP_AT + 12, 8) if family == AF_INET else (IP_AT + 8, 32)
+    total = add_words(frame, addresses, size, proto + length - upper)
+    checksum = fold(add_words(frame, upper, length - upper, total))
+    store16(frame, at, 0xFFFF if proto == UDP and checksum == 0 else checksum)

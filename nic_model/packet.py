@@ -26,6 +26,9 @@ UDP_BYTES = 8
 # PACKET.fragment: none; the first; a later one, without ports; one of unknown upper protocol.
 WHOLE, FIRST, LATER, UNKNOWN = 0, 1, 2, 3
 
+_U1, _U2, _U3, _U4, _U8, _U16, _U24 = (np.uint64(n) for n in (1, 2, 3, 4, 8, 16, 24))
+_LOW16 = np.uint64(0xFFFF)
+
 PASS, MALFORMED = int(Drop.NONE), int(Drop.MALFORMED)
 
 
@@ -33,18 +36,30 @@ PASS, MALFORMED = int(Drop.NONE), int(Drop.MALFORMED)
 def add_words(buf, at, n, total):
     """`total` plus the 16-bit words of buf[at:at+n], an odd last byte padded with 0 (RFC 1071).
 
-    Two words are added at once: `fold` makes of their sum what it makes of the words'.
+    Summed in the order of the machine, four bytes at once, and turned at the end: `fold` makes of
+    it what it makes of the words (RFC 1071 2 B).
     """
-    end = at + n
-    while at + 4 <= end:
-        total += load32(buf, at)
-        at += 4
-    if at + 2 <= end:
-        total += load16(buf, at)
-        at += 2
-    if at < end:
-        total += np.int64(buf[at]) << 8
-    return total
+    i, words = np.uint64(at), np.uint64(n >> 2)
+    turned = np.uint64(0)
+    for k in range(words):
+        turned += _little32(buf, i + np.uint64(k) * _U4)
+    i += words * _U4
+    if n & 2:
+        turned += np.uint64(buf[i]) | np.uint64(buf[i + _U1]) << _U8
+        i += _U2
+    if n & 1:
+        turned += np.uint64(buf[i])
+    while turned >> _U16:
+        turned = (turned & _LOW16) + (turned >> _U16)
+    word = np.int64(turned)
+    return total + (word >> 8 | (word & 0xFF) << 8)
+
+
+@inline
+def _little32(buf, i):
+    """Four bytes in the order of the machine."""
+    low = np.uint64(buf[i]) | np.uint64(buf[i + _U1]) << _U8
+    return low | np.uint64(buf[i + _U2]) << _U16 | np.uint64(buf[i + _U3]) << _U24
 
 
 @inline

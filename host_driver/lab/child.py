@@ -24,7 +24,7 @@ LOG_TAIL_LINES = 8
 # keeps a key. Without the per-thread cache, as blocks in there are not overwritten.
 WIPING_ALLOCATOR = {
     "PYTHONMALLOC": "malloc",
-    "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
+    "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=268435456",
 }
 
 

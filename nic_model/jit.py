@@ -38,8 +38,12 @@ _OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy", "_nrt":
 
 
 def njit(function: _Kernel) -> _Kernel:
-    """Compile a kernel on its first call, and keep it on disk. Its Python type stays visible."""
-    kernel: _Kernel = numba.njit(cache=True, **_OPTIONS)(function)
+    """Compile a kernel on its first call, and keep it on disk. Its Python type stays visible.
+
+    That it is not inlined is said, because otherwise it takes that over from the first helper that
+    calls it.
+    """
+    kernel: _Kernel = numba.njit(cache=True, forceinline=False, **_OPTIONS)(function)
     return kernel
 
 

@@ -21,10 +21,19 @@ LOG_TAIL_LINES = 8
 
 # Keys pass through many short-lived buffers: requests, replies, frames, ZeroMQ's own. With these,
 # glibc overwrites every block when it is freed (the kernel calls that init_on_free), so that none
-# keeps a key. Without the per-thread cache, as blocks in there are not overwritten.
+# keeps a key. Without the per-thread cache, as blocks in there are not overwritten. Blocks of the
+# size of a burst stay with the process: to map them anew costs more than to fill them.
 WIPING_ALLOCATOR = {
     "PYTHONMALLOC": "malloc",
-    "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=268435456",
+    "GLIBC_TUNABLES": ":".join(
+        f"glibc.malloc.{name}={value}"
+        for name, value in {
+            "perturb": 165,
+            "tcache_count": 0,
+            "mmap_threshold": 32 << 20,
+            "trim_threshold": 256 << 20,
+        }.items()
+    ),
 }
 
 

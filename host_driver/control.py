@@ -92,6 +92,11 @@ class Receive(Query):
     limit: int = 256
 
 
+class Discard(Query):
+    """The stack's user reads everything that was delivered, and throws it away. -> Answer.values:
+    "packets" and "bytes"."""
+
+
 class Mib(Query):
     """-> Answer.values: /proc/net/xfrm_stat."""
 
@@ -189,7 +194,7 @@ class Quiesce(Query):
 
 AnyQuery = (
     Netlink | NetlinkMore | NetlinkTogether | Notifications | Listen | Sysctl | Send | Generate
-    | Receive | Mib | Snmp | Counters | Census | Audit | Trace | FaultRequest | SetLink
+    | Receive | Discard | Mib | Snmp | Counters | Census | Audit | Trace | FaultRequest | SetLink
     | SetNetworks | AddDevice | SetClockForward | Info | Capture | Quiesce
     | Reporters | Recover | Reload
 )  # fmt: skip

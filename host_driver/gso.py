@@ -14,6 +14,7 @@ from host_driver.xfrm.headers import IPV6_BYTES, UDP_BYTES, checksum
 from proto.limits import GSO_MAX_BYTES, GSO_MAX_SEGMENTS
 
 TCP_BYTES = 20
+PIECES_MAX = 512
 SEGMENTS_TCP4, SEGMENTS_TCP6 = "tx-tcp-segmentation", "tx-tcp6-segmentation"
 SEGMENTS_UDP = "tx-udp-segmentation"
 FEATURES = frozenset({SEGMENTS_TCP4, SEGMENTS_TCP6, SEGMENTS_UDP})  # as ethtool calls them
@@ -51,9 +52,20 @@ def layout(packet: bytes) -> Layout | None:
     return Layout(packet[0] >> 4 == 6, upper.proto, at, at + size)
 
 
+def pieces(packet: bytes, gso_size: int) -> int:
+    """How many packets it becomes; 0 where nobody can cut it."""
+    found = layout(packet) if gso_size > 0 else None
+    return max(1, -(-(len(packet) - found.payload) // gso_size)) if found else 0
+
+
 def can_be_cut(packet: bytes, gso_size: int) -> bool:
-    """Whether anybody could."""
-    return gso_size > 0 and layout(packet) is not None
+    """Whether anybody would, which has to fit the queue of a device."""
+    return 0 < pieces(packet, gso_size) <= PIECES_MAX
+
+
+def room(packet: bytes, gso_size: int) -> int:
+    """How much of a device's queue it takes at most."""
+    return pieces(packet, gso_size) if can_be_cut(packet, gso_size) else 1
 
 
 def longest(packet: bytes, gso_size: int) -> int:
@@ -67,9 +79,9 @@ def needs(packets: Iterable[bytes], gso_size: int) -> frozenset[str] | None:
     features = set()
     for packet in packets:
         found = layout(packet)
-        if not found or gso_size <= 0 or len(packet) > GSO_MAX_BYTES:
+        if not found or not 0 < pieces(packet, gso_size) <= GSO_MAX_SEGMENTS:
             return None
-        if len(packet) - found.payload > gso_size * GSO_MAX_SEGMENTS:
+        if len(packet) > GSO_MAX_BYTES:
             return None
         features.add(found.feature)
     return frozenset(features)

@@ -65,6 +65,13 @@ class PacketSocket:
         self._bytes -= sum(map(len, packets))
         return packets
 
+    def discard(self) -> tuple[int, int]:
+        """Let go of all packets; how many there were, and bytes."""
+        found = len(self._packets), self._bytes
+        self._packets.clear()
+        self._bytes = 0
+        return found
+
 
 class Notifications:
     """Multicast messages of the core; `groups` are those listened to, at first every one, and

@@ -62,6 +62,7 @@ class Queries:
             control.Sysctl: self._sysctl,
             **Traffic(host).handlers,
             control.Receive: self._receive,
+            control.Discard: self._discard,
             control.Mib: self._mib,
             control.Snmp: self._snmp,
             **DeviceQueries(host).handlers,
@@ -175,6 +176,10 @@ class Queries:
 
     def _receive(self, query: control.Receive) -> Answer:
         return Answer(0, blobs=self._host.received.take(query.limit))
+
+    def _discard(self, query: control.Discard) -> Answer:
+        packets, size = self._host.received.discard()
+        return Answer(0, values={"packets": packets, "bytes": size})
 
     def _mib(self, query: control.Mib) -> Answer:
         return Answer(0, values=self._host.net.statistics())

@@ -47,7 +47,7 @@ class Traffic:
         if len(packets) < SMALL:
             errnos: list[int] = []
             for packet in packets:
-                while not self._host.nic.tx_space():
+                while self._host.nic.tx_space() < gso.room(packet, query.gso_size):
                     yield from wait(self._host.space())
                 errnos.append(abs(self._host.net.output(packet, gso_size=query.gso_size)))
             return Answer(0, errnos=errnos)
@@ -101,10 +101,12 @@ class Sending:
         self._keys = self._burst.keys()
         self._ipv6 = self._burst.ipv6()
         self._longest = self._burst.lengths  # of the packets that each becomes
+        self._room = [1] * len(packets)  # of the device's queue, for each
         self._needs: frozenset[str] | None = frozenset()  # features of the device; None: no use
         if gso_size:
             self._longest = np.array([gso.longest(one, gso_size) for one in packets], np.int64)
             self._needs = gso.needs(packets, gso_size)
+            self._room = [gso.room(one, gso_size) for one in packets]
         self._found: Ints = np.zeros(len(packets), np.int64)  # their entries of the table
         self._version = -1  # of the table, when it was asked
 
@@ -115,7 +117,7 @@ class Sending:
         errnos: list[int] = []
         self._table.refresh()
         while len(errnos) < len(order):
-            while not host.nic.tx_space():
+            while host.nic.tx_space() < self._room[order[len(errnos)]]:
                 yield from wait(host.space())
             errnos += self._some(order[len(errnos) :])
         return errnos

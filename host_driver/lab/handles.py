@@ -105,6 +105,10 @@ class HostHandle:
         """All IP packets delivered to the stack since the last call."""
         return self._all(control.Receive(BURST))
 
+    def discard(self) -> dict[str, int]:
+        """The same, read within the host and thrown away: how many "packets" and "bytes"."""
+        return self._ask(control.Discard()).values
+
     def mib(self) -> dict[str, int]:
         """/proc/net/xfrm_stat, by the kernel's names."""
         return self._ask(control.Mib()).values

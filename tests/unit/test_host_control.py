@@ -215,7 +215,10 @@ def test_a_sender_waits_for_room_instead_of_failing(bench) -> None:
 def test_receive_is_bounded_by_its_limit(bench) -> None:
     bench.step(*(bench.receive(index, PACKET) for index in range(5)))
     assert len(bench.ask(control.Receive(limit=3)).blobs) == 3
-    assert bench.ask(control.Receive(limit=3)).blobs == [PACKET] * 2
+    assert bench.ask(control.Receive(limit=1)).blobs == [PACKET]
+    assert bench.ask(control.Discard()).values == {"packets": 1, "bytes": len(PACKET)}
+    assert bench.ask(control.Discard()).values == {"packets": 0, "bytes": 0}
+    assert bench.ask(control.Receive(limit=3)).blobs == []
 
 
 def test_counters_of_card_and_driver_keep_their_names_apart(bench) -> None:

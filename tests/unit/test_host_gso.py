@@ -152,6 +152,24 @@ def test_more_pieces_than_a_card_makes_are_made_by_the_host() -> None:
         assert [packet[28:] for packet in delivered(lab)] == [bytes(8)] * 257
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_queue_that_is_full_of_pieces_is_waited_for(lab: Lab, kind: str) -> None:
+    """60 times 31 pieces, and a queue of 1000."""
+    protect(lab, kind)
+    large = bytes(HEADS["udp4"] / Raw(bytes(31 * 100)))
+    for count in (7, 60):
+        assert lab.hosts[0].send([large] * count, gso_size=100) == [0] * count
+        assert len(delivered(lab)) == 31 * count
+    assert lab.hosts[0].generate([large], 60, gso_size=100)["accepted"] == 60
+    assert len(delivered(lab)) == 31 * 60
+
+
+def test_more_pieces_than_a_queue_could_take_are_refused(lab: Lab) -> None:
+    large = bytes(HEADS["udp4"] / Raw(bytes(513)))
+    for count in (1, 9):
+        assert lab.hosts[0].send([large] * count, gso_size=1) == [errno.EINVAL] * count
+
+
 def test_the_longest(lab: Lab) -> None:
     """What fits a descriptor is the card's; an IP packet may be a little longer."""
     for size in (65_521 - 40, 0xFFFF - 40):

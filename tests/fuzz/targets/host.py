@@ -229,6 +229,7 @@ def _actions() -> list[control.AnyQuery]:
         control.Counters(), control.Census(), control.Quiesce(), control.Receive(),
         control.SetLink("nic0", mtu=1400), control.SetLink("nic0", up=False),
         control.Netlink(bytes.fromhex("10000000120005030100000000000000")),  # dump SAs
+        control.Discard(),
     ]  # fmt: skip
 
 

@@ -9,15 +9,25 @@ __udp_gso_segment write; `nic_model.segment` does the same in the card.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from host_driver.xfrm.flow import TCP, UDP, find_upper
-from host_driver.xfrm.headers import IPV6_BYTES, UDP_BYTES, checksum
-from proto.limits import GSO_MAX_BYTES, GSO_MAX_SEGMENTS
+from host_driver.xfrm.flow import (
+    FRAGMENT,
+    IPV6_EXTENSIONS,
+    IPV6_NEXT_AT,
+    ROUTING,
+    TCP,
+    UDP,
+    find_upper,
+)
+from host_driver.xfrm.headers import IPV4_BYTES, IPV6_BYTES, UDP_BYTES, checksum
+from proto.limits import GSO_MAX_BYTES, GSO_MAX_SEGMENTS, TXQUEUE_LEN
 
 TCP_BYTES = 20
-PIECES_MAX = 512
+GSO_SIZE_MAX = 0xFFFF
+PIECES_MAX = TXQUEUE_LEN // 2  # software ESP may make two packets of each, and all fit a queue
 SEGMENTS_TCP4, SEGMENTS_TCP6 = "tx-tcp-segmentation", "tx-tcp6-segmentation"
 SEGMENTS_UDP = "tx-udp-segmentation"
 FEATURES = frozenset({SEGMENTS_TCP4, SEGMENTS_TCP6, SEGMENTS_UDP})  # as ethtool calls them
+IPV4_END, IPV4_NOP, SOURCE_ROUTES = 0, 1, (131, 137)
 _CWR, _PSH, _FIN = 0x80, 0x08, 0x01
 
 
@@ -47,14 +57,38 @@ def layout(packet: bytes) -> Layout | None:
         size = (packet[at + 12] >> 4) * 4
     if upper.proto not in (TCP, UDP) or at + size > upper.end:
         return None
-    if upper.proto == TCP and size < TCP_BYTES:
+    if (upper.proto == TCP and size < TCP_BYTES) or source_routed(packet):
         return None
     return Layout(packet[0] >> 4 == 6, upper.proto, at, at + size)
 
 
+def source_routed(packet: bytes) -> bool:
+    """Whether a header tells a way: its checksum is over an address that does not stand in front
+    (RFC 8200 8.1; RFC 791, loose and strict source route)."""
+    if packet[0] >> 4 == 4:
+        at, end = IPV4_BYTES, (packet[0] & 15) * 4
+        while at < end and packet[at] != IPV4_END:
+            if packet[at] in SOURCE_ROUTES:
+                return True
+            if packet[at] == IPV4_NOP:
+                at += 1
+                continue
+            if at + 1 >= end or packet[at + 1] < 2:
+                return True  # nobody can tell
+            at += packet[at + 1]
+        return False
+    proto, at = packet[IPV6_NEXT_AT], IPV6_BYTES
+    while proto in IPV6_EXTENSIONS:
+        if proto == ROUTING and packet[at + 3]:
+            return True
+        size = 8 if proto == FRAGMENT else (packet[at + 1] + 1) * 8
+        proto, at = packet[at], at + size
+    return False
+
+
 def pieces(packet: bytes, gso_size: int) -> int:
     """How many packets it becomes; 0 where nobody can cut it."""
-    found = layout(packet) if gso_size > 0 else None
+    found = layout(packet) if 0 < gso_size <= GSO_SIZE_MAX else None
     return max(1, -(-(len(packet) - found.payload) // gso_size)) if found else 0
 
 
@@ -64,8 +98,8 @@ def can_be_cut(packet: bytes, gso_size: int) -> bool:
 
 
 def room(packet: bytes, gso_size: int) -> int:
-    """How much of a device's queue it takes at most."""
-    return pieces(packet, gso_size) if can_be_cut(packet, gso_size) else 1
+    """How much of a device's queue it takes at most, where it is cut."""
+    return 2 * pieces(packet, gso_size) if can_be_cut(packet, gso_size) else 1
 
 
 def longest(packet: bytes, gso_size: int) -> int:

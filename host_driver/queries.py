@@ -16,7 +16,7 @@ import msgspec
 from host_driver import control, gso
 from host_driver.control import Answer, AnyQuery
 from host_driver.device_queries import DeviceQueries
-from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, NetDevice, Skb
+from host_driver.netdev import HW_ESP, HW_ESP_TX_CSUM, LOOPBACK_IFINDEX, NetDevice, Skb
 from host_driver.quiet import Quiet
 from host_driver.sending import Traffic
 from host_driver.sleep import Completion, Sleep, may_sleep, wait
@@ -211,8 +211,9 @@ class Queries:
 
     def _set_features(self, dev: NetDevice, query: control.SetLink) -> None:
         caps = self._host.caps
-        if query.segmentation and not (caps and caps.segmentation):
-            raise OffloadError(errno.EOPNOTSUPP, f"device {dev.name}: its card cuts no packets")
+        cuts = caps is not None and caps.segmentation and dev.ifindex != LOOPBACK_IFINDEX
+        if query.segmentation and not cuts:
+            raise OffloadError(errno.EOPNOTSUPP, f"device {dev.name} cuts no packets")
         wanted = dict.fromkeys(gso.FEATURES, query.segmentation)
         wanted |= {HW_ESP: query.esp_hw_offload, HW_ESP_TX_CSUM: query.esp_tx_csum_hw_offload}
         features = dev.features - {name for name, on in wanted.items() if on is False}

@@ -45,7 +45,7 @@ def judge_descriptor(asking: Asking, descriptor: np.void) -> Departure:
     facts = {
         "bytes": int(descriptor["length"]),
         "protect": int(bool(descriptor["flags"] & TxFlag.PROTECT)),
-        "handle": int(descriptor["handle"]),
+        "handle": 0 if descriptor["flags"] & TxFlag.SEGMENT else int(descriptor["handle"]),
     }
     for fired in asking.fire(SITE_TX, **facts):
         if fired.kind == "drop":

@@ -20,7 +20,7 @@ from nic_model.packet import (
     write_udp,
 )
 from nic_model.segment import cut, pieces
-from nic_model.tables import AHEAD_PACKETS, TX, TX_BYTES, TX_PACKETS
+from nic_model.tables import AHEAD_PACKETS, TX, TX_BYTES, TX_PACKETS, TX_SEGMENTED
 from nic_model.tunnel import carried, outer_bytes, write_outer
 from proto.commands import BLOCK, OUT
 from proto.frame import INDEX_MASK
@@ -85,6 +85,7 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_length, verdi
         if sent + count > out_length.shape[0]:
             break
         taken += 1
+        t.totals[TX_SEGMENTED] += count - 1
         verdict[i] = 0
         for k in range(count):
             size = length

@@ -11,8 +11,12 @@ import numpy as np
 from nic_model.jit import inline
 from nic_model.memory import copy, load16, load32, store16, store32
 from nic_model.packet import (
+    FRAGMENT,
     IP_AT,
+    IPV4_BYTES,
     IPV6_BYTES,
+    NEXT_HEADER_AT,
+    ROUTING,
     TCP,
     UDP,
     UDP_BYTES,
@@ -27,6 +31,7 @@ from proto.xfrm import AF_INET
 
 _MALFORMED, _DESCRIPTOR, _TOO_LONG = int(Drop.MALFORMED), int(Drop.DESCRIPTOR), int(Drop.TOO_LONG)
 _TCP_BYTES = 20
+_IPV4_END, _IPV4_NOP, _LOOSE, _STRICT = 0, 1, 131, 137
 _CWR, _PSH_FIN = 0x80, 0x09
 _SEQ_AT, _OFFSET_AT, _FLAGS_AT, _TCP_CHECK_AT = 4, 12, 13, 16
 _UDP_LENGTH_AT, _UDP_CHECK_AT = 4, 6
@@ -42,7 +47,7 @@ def pieces(t, length, mss):
     if mss == 0:
         return -_DESCRIPTOR, 0
     room = p.end - p.upper
-    if p.family == 0 or p.fragment:
+    if p.family == 0 or p.fragment or _source_routed(t.large, p):
         return -_MALFORMED, 0
     if p.proto == TCP and room >= _TCP_BYTES:
         header = np.int64(t.large[p.upper + _OFFSET_AT] >> 4) * 4
@@ -60,6 +65,31 @@ def pieces(t, length, mss):
     if p.upper + header + min(mss, room - header) > FRAME_MAX_BYTES:
         return -_TOO_LONG, 0
     return count, p.upper + header
+
+
+@inline
+def _source_routed(buf, p):
+    """Whether a header of the parsed packet tells a way: its checksum is over an address that does
+    not stand in front (RFC 8200 8.1; RFC 791, loose and strict source route)."""
+    at, end = IP_AT + IPV4_BYTES, p.upper
+    if p.family == AF_INET:
+        while at < end and buf[at] != _IPV4_END:
+            if buf[at] == _LOOSE or buf[at] == _STRICT:
+                return True
+            size = 1 if buf[at] == _IPV4_NOP else np.int64(buf[at + 1])
+            if size < 1 or (size < 2 and buf[at] != _IPV4_NOP):
+                return True  # nobody can tell
+            at += size
+        return False
+    at = IP_AT + IPV6_BYTES
+    nh = buf[IP_AT + NEXT_HEADER_AT]
+    while at < end:
+        if nh == ROUTING and buf[at + 3] != 0:
+            return True
+        size = 8 if nh == FRAGMENT else (np.int64(buf[at + 1]) + 1) * 8
+        nh = buf[at]
+        at += size
+    return False
 
 
 @inline

@@ -38,11 +38,12 @@ SA_FIELDS = (
 TOTALS = (
     "tx_packets", "tx_bytes", "rx_packets", "rx_bytes",
     "ipsec_tx_pkts", "ipsec_tx_bytes", "ipsec_rx_pkts", "ipsec_rx_bytes",
-    "events_lost",
+    "events_lost", "tx_segmented",
 )  # fmt: skip
 (
     TX_PACKETS, TX_BYTES, RX_PACKETS, RX_BYTES,
     IPSEC_TX_PACKETS, IPSEC_TX_BYTES, IPSEC_RX_PACKETS, IPSEC_RX_BYTES, EVENTS_LOST,
+    TX_SEGMENTED,  # frames and drops beyond the first of each descriptor
 ) = range(len(TOTALS))  # fmt: skip
 TX, RX = 0, 1
 

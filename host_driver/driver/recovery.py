@@ -26,6 +26,7 @@ import errno
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from host_driver import gso
 from host_driver.driver.probe import WrongRevision, load_driver, take_card
 from host_driver.driver.reporter import Health, Reporter
 from host_driver.sleep import Sleep, may_sleep
@@ -277,6 +278,9 @@ class Recovery:
         host.health.begin()
         if host.driver is None:
             load_driver(host, caps)
+        if not caps.segmentation:
+            host.devices.set_features(host.nic, host.nic.features - gso.FEATURES)
+            host.tx.drop_large()
         hook = getattr(host.driver, "recovered", None)
         if hook is not None:
             yield from host.guarded(may_sleep(hook(caps)))

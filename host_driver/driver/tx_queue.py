@@ -222,6 +222,15 @@ class TxQueue:
         self._queue.clear()
         self._queued = 0
 
+    def drop_large(self) -> None:
+        """Large packets that wait for a card that cuts none are dropped."""
+        kept = deque(one for one in self._queue if not one.gso_size)
+        lost = self._queued - sum(1 if isinstance(one, Skb) else len(one) for one in kept)
+        self._counters["tx_drop_reset"] += lost
+        self._note_taken(lost)
+        self._queue = kept
+        self._queued -= lost
+
     def deadline_ns(self) -> int | None:
         """When to look at the watchdog, while packets are out."""
         return self._watchdog_ns if self.outstanding else None

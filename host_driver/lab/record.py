@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the wire remembers: its last frames, as they entered it.
 
-Frames come in batches, and most are never asked for; so each batch is kept as it came, and taken
-apart when somebody looks.
+Under load frames come in batches, and most are never asked for; so a batch is kept as it came, and
+taken apart when somebody looks.
 """
 
 from collections import deque
@@ -25,6 +25,8 @@ class Frame(NamedTuple):
 
 
 class _Batch(NamedTuple):
+    """More than one of them: smaller than as many of these, and slower to read."""
+
     frames: Frames
     time: int
     src: int | None
@@ -38,7 +40,7 @@ class Record:
         self.dropped = 0
         self._most = most
         self._held = 0
-        self._batches: deque[_Batch] = deque()
+        self._batches: deque[Frame | _Batch] = deque()
 
     @property
     def total(self) -> int:
@@ -47,15 +49,18 @@ class Record:
 
     def add(self, frames: Frames, time: int, src: int | None, dst: int | None) -> None:
         """Remember frames, and let go of as many of the oldest as are too many."""
-        self._batches.append(_Batch(frames, time, src, dst))
+        if len(frames) == 1:
+            self._batches.append(Frame(frames.data.tobytes(), time, src, dst))
+        else:
+            self._batches.append(_Batch(frames, time, src, dst))
         self._held += len(frames)
         while self._held > self._most:
-            oldest = self._batches[0]
-            more = min(self._held - self._most, len(oldest.frames))
-            if more == len(oldest.frames):
-                self._batches.popleft()
-            else:
-                self._batches[0] = oldest._replace(frames=oldest.frames.split(more)[1])
+            oldest = self._batches.popleft()
+            count = 1 if isinstance(oldest, Frame) else len(oldest.frames)
+            more = min(self._held - self._most, count)
+            if isinstance(oldest, _Batch) and more < count:
+                rest = oldest.frames.split(more)[1]
+                self._batches.appendleft(oldest._replace(frames=rest))
             self._held -= more
             self.dropped += more
 
@@ -66,6 +71,10 @@ class Record:
         for batch in reversed(self._batches):
             if number <= start:
                 break
+            if isinstance(batch, Frame):
+                number -= 1
+                found.append(batch)
+                continue
             number -= len(batch.frames)
             some = batch.frames.split(max(0, start - number))[1]
             frames = [Frame(data, *batch[1:]) for data in some.each()]

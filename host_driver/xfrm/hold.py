@@ -25,21 +25,24 @@ XFRM_QUEUE_TMO_MAX_NS = 60_000_000_000
 
 @dataclass(slots=True, eq=False)
 class PolicyQueue:
-    """xfrm_policy_queue: packets in the order in which they came, each with its flow."""
+    """xfrm_policy_queue: packets in the order in which they came, each with its flow and the
+    payload of the pieces that it is to be cut into, 0 for none."""
 
-    held: deque[tuple[Flow, bytes]] = field(default_factory=deque)
+    held: deque[tuple[Flow, bytes, int]] = field(default_factory=deque)
     timeout_ns: int = 0
     timer_ns: int | None = None
 
 
-def xdst_queue_output(net: "XfrmNet", xp: XfrmPolicy, flow: Flow, packet: bytes) -> int:
+def xdst_queue_output(
+    net: "XfrmNet", xp: XfrmPolicy, flow: Flow, packet: bytes, gso_size: int
+) -> int:
     """Hold a packet of a policy that has no SA yet. 0, or -EAGAIN when the queue is full."""
     if xp.polq is None:
         xp.polq = PolicyQueue()
     queue = xp.polq
     if len(queue.held) > XFRM_MAX_QUEUE_LEN:
         return -errno.EAGAIN
-    queue.held.append((flow, packet))
+    queue.held.append((flow, packet, gso_size))
     queue.timeout_ns = queue.timeout_ns or XFRM_QUEUE_TMO_MIN_NS
     if queue.timer_ns is None:
         net.arm(queue, net.now_ns + queue.timeout_ns)
@@ -58,8 +61,8 @@ def xfrm_policy_queue_process(net: "XfrmNet", queue: PolicyQueue) -> None:
     held, queue.held, queue.timeout_ns = queue.held, deque(), 0
     if decision.pending is not None or decision.error:
         return
-    for flow, packet in held:
-        net.output(packet, flow.mark, may_hold=False)
+    for flow, packet, gso_size in held:
+        net.output(packet, flow.mark, may_hold=False, gso_size=gso_size)
 
 
 def xfrm_policy_requeue(net: "XfrmNet", old: XfrmPolicy, new: XfrmPolicy) -> None:

@@ -70,10 +70,10 @@ def xfrm_output(net: "XfrmNet", packet: bytes, mark: int, may_hold: bool, gso_si
     flow = flow._replace(oif=dev.ifindex, mark=mark)
     decision = xfrm_lookup(net, flow)
     software = decision.states and decision.states[0].xso.type != OFFLOAD_PACKET
-    if gso_size and (decision.pending is not None or software):
+    if gso_size and software:
         return _cut(net, packet, mark, may_hold, gso_size)
     if decision.pending is not None and may_hold and not net.larval_drop:
-        return xdst_queue_output(net, decision.pending, flow, packet)
+        return xdst_queue_output(net, decision.pending, flow, packet, gso_size)
     for counter in decision.counters:
         net.mib.bump(counter)
     if decision.error:

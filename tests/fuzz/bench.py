@@ -16,7 +16,7 @@ from proto.codec import decode
 from proto.frame import Channel, Kind, Message, pack, unpack
 from proto.health import FunctionState
 from proto.layouts import DESCRIPTOR
-from proto.limits import SLOT_BYTES
+from proto.limits import MARK_BYTES, TX_BUFFER_BYTES
 from proto.link.dma import Dma, slots_of, tx_offset
 from proto.wire import pack_frames, unpack_frames
 from proto.xfrm import AF_INET
@@ -24,7 +24,7 @@ from proto.xfrm import AF_INET
 CARD = "full:key_max=64,sa_max=64,rule_max=160,event_queue=16"
 KEY, SALT = bytes.fromhex("a1b2c3d4e5f60718293a4b5c6d7e8f90"), b"salt"
 HERE, THERE = bytes((10, 1, 0, 1)).ljust(16, b"\0"), bytes((10, 1, 0, 2)).ljust(16, b"\0")
-DMA = Dma.anonymous()  # 20 MB: one for all cards, one after the other
+DMA = Dma.anonymous()  # 78 MB: one for all cards, one after the other
 
 CHANNELS = {
     Kind.COMMAND: Channel.MAILBOX, Kind.REPLY: Channel.MAILBOX, Kind.EVENTS: Channel.EVENTS,
@@ -129,7 +129,7 @@ class Bench:
             packets
         ):
             offset = tx_offset(self.tx_index + number)
-            frame = frame[:SLOT_BYTES]
+            frame = frame[: TX_BUFFER_BYTES - MARK_BYTES]
             DMA.memory[offset : offset + len(frame)] = np.frombuffer(frame, np.uint8)
             descriptors[number] = (
                 (offset + more) % (1 << 32), (len(frame) + longer) % (1 << 16), flags % 256,

@@ -411,7 +411,9 @@ class CardPackets(RuleBasedStateMachine):
             side: sum(n for name, n in counters.items() if name.startswith(f"{side}_drop_"))
             for side in ("tx", "rx")
         }
-        assert counters["tx_descriptors"] == counters["tx_packets"] + drops["tx"]
+        assert counters["tx_descriptors"] + counters["tx_segmented"] == (
+            counters["tx_packets"] + drops["tx"]
+        )
         assert counters["rx_packets"] == counters["rx_delivered"] + drops["rx"]
 
 

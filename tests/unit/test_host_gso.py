@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrRouting
 from scapy.packet import Packet, Raw
 
 from host_driver.lab import Lab
@@ -105,10 +105,50 @@ def test_a_device_that_does_not_cut_any_more_leaves_it_to_the_host() -> None:
             host.set_link(segmentation=False)
 
 
-def test_no_card_learns_to_cut() -> None:
-    with Lab(card="full:segmentation=no") as lab, pytest.raises(OffloadError) as refused:
-        lab.hosts[0].set_link(segmentation=True)
+@pytest.mark.parametrize(("card", "dev"), [("full:segmentation=no", "nic0"), ("full", "lo")])
+def test_no_card_learns_to_cut(card: str, dev: str) -> None:
+    with Lab(card=card) as lab, pytest.raises(OffloadError) as refused:
+        lab.hosts[0].set_link(dev, segmentation=True)
     assert refused.value.errno == errno.EOPNOTSUPP
+
+
+def test_a_card_in_the_place_of_one_that_cut_is_not_asked_to() -> None:
+    with Lab(hosts=2) as lab:
+        host, large = lab.hosts[0], [bytes(HEADS["udp4"] / Raw(PAYLOAD))] * 9
+        host.send(large, gso_size=MSS)
+        assert delivered(lab) == pieces(HEADS["udp4"]) * 9
+        host.nic.kill()
+        host.nic.restart("full:segmentation=no")
+        lab.settle()
+        assert host.send(large, gso_size=MSS) == [0] * 9
+        assert delivered(lab) == pieces(HEADS["udp4"]) * 9
+
+
+def test_a_large_packet_that_waited_for_an_sa_goes_whole_or_not_at_all() -> None:
+    with Lab(hosts=2) as lab:
+        host, head = lab.hosts[0], HEADS["udp4"]
+        host.sysctl("net.core.xfrm_larval_drop", 0)
+        tmpl = "tmpl proto esp reqid 1 mode transport"
+        assert host.ip(f"xfrm policy add src {A} dst {B} dir out {tmpl}").rc == 0
+        assert host.send([bytes(head / Raw(bytes(3000)))], gso_size=20) == [0]
+        assert delivered(lab) == []
+        for end in lab.hosts:
+            done = end.ip(
+                f"xfrm state add src {A} dst {B} proto esp spi 0x1001 reqid 1 mode transport "
+                f"aead 'rfc4106(gcm(aes))' {KEY} 128"
+            )
+            assert done.rc == 0
+        lab.advance(10)
+        assert b"".join(packet[28:] for packet in delivered(lab)) == bytes(3000)
+
+
+def test_of_pieces_that_are_fragmented_none_is_lost() -> None:
+    """Software ESP makes two packets of each that just fits."""
+    with Lab(hosts=2) as lab:
+        protect(lab, "software")
+        large = bytes(IP(src=A, dst=B, flags=0) / UDP(sport=1, dport=2) / Raw(bytes(40 * 1472)))
+        assert lab.hosts[0].send([large] * 14, gso_size=1472) == [0] * 14
+        assert [len(packet) for packet in delivered(lab)] == [1500] * 14 * 40
 
 
 def test_small_ones_stay_whole(lab: Lab) -> None:
@@ -124,13 +164,18 @@ def test_what_cannot_be_cut_is_refused_and_the_others_go(lab: Lab) -> None:
         bytes(IP(src=A, dst=B, flags="MF") / UDP() / Raw(PAYLOAD)),
         good + b"behind it",
         good[:-1],
+        bytes(IP(src=A, dst=B, options=b"\x83\x07\x04" + bytes(5)) / UDP() / Raw(PAYLOAD)),
+        bytes(IPv6(src=A6, dst=B6) / IPv6ExtHdrRouting(addresses=["fd00::3"]) / UDP()
+              / Raw(PAYLOAD)),
         b"",
-    ]
+    ]  # fmt: skip
     for burst in (1, 3):
         errnos = lab.hosts[0].send([good, *bad, good] * burst, gso_size=MSS)
         assert errnos == [0, *[errno.EINVAL] * len(bad), 0] * burst
         assert delivered(lab) == pieces(HEADS["udp4"]) * 2 * burst
-    assert lab.hosts[0].send([good] * 9, gso_size=-1) == [errno.EINVAL] * 9
+    for size in (-1, 1 << 16, 1 << 32, (1 << 64) - 1):
+        for packet in (good, pieces(HEADS["udp4"])[0]):
+            assert lab.hosts[0].send([packet] * 9, gso_size=size) == [errno.EINVAL] * 9
     assert delivered(lab) == []
 
 
@@ -165,7 +210,7 @@ def test_a_queue_that_is_full_of_pieces_is_waited_for(lab: Lab, kind: str) -> No
 
 
 def test_more_pieces_than_a_queue_could_take_are_refused(lab: Lab) -> None:
-    large = bytes(HEADS["udp4"] / Raw(bytes(513)))
+    large = bytes(HEADS["udp4"] / Raw(bytes(501)))
     for count in (1, 9):
         assert lab.hosts[0].send([large] * count, gso_size=1) == [errno.EINVAL] * count
 

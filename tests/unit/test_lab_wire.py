@@ -234,6 +234,25 @@ def test_the_record_is_bounded_and_says_what_it_dropped() -> None:
     assert [one.data for one in wire.frames(start=4)] == [frame(4)]
 
 
+def test_a_message_without_frames_is_malformed() -> None:
+    for wire in (Wire(1), Wire(2)):
+        assert wire.step(0, [(0, pack(Kind.WIRE))] * 3) == []
+        assert wire.counters["malformed"] == 3 and wire.recorded == 0
+
+
+def test_of_a_batch_the_record_lets_go_one_by_one() -> None:
+    wire = Wire(2, record_frames=4)
+    for first in range(0, 9, 3):
+        wire.step(first, [(0, message([frame(n) for n in range(first, first + 3)], first))])
+    wire.step(9, [(0, message([frame(9)], 9))])
+    assert [f.data for f in wire.frames()] == [frame(n) for n in range(6, 10)]
+    assert (wire.recorded, wire.counters["record_dropped"]) == (10, 6)
+    for start in range(12):
+        kept = range(max(start, 6), 10)
+        assert [f.data for f in wire.frames(start)] == [frame(n) for n in kept]
+    assert [f.time for f in wire.frames()] == [6, 6, 6, 9]
+
+
 def test_a_card_that_starts_again_begins_at_zero_and_gets_no_credits_of_the_dead() -> None:
     wire = Wire(2)
     wire.step(0, [(0, hello(11)), (1, hello(21))])

@@ -84,7 +84,7 @@ def conservation_out(ev: Evidence) -> Iterator[str]:
     for host in ev.hosts:
         sent, dropped = ev.delta(host, "tx_packets"), ev.delta_of(host, "tx_drop_")
         yield from _octets(ev, host, "tx", [s for s in ev.frames if s.frame.src == host], sent)
-        queued = ev.delta(host, "tx_descriptors")
+        queued = ev.delta(host, "tx_descriptors") + ev.delta(host, "tx_segmented")
         on_wire = ev.wire_delta(f"from_{host}")
         if queued != sent + dropped:
             yield f"card{host} got {queued} descriptors: {sent} frames, {dropped} dropped"
@@ -172,7 +172,8 @@ def one_reason_per_drop(ev: Evidence) -> Iterator[str]:
         return
     for host in ev.hosts:
         gone_in = ev.delta(host, "rx_packets") - ev.delta(host, "rx_delivered")
-        gone_out = ev.delta(host, "tx_descriptors") - ev.delta(host, "tx_packets")
+        gone_out = ev.delta(host, "tx_descriptors") + ev.delta(host, "tx_segmented")
+        gone_out -= ev.delta(host, "tx_packets")
         for way, gone in (("rx", gone_in), ("tx", gone_out)):
             reasons = ev.delta_of(host, f"{way}_drop_")
             if reasons != gone:

@@ -162,7 +162,8 @@ def rings_keep_bounds(ev: Evidence) -> Iterator[str]:
         if one is None:
             continue
         drops = sum(count for name, count in one.items() if name.startswith("tx_drop_"))
-        if one.get("tx_packets", 0) + drops > one.get("tx_descriptors", 0):
+        given = one.get("tx_descriptors", 0) + one.get("tx_segmented", 0)
+        if one.get("tx_packets", 0) + drops > given:
             yield f"card{snapshot.host} is done with more descriptors than it was given"
         if one.get("driver_rx_packets", 0) > one.get("rx_delivered", 0) and not _lives(ev):
             yield f"host{snapshot.host} took more packets than its card delivered"

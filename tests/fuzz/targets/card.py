@@ -202,7 +202,8 @@ class CardTarget(Trees):
             self.bench.wire_index = (message.index + message.count) % (1 << 32)
         drops = {way: _sum(moved, f"{way}_drop_") for way in ("tx", "rx")}
         sent = sum(m.count for m in out if m.kind is Kind.WIRE)
-        require(moved["tx_descriptors"] == sent + drops["tx"], f"packets out: {moved}")
+        given = moved["tx_descriptors"] + moved["tx_segmented"]
+        require(given == sent + drops["tx"], f"packets out: {moved}")
         arrived = message.count if message.kind is Kind.WIRE else 0
         require(arrived == moved["rx_delivered"] + drops["rx"], f"packets in: {moved}")
         sealed = any(flags & TxFlag.SEALED for flags in _flags(message))  # the host said so
@@ -282,6 +283,9 @@ def _mailbox() -> list[Any]:
     return sessions
 
 
+LARGE = ipv4(HERE[:4], THERE[:4], 17, struct.pack(">HHHH", 5, 6, 20_008, 0) + bytes(20_000))
+
+
 def _rings() -> list[Any]:
     packets = [[0, 0, flags, 0, 0, 0, frame] for frame in FRAMES for flags in (0, 1)]
     crypto = [0, 0, 2, 0, {"h": 12}, 1, SEALED[0]]
@@ -293,6 +297,8 @@ def _rings() -> list[Any]:
         [["done", int(Kind.RX_DONE), 1], ["done", int(Kind.WIRE_DONE), 1]],
         [["msg", int(Channel.RINGS), int(Kind.TX), 0, 1, bytes(16)]],
         [["msg", int(Channel.RINGS), int(Kind.RX_DONE), 0, 1, b""], ["raw", 2, bytes(20)]],
+        *([["tx", [[0, 0, flags, 0, 300, 0, frame]], 0, 0]]
+          for frame in (FRAMES[0], LARGE) for flags in (8, 9)),
     ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting
 from scapy.packet import Packet, Raw
 
 from host_driver import gso
@@ -25,6 +25,8 @@ HEADS: dict[str, Packet] = {
         sport=1000, dport=2000),
     "tcp6": IPv6(src="fd00::1", dst="fd00::2") / TCP(sport=1000, dport=2000, seq=5, flags="A"),
     "udp6": IPv6(src="fd00::1", dst="fd00::2") / IPv6ExtHdrHopByHop() / UDP(sport=1, dport=2),
+    "way over": IPv6(src="fd00::1", dst="fd00::2") / IPv6ExtHdrRouting(
+        addresses=["fd00::3"], segleft=0) / UDP(sport=1, dport=2),
 }  # fmt: skip
 
 
@@ -129,6 +131,12 @@ def test_it_waits_for_room_for_all_of_it(bench: Any) -> None:
         (bytes(IP(src="10.1.0.1", dst="10.1.0.2") / TCP(dataofs=15)), MSS, 0, Drop.MALFORMED),
         (bytes(IP(src="10.1.0.1", dst="10.1.0.2", proto=6) / Raw(bytes(19))), MSS, 0,
          Drop.MALFORMED),
+        (bytes(IPv6(src="fd00::1", dst="fd00::2") / IPv6ExtHdrRouting(addresses=["fd00::3"])
+               / UDP() / Raw(PAYLOAD)), MSS, 0, Drop.MALFORMED),
+        *((bytes(IP(src="10.1.0.1", dst="10.1.0.2", options=options + bytes(-len(options) % 4))
+                 / UDP() / Raw(PAYLOAD)), MSS, 0, Drop.MALFORMED)
+          for options in (b"\x83\x07\x04" + bytes(4), b"\x01\x89\x07\x04" + bytes(4), b"\x44",
+                          b"\x44\x01")),
     ],
 )  # fmt: skip
 def test_what_cannot_be_cut_is_refused(

@@ -15,6 +15,8 @@ from host_driver.simulate.tracks import Fate, Seen, Track, Tracks
 from host_driver.simulate.window import SPACE
 from host_driver.simulate.window import Fate as Numbered
 
+IPV6_BYTES = 40
+
 
 class Receiver:
     """Host `host`'s end of the wire."""
@@ -68,6 +70,19 @@ class Receiver:
         if fresh:
             return max(taken or fresh, key=lambda seen: seen.step), False
         return candidates[-1], True
+
+    def brought_changed(self, packet: bytes) -> bool:
+        """Whether a frame brought it but for its IPv6 header, which transport mode does not
+        protect, and nothing in it has to be right: traffic class, flow label, hop limit, source."""
+        return packet[0] >> 4 == 6 and any(
+            seen.into is not None
+            and seen.into.sa.mode == "transport"
+            and not seen.delivered
+            and len(way) == len(packet)
+            and way[IPV6_BYTES:] == packet[IPV6_BYTES:]
+            for way, coming in self._coming.items()
+            for seen in coming
+        )
 
     def forget(self, before_step: int) -> None:
         """Let go of frames that nobody can deliver any more."""

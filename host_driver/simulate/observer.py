@@ -165,6 +165,10 @@ class Observer:
                 seen.delivered += 1
                 _delivered(seen)
 
+    def brought_changed(self, one: Delivered) -> bool:
+        """See `Receiver.brought_changed`."""
+        return self._receivers[one.host].brought_changed(cut(one.packet))
+
 
 def _delivered(seen: Seen) -> None:
     """Count a delivery on the SA that opened the packet."""

@@ -3,7 +3,7 @@
 
 from host_driver.conformance.packets import udp
 from host_driver.lab.record import Frame
-from host_driver.simulate.actions import AddPolicy, AddSa, Attack, Send
+from host_driver.simulate.actions import AddPolicy, AddSa, Arm, Attack, Send
 from host_driver.simulate.arrival import Receiver
 from host_driver.simulate.headers import parse
 from host_driver.simulate.judge import make_judge
@@ -13,6 +13,7 @@ from host_driver.simulate.runner import Run
 from host_driver.simulate.tracks import Seen, Tracks
 
 IN_UDP = 5  # the flow with ESP in UDP
+IN_IPV6 = 1  # one in transport mode over IPv6
 PORT_BIT = 8 * (20 + 3) + 2  # behind the IPv4 header: 4500 becomes 4496
 
 
@@ -43,3 +44,20 @@ def test_of_frames_with_the_same_packet_the_last_one_brought_it() -> None:
     assert receiver.brought(packet) == (come, False)
     come.delivered += 1
     assert receiver.brought(packet)[0] is beside
+
+
+def test_a_bit_of_an_unprotected_header_may_flip() -> None:
+    """Of an IPv6 packet in transport mode nothing looks at the traffic class; what comes with it
+    is authentic."""
+    actions = (
+        AddSa(flow=IN_IPV6, way=1, number=1),
+        *(AddPolicy(flow=IN_IPV6, way=1, end=end, priority=5) for end in ("out", "in")),
+        Arm(fault="flip", fields={"site": "wire", "kind": "corrupt", "seed": 22}),
+        Send(flow=IN_IPV6, way=1, count=1, size=20),
+    )
+    run = Run(Plan(seed=1, card="full", actions=actions), make_judge())
+    assert run.run().violations == []
+    step = run.ledger.steps[4]
+    (submitted,), (delivered,) = step.submitted, step.delivered
+    assert delivered.packet[40:] == submitted.packet[40:]
+    assert delivered.packet[:40] != submitted.packet[:40]

@@ -242,8 +242,9 @@ def long_way(one: One, monkeypatch) -> list[bytes]:
     packets: list[bytes] = []
     output = one.inside.net.output
     monkeypatch.setattr(
-        one.inside.net, "output", lambda packet: packets.append(packet) or output(packet)
-    )
+        one.inside.net, "output",
+        lambda packet, **more: packets.append(packet) or output(packet, **more),
+    )  # fmt: skip
     return packets
 
 

@@ -49,7 +49,7 @@ def changed(message: tuple[Channel, bytes], *, index: int = 0, count: int = 0, b
 def test_a_descriptor_outside_its_slot_flushes_what_stands_behind_it(card, read):
     channel, raw = card.tx_message([FRAME] * 5)
     body = bytearray(unpack(raw).body)
-    body[2 * 16 + 2] ^= 1  # the third offset: 65536 bytes further
+    body[2 * 16 + 2] ^= 4  # the third offset: 2^18 bytes further
     messages = card.step(changed((channel, raw), body=bytes(body)))
     assert len(read.frames(messages)) == 2
     assert read.credits(Kind.TX_DONE, messages) == 5

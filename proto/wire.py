@@ -32,8 +32,8 @@ class Frames:
 
     @classmethod
     def unpack(cls, body: bytes | memoryview, count: int) -> Self:
-        """The body of a WIRE message, which stays where it is and is only read. Raises FrameError when the announced
-        lengths do not add up to it."""
+        """The body of a WIRE message, which stays where it is and is only read. Raises FrameError
+        when the announced lengths do not add up to it."""
         if len(body) < 4 * count:
             raise FrameError(f"{count} frame lengths do not fit a body of {len(body)} bytes")
         lengths = np.frombuffer(body, "<u4", count).astype(np.int64)

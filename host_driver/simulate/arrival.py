@@ -26,6 +26,7 @@ class Receiver:
         self._opener = opener
         self._pieces = Pieces()
         self._coming: defaultdict[bytes, list[Seen]] = defaultdict(list)
+        self._rested = -1  # the last step in which everything came to rest
 
     def arrived(self, seen: Seen, tracks: Tracks) -> None:
         """Judge a frame: sets `into`, `fate`, `number_in` and `arrived`."""
@@ -61,14 +62,16 @@ class Receiver:
 
     def brought(self, packet: bytes) -> tuple[Seen | None, bool]:
         """The frame that brought a packet to the stack, and whether it had brought it before. Of
-        frames with the same packet it is one of the last step: those before may have got lost."""
+        frames with the same packet it is the first that may still come; those that had not when
+        all was at rest are lost, or, under faults, late."""
         candidates = self._coming.get(packet)
         if not candidates:
             return None, False
         fresh = [seen for seen in candidates if not seen.delivered]
         taken = [seen for seen in fresh if seen.fate in (Fate.TAKEN, Fate.CLEAR)]
         if fresh:
-            return max(taken or fresh, key=lambda seen: seen.step), False
+            coming = [seen for seen in taken or fresh if seen.step > self._rested]
+            return coming[0] if coming else max(taken or fresh, key=lambda seen: seen.step), False
         return candidates[-1], True
 
     def brought_changed(self, packet: bytes) -> bool:
@@ -83,6 +86,10 @@ class Receiver:
             for way, coming in self._coming.items()
             for seen in coming
         )
+
+    def rest(self, step: int) -> None:
+        """Nothing moves any more."""
+        self._rested = step
 
     def forget(self, before_step: int) -> None:
         """Let go of frames that nobody can deliver any more."""

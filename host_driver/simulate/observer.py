@@ -164,6 +164,9 @@ class Observer:
             if seen is not None:
                 seen.delivered += 1
                 _delivered(seen)
+        if step.settled:
+            for receiver in self._receivers:
+                receiver.rest(step.number)
 
     def brought_changed(self, one: Delivered) -> bool:
         """See `Receiver.brought_changed`."""

@@ -39,11 +39,29 @@ def test_of_frames_with_the_same_packet_the_last_one_brought_it() -> None:
     lost, come, beside = (
         Seen(Frame(bytes(14) + packet, 0, 0, 1), step, packet, parse(packet)) for step in (3, 9, 9)
     )
-    for seen in (lost, come, beside):
+    receiver.arrived(lost, Tracks())
+    receiver.rest(8)
+    for seen in (come, beside):
         receiver.arrived(seen, Tracks())
     assert receiver.brought(packet) == (come, False)
     come.delivered += 1
     assert receiver.brought(packet)[0] is beside
+
+
+def test_of_frames_with_the_same_packet_that_are_all_on_their_way_the_first_one_brought_it() -> (
+    None
+):
+    packet = udp(b"", 9, 10, "10.1.0.1", "10.1.0.2")
+    receiver = Receiver(1, Opener())
+    receiver.rest(2)
+    both = [
+        Seen(Frame(bytes(14) + packet, 0, 0, 1), step, packet, parse(packet)) for step in (3, 4)
+    ]
+    for seen in both:
+        receiver.arrived(seen, Tracks())
+    for seen in both:
+        assert receiver.brought(packet) == (seen, False)
+        seen.delivered += 1
 
 
 def test_a_bit_of_an_unprotected_header_may_flip() -> None:

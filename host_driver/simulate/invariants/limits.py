@@ -182,6 +182,7 @@ def event_loss_tolerated(ev: Evidence) -> Iterator[str]:
 def told_where_they_are(ev: Evidence) -> Iterator[str]:
     """An SA expires hard with exactly its hard limit of packets counted, soft not before the soft
     one, where packets alone can expire it; and not before its time, where time alone can."""
+    stale = ev.may_break("card.counters", kinds=("stale",))  # told with the count that was read
     for one in ev.told_of:
         track = one.track
         if track is None or track.sa.updates or ev.lived(track.sa):
@@ -190,7 +191,7 @@ def told_where_they_are(ev: Evidence) -> Iterator[str]:
             continue  # its sequence numbers are used up: that expires it, too (RFC 4303 3.3.3)
         if _early(ev, track, kind := "hard" if one.hard else "soft"):
             yield f"{track} told its {kind} limit before its time, {track.sa.limits}"
-        if not _packets_alone(track.sa) or ev.misread(track):
+        if not _packets_alone(track.sa) or ev.misread(track) or stale:
             continue
         packets, limits = one.expire.state.curlft.packets, track.sa.limits
         if one.hard and packets != limits.hard_packets:

@@ -70,7 +70,7 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_length, verdi
         d = descriptors[i]
         large = d["flags"] & _SEGMENT != 0
         mss, payload, count = np.int64(d["handle"]), 0, 1
-        whole = (0, 0, 0, 0)
+        whole = (0, 0, 0, 0, 0)
         length = -_FLUSHED
         if not failed:
             into = t.large if large else t.frame
@@ -80,7 +80,7 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_length, verdi
                 if count < 0:
                     length, count = count, 1
                 p = t.packet[0]
-                whole = (p.family, p.proto, p.upper, p.end)
+                whole = (p.family, p.proto, p.upper, p.upper_nh, p.end)
             failed = length == -_DESCRIPTOR
         if sent + count > out_length.shape[0]:
             break

@@ -22,6 +22,7 @@ HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60
 ICMP, TCP, UDP, DCCP, ESP, ICMPV6, NO_NEXT, SCTP, UDPLITE = 1, 6, 17, 33, 50, 58, 59, 132, 136
 WITH_PORTS, WITH_TYPES = (TCP, UDP, SCTP, DCCP, UDPLITE), (ICMP, ICMPV6)
 UDP_BYTES = 8
+TCP_CHECK_AT, UDP_CHECK_AT = 16, 6  # within the headers
 
 # PACKET.fragment: none; the first; a later one, without ports; one of unknown upper protocol.
 WHOLE, FIRST, LATER, UNKNOWN = 0, 1, 2, 3
@@ -231,8 +232,19 @@ def write_udp(buf, at, sport, dport, length):
 
 
 @inline
+def finish_upper(buf, at, family, proto, upper, end):
+    """The checksum of TCP or UDP at buf[upper:end], over its pseudo header (RFC 9293 3.1, RFC 768,
+    RFC 8200 8.1); frame at buf[at]. Of UDP it is never 0, which would mean none."""
+    place = upper + (TCP_CHECK_AT if proto == TCP else UDP_CHECK_AT)
+    store16(buf, place, 0)
+    ip = at + IP_AT
+    addresses, size = (ip + 12, 8) if family == AF_INET else (ip + 8, 32)
+    total = add_words(buf, addresses, size, proto + end - upper)
+    checksum = fold(add_words(buf, upper, end - upper, total))
+    store16(buf, place, 0xFFFF if proto == UDP and checksum == 0 else checksum)
+
+
+@inline
 def finish_udp6(buf, at, udp, length):
-    """The UDP checksum over IPv6, where it must not be 0 (RFC 8200 8.1); frame at buf[at]."""
-    addresses = add_words(buf, at + IP_AT + 8, 32, length + UDP)
-    checksum = fold(add_words(buf, udp, length, addresses))
-    store16(buf, udp + 6, checksum if checksum else 0xFFFF)
+    """The UDP checksum over IPv6, where there must be one; frame at buf[at]."""
+    finish_upper(buf, at, AF_INET6, UDP, udp, udp + length)

@@ -7,16 +7,10 @@ in:  every frame that came, and every frame that a gap shows as lost, gives one 
 
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from proto.frame import FrameError, Kind, Message, pack_parts
 from proto.limits import MTU_DEFAULT, WIRE_CREDITS
 from proto.link.ring import Consumer, Producer
 from proto.wire import Frames
-
-Bytes = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.int64]
 
 
 class Arrival(NamedTuple):

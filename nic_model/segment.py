@@ -20,9 +20,8 @@ from nic_model.packet import (
     TCP,
     UDP,
     UDP_BYTES,
-    add_words,
     finish_ip,
-    fold,
+    finish_upper,
     parse,
 )  # fmt: skip
 from proto.limits import FRAME_MAX_BYTES, GSO_MAX_SEGMENTS
@@ -33,8 +32,8 @@ _MALFORMED, _DESCRIPTOR, _TOO_LONG = int(Drop.MALFORMED), int(Drop.DESCRIPTOR), 
 _TCP_BYTES = 20
 _IPV4_END, _IPV4_NOP, _LOOSE, _STRICT = 0, 1, 131, 137
 _CWR, _PSH_FIN = 0x80, 0x09
-_SEQ_AT, _OFFSET_AT, _FLAGS_AT, _TCP_CHECK_AT = 4, 12, 13, 16
-_UDP_LENGTH_AT, _UDP_CHECK_AT = 4, 6
+_SEQ_AT, _OFFSET_AT, _FLAGS_AT = 4, 12, 13
+_UDP_LENGTH_AT, _ID_AT = 4, 4
 
 
 @inline
@@ -95,8 +94,8 @@ def _source_routed(buf, p):
 @inline
 def cut(t, whole, payload, mss, k, count):
     """Write piece `k` of `count` to t.frame; `whole` is what t.packet[0] said of the frame in
-    t.large, as (family, proto, upper, end). Returns the length of the piece."""
-    family, proto, upper, end = whole
+    t.large, as (family, proto, upper, upper_nh, end). Returns the length of the piece."""
+    family, proto, upper, upper_nh, end = whole
     start = payload + k * mss
     size = min(mss, end - start)
     copy(t.frame, 0, t.large, 0, payload)
@@ -113,20 +112,7 @@ def cut(t, whole, payload, mss, k, count):
     else:
         store16(t.frame, upper + _UDP_LENGTH_AT, length - upper)
     if family == AF_INET:
-        store16(t.frame, IP_AT + 4, load16(t.frame, IP_AT + 4) + k)
-        finish_ip(t.frame, 0, family, length, IP_AT + 9, proto)
-    else:
-        store16(t.frame, IP_AT + 4, length - IP_AT - IPV6_BYTES)
-    _checksum(t.frame, family, proto, upper, length)
+        store16(t.frame, IP_AT + _ID_AT, load16(t.frame, IP_AT + _ID_AT) + k)
+    finish_ip(t.frame, 0, family, length, upper_nh, proto)
+    finish_upper(t.frame, 0, family, proto, upper, length)
     return length
-
-
-@inline
-def _checksum(frame, family, proto, upper, length):
-    """The upper layer's, over its pseudo header (RFC 9293 3.1, RFC 768, RFC 8200 8.1)."""
-    at = upper + (_TCP_CHECK_AT if proto == TCP else _UDP_CHECK_AT)
-    store16(frame, at, 0)
-    addresses, size = (IP_AT + 12, 8) if family == AF_INET else (IP_AT + 8, 32)
-    total = add_words(frame, addresses, size, proto + length - upper)
-    checksum = fold(add_words(frame, upper, length - upper, total))
-    store16(frame, at, 0xFFFF if proto == UDP and checksum == 0 else checksum)

@@ -11,6 +11,7 @@ from scapy.packet import Packet, Raw
 
 from host_driver.lab import Lab
 from proto.status import OffloadError
+from support.segments import expected
 
 A, B, A6, B6 = "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"
 KEY = "0x" + bytes(range(20)).hex()
@@ -25,18 +26,9 @@ HEADS: dict[str, Packet] = {
 KINDS = ("clear", "packet", "crypto", "software")
 
 
-def pieces(head: Packet, payload: bytes = PAYLOAD) -> list[bytes]:
-    """What arrives, built anew; lengths and checksums are scapy's."""
-    made = []
-    for number, first in enumerate(range(0, len(payload), MSS)):
-        one = head.copy() / Raw(payload[first : first + MSS])
-        if IP in one:
-            one[IP].id += number
-        if TCP in one:
-            one[TCP].seq += first
-            one[TCP].flags = "PA" if first + MSS >= len(payload) else "A"
-        made.append(bytes(one))
-    return made
+def pieces(head: Packet) -> list[bytes]:
+    """What arrives of it."""
+    return expected(head, PAYLOAD, MSS)
 
 
 def protect(lab: Lab, kind: str, limit: str = "") -> None:
@@ -252,5 +244,5 @@ def test_under_faults_nothing_leaves_in_clear_or_twice(fault: dict[str, object])
         frames = [frame.data for frame in lab.wire.frames()]
         assert len({frame[34:42] for frame in frames}) == len(frames)
         assert {frame[23] for frame in frames} == {50}
-        expected = 160 if fault["kind"] == "stall" else 80
-        assert len(got) == expected and set(got) <= set(pieces(HEADS["tcp4"]))
+        whole = 160 if fault["kind"] == "stall" else 80
+        assert len(got) == whole and set(got) <= set(pieces(HEADS["tcp4"]))

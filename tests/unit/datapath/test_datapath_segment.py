@@ -13,6 +13,7 @@ from host_driver import gso
 from proto.layouts import DESCRIPTOR, TxFlag
 from proto.link.dma import tx_offset
 from proto.status import Drop
+from support.segments import expected
 
 ETHERNET = bytes.fromhex("020000000002020000000001")
 PAYLOAD = bytes(index * 7 & 0xFF for index in range(5000))
@@ -28,25 +29,6 @@ HEADS: dict[str, Packet] = {
     "way over": IPv6(src="fd00::1", dst="fd00::2") / IPv6ExtHdrRouting(
         addresses=["fd00::3"], segleft=0) / UDP(sport=1, dport=2),
 }  # fmt: skip
-
-
-def expected(head: Packet, payload: bytes, mss: int) -> list[bytes]:
-    """Each piece built anew; lengths and checksums are scapy's."""
-    pieces = []
-    for first in range(0, len(payload), mss):
-        piece = head.copy() / Raw(payload[first : first + mss])
-        if IP in piece:
-            piece[IP].id = (piece[IP].id + first // mss) & 0xFFFF
-        if TCP in piece:
-            flags = str(piece[TCP].flags)
-            if first:
-                flags = flags.replace("C", "")
-            if first + mss < len(payload):
-                flags = flags.replace("P", "").replace("F", "")
-            piece[TCP].flags = flags
-            piece[TCP].seq = (piece[TCP].seq + first) & 0xFFFF_FFFF
-        pieces.append(bytes(piece))
-    return pieces
 
 
 def framed(packet: bytes) -> bytes:

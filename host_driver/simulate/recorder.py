@@ -54,6 +54,9 @@ class Recorder:
             step.snapshots = [
                 self._snapshot(host, card, listed=listed) for host, card in enumerate(cards)
             ]
+            heard = [self._hear(step, host) for host in range(self._ledger.hosts)]
+            if any(heard):  # a timer ran out meanwhile: the answers are not of one moment
+                step.settled, step.snapshots = False, []
         step.frames = self._lab.wire.frames(self._frames)
         self._frames += len(step.frames)
         step.wire = self._lab.wire.counters()
@@ -103,13 +106,19 @@ class Recorder:
         handle, now_ns = self._lab.hosts[host], self._lab.now_ns()
         packets = self._ask(host, handle.receive) or []
         step.delivered += [Delivered(step.number, host, packet, now_ns) for packet in packets]
-        messages = self._ask(host, handle.notifications) or []
-        step.notices += [Notice(step.number, host, message, now_ns) for message in messages]
-        self._follow_expiries(step, host, messages)
+        self._hear(step, host)
         calls = self._ask(host, lambda: handle.trace(self._calls[host])) or []
         done = next((n for n, call in enumerate(calls) if call["result"] is None), len(calls))
         step.trace.append(calls[:done])
         self._calls[host] += done
+
+    def _hear(self, step: Step, host: int) -> bool:
+        """What a core has told since it was heard last; whether that was anything."""
+        messages = self._ask(host, self._lab.hosts[host].notifications) or []
+        now_ns = self._lab.now_ns()
+        step.notices += [Notice(step.number, host, message, now_ns) for message in messages]
+        self._follow_expiries(step, host, messages)
+        return bool(messages)
 
     def _follow_expiries(self, step: Step, host: int, messages: list[bytes]) -> None:
         """A key manager stops counting on an SA that expired hard."""

@@ -111,16 +111,17 @@ class CardObjects:
         self._doubt = doubt
         self._known: dict[int, CardObject] = {}
         self._named: dict[tuple[ObjectKind, int], CardObject] = {}
+        self._adopted: dict[CardObject, None] = {}  # of no cookie of ours
         self._last_cookie = 0
         self.ended = 0  # how many have come and gone
         self.resets = 0  # how often the card was emptied
 
     def __iter__(self) -> Iterator[CardObject]:
         """All of them, oldest first, adopted ones last; as they are now."""
-        return iter(list(dict.fromkeys([*self._known.values(), *self._named.values()])))
+        return iter([*self._known.values(), *self._adopted])
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._known) + len(self._adopted)
 
     def of(self, cookie: int) -> CardObject | None:
         """The object that was made with a cookie, until it is GONE."""
@@ -239,6 +240,7 @@ class CardObjects:
     def adopt(self, kind: ObjectKind, info: ObjectInfo) -> CardObject:
         """An object on the card that nobody knows, so that it can be retired."""
         one = CardObject(kind, info.cookie, info.uses)
+        self._adopted[one] = None
         self._name(one, info.handle, info.generation)
         return one
 
@@ -310,6 +312,7 @@ class CardObjects:
 
     def _end(self, one: CardObject) -> None:
         one.life = Life.GONE
+        self._adopted.pop(one, None)
         if self._known.get(one.cookie) is one:
             self.ended += 1
             del self._known[one.cookie]

@@ -33,13 +33,15 @@ class Frames:
     @classmethod
     def unpack(cls, body: bytes | memoryview, count: int) -> Self:
         """The body of a WIRE message, which stays where it is and is only read. Raises FrameError
-        when the announced lengths do not add up to it."""
+        when the announced lengths do not add up to it, or announce nothing."""
+        if not count:
+            raise FrameError("a WIRE message without frames")
         if len(body) < 4 * count:
             raise FrameError(f"{count} frame lengths do not fit a body of {len(body)} bytes")
         lengths = np.frombuffer(body, "<u4", count).astype(np.int64)
         data = np.frombuffer(memoryview(body).toreadonly(), np.uint8, offset=4 * count)
         total = int(lengths.sum())
-        if total != len(data) or (count and int(lengths.max()) > FRAME_MAX_BYTES):
+        if total != len(data) or int(lengths.max()) > FRAME_MAX_BYTES:
             raise FrameError(f"frame lengths add up to {total}, {len(data)} bytes came")
         return cls(lengths, data)
 

@@ -163,7 +163,7 @@ def test_dma_file_is_private_and_its_size_is_checked(tmp_path):
         Dma.open(path)
 
 
-@given(st.lists(st.binary(max_size=50), max_size=10))
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=10))
 def test_wire_batches_round_trip(frames):
     assert unpack_frames(pack_frames(frames), len(frames)) == frames
 
@@ -171,7 +171,7 @@ def test_wire_batches_round_trip(frames):
 def test_wire_batch_layout_and_refusals():
     body = pack_frames([b"ab", b"c"])
     assert body == bytes.fromhex("02000000 01000000") + b"abc"
-    for bad, count in ((body[:-1], 2), (body + b"x", 2), (body, 9)):
+    for bad, count in ((body[:-1], 2), (body + b"x", 2), (body, 9), (b"", 0)):
         with pytest.raises(FrameError):
             Frames.unpack(bad, count)
 

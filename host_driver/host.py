@@ -145,8 +145,7 @@ class Host:
         self.edge.release()
         if self._timers.may_run("command", self.mailbox.deadline_ns(), now_ns):
             self.mailbox.expire(now_ns)
-        if self._timers.may_run("core", self._timer_ns(), now_ns):
-            self.net.run_timers()
+        self.run_core_timers()
         self._tick()
 
         self._run()
@@ -155,6 +154,11 @@ class Host:
             pulse.complete()
         self._run()
         return self.edge.take()
+
+    def run_core_timers(self) -> None:
+        """Those that are due: a hard limit's is due as soon as it was found."""
+        if self._timers.may_run("core", self._timer_ns(), self._now_ns):
+            self.net.run_timers()
 
     def deadline_ns(self) -> int | None:
         """When a timer, a timeout, the reconcile tick or a heartbeat is due."""

@@ -70,8 +70,10 @@ def test_the_card_tells_what_it_raised_until_it_boots_anew(card):
     assert manage(card, m.Events()).value == raised
     assert manage(card, m.Events(1)).value == raised[1:]
     card.firmware.life.reset_function()
+    card.firmware.step(0, [])
     assert manage(card, m.Events()).value == raised
     card.firmware.power_on(2)
+    card.firmware.step(0, [])
     assert manage(card, m.Events()).value == []
 
 

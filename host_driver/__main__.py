@@ -82,6 +82,7 @@ def _serve(options: argparse.Namespace) -> int:
     if options.curve_secret is not None:
         curve = Curve.load(options.curve_secret, options.curve_peer)
     dma = Dma.private() if options.dma == INLINE else Dma.open(Path(options.dma))
+    clock = RealClock()
     host = Host(
         options.name,
         options.mac,
@@ -92,11 +93,12 @@ def _serve(options: argparse.Namespace) -> int:
         options.profile,
         # Two labs may be given one seed and one key: their IVs must differ.
         random.Random(secrets.randbits(256)),
+        clock.now_ns,
     )
     with Hub(curve) as hub:
         endpoints = hub.connect_link(options.link)
         endpoints[Channel.CONTROL] = hub.connect(options.control, wipe=True)
-        return run(host, endpoints, RealClock(), lifeline())
+        return run(host, endpoints, clock, lifeline())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -45,7 +45,8 @@ class NetlinkTogether(Query):
 
 
 class Notifications(Query):
-    """-> Answer.blobs: multicast messages since the last call."""
+    """-> Answer.blobs: multicast messages since the last call; Answer.value: when the core sent
+    each, in ns since the Unix epoch."""
 
 
 class Listen(Query):

@@ -10,7 +10,7 @@ its card is in `driver.probe`.
 import errno
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from host_driver.driver.edge import Edge, Output
@@ -51,7 +51,8 @@ class Host:
     """One host with one card behind it: devices lo and nic0.
 
     `mac` and `peer_mac` are 6 bytes; `driver` is "package.module:Class" or None. `iv_rng` draws
-    what makes IVs, and epochs; without it `seed` does, which is for simulated hosts only. Raises
+    what makes IVs, and epochs; without it `seed` does, which is for simulated hosts only. With
+    `clock_ns` notifications tell the time within a step, else that of the step. Raises
     OffloadError(EINVAL) for a driver or kernel profile that is not there.
     """
 
@@ -65,6 +66,7 @@ class Host:
         driver: str | None = None,
         profile: str = LATEST.name,
         iv_rng: random.Random | None = None,
+        clock_ns: Callable[[], int] | None = None,
     ) -> None:
         self.name = name
         self.driver_name = driver or "reference"
@@ -84,7 +86,7 @@ class Host:
         self._timers = Timers(self.faults)
         self.trace = Trace()
         self.received = PacketSocket(self.counters)
-        self.notifications = Notifications(self.counters)
+        self.notifications = Notifications(self.counters, clock_ns or self.now_ns)
         self.clear_side = ClearSide()
         self.running = Running()
         self.sched = Scheduler()
@@ -143,8 +145,7 @@ class Host:
         self.edge.release()
         if self._timers.may_run("command", self.mailbox.deadline_ns(), now_ns):
             self.mailbox.expire(now_ns)
-        if self._timers.may_run("core", self._timer_ns(), now_ns):
-            self.net.run_timers()
+        self.run_core_timers()
         self._tick()
 
         self._run()
@@ -153,6 +154,11 @@ class Host:
             pulse.complete()
         self._run()
         return self.edge.take()
+
+    def run_core_timers(self) -> None:
+        """Those that are due: a hard limit's is due as soon as it was found."""
+        if self._timers.may_run("core", self._timer_ns(), self._now_ns):
+            self.net.run_timers()
 
     def deadline_ns(self) -> int | None:
         """When a timer, a timeout, the reconcile tick or a heartbeat is due."""

@@ -6,7 +6,7 @@ one answer, so a user asks until nothing is left.
 """
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from proto.limits import (
     MESSAGE_MAX_BYTES,
@@ -75,11 +75,13 @@ class PacketSocket:
 
 class Notifications:
     """Multicast messages of the core; `groups` are those listened to, at first every one, and
-    `room` the messages that the listener's buffer takes."""
+    `room` the messages that the listener's buffer takes. `now_ns` tells when one is sent."""
 
-    def __init__(self, counters: Counter[str]) -> None:
+    def __init__(self, counters: Counter[str], now_ns: Callable[[], int]) -> None:
         self._counters = counters
+        self._now_ns = now_ns
         self._messages: deque[bytes] = deque()
+        self._times_ns: deque[int] = deque()  # of the messages, one each
         self.groups = frozenset(Group)
         self.room = NOTIFICATION_QUEUE
         self.sent = 0
@@ -96,12 +98,14 @@ class Notifications:
             self._counters["notification_overrun"] += 1
             return 0
         self._messages.append(message)
+        self._times_ns.append(self._now_ns())
         self.sent += 1
         return 1
 
-    def take(self) -> list[bytes]:
-        """Messages since the last call, oldest first."""
-        return _take(self._messages, NOTIFICATION_QUEUE)
+    def take(self) -> tuple[list[bytes], list[int]]:
+        """Messages since the last call, oldest first, and the time of each."""
+        messages = _take(self._messages, NOTIFICATION_QUEUE)
+        return messages, [self._times_ns.popleft() for _ in messages]
 
 
 class ClearSide:

@@ -103,8 +103,10 @@ class Intake:
         self._host.edge.arrived(raw, message, self._then(self._host.records.arrived))
 
     def count_sas(self, records: npt.NDArray[np.void]) -> None:
-        """Counter records, for the driver."""
+        """Counter records, for the driver; an SA that they end does not wait for the packets of
+        others that came with them."""
         self._host.driver_hook("handle_counters", records)
+        self._host.run_core_timers()
 
     def read_everything(self) -> None:
         """Something got lost: the driver finds out what."""

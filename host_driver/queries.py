@@ -149,7 +149,8 @@ class Queries:
         return Answer(0, blobs=blobs, value=self._last_dump)
 
     def _notifications(self, query: control.Notifications) -> Answer:
-        return Answer(0, blobs=self._host.notifications.take())
+        messages, times_ns = self._host.notifications.take()
+        return Answer(0, blobs=messages, value=times_ns)
 
     def _listen(self, query: control.Listen) -> Answer:
         groups = frozenset(Group)

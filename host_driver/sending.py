@@ -19,7 +19,7 @@ from host_driver import control, gso
 from host_driver.control import Answer
 from host_driver.driver.tx_queue import TX_TIMEOUT_NS
 from host_driver.driver.tx_slots import Run
-from host_driver.sleep import Sleep, wait
+from host_driver.sleep import Completion, Sleep, wait
 from host_driver.xfrm.burst import NO_KEY, SMALL, Burst, Ints
 from host_driver.xfrm.flow_table import UNKNOWN
 from proto.limits import BURST, GENERATE_MAX
@@ -27,8 +27,6 @@ from proto.status import OffloadError
 
 if TYPE_CHECKING:
     from host_driver.host import Host
-
-BURSTS_IN_A_ROW = 8  # of the traffic source, until others have their turn
 
 
 class Traffic:
@@ -68,7 +66,7 @@ class Traffic:
         round_and_round = np.arange(different + BURST) % different
         began_ns = host.now_ns()
         accepted, refused = 0, Counter[int]()
-        for number, first in enumerate(range(0, count, BURST), 1):
+        for first in range(0, count, BURST):
             order = round_and_round[first % different :][: min(BURST, count - first)]
             while host.nic.tx_space() < len(order):  # so that bursts stay whole in the queue
                 yield from wait(host.space())
@@ -77,8 +75,8 @@ class Traffic:
             accepted += good
             if good < len(errnos):
                 refused.update(filter(None, errnos))
-            if number % BURSTS_IN_A_ROW == 0:
-                yield from wait(host.pulse(host.now_ns()))
+            # One burst a step: what comes meanwhile, events above all, must not wait for many.
+            yield from wait(Completion(host.now_ns() + 1))
         drained = host.tx.drained()
         drained.deadline_ns = host.now_ns() + TX_TIMEOUT_NS
         yield from wait(drained)
@@ -108,7 +106,7 @@ class Sending:
             self._needs = gso.needs(packets, gso_size)
             self._room = [gso.room(one, gso_size) for one in packets]
         self._found: Ints = np.zeros(len(packets), np.int64)  # their entries of the table
-        self._version = -1  # of the table, when it was asked
+        self._asked: Ints = np.full(len(packets), -1, np.int64)  # in which version of it
 
     def run(self, order: Ints) -> Sleep[list[int]]:
         """Send the packets of these numbers, each as often as it is there, and sleep while the
@@ -126,10 +124,10 @@ class Sending:
         """A run of packets that the table knows, as long as there is room, or one that it does
         not; -> their errnos, none of what must be looked at again."""
         table, number = self._table, int(order[0])
-        if self._version != table.version and (self._version < 0 or self._keys[number] in table):
-            self._version = table.version
-            self._found = table.find(self._keys, self._longest)
-        known = self._version == table.version and self._found[number] != UNKNOWN
+        known = self._keys[number] in table
+        if known:
+            self._find(order)
+            known = self._found[number] != UNKNOWN
         cut = self._needs is None or not self._needs <= self._host.nic.features  # by the host
         if not known or cut or self._host.clear_side.on:
             return [self._one(number)]
@@ -137,8 +135,9 @@ class Sending:
         found = self._found[order]
         if not found.all():
             order, found = (these[: int(found.argmin())] for these in (order, found))
+        version = table.version
         table.refresh()
-        if self._version != table.version or not table.use(found):
+        if version != table.version or not table.use(found):
             return []  # it is empty now
         burst = self._burst
         self._host.tx.enqueue_run(
@@ -148,6 +147,15 @@ class Sending:
             )
         )  # fmt: skip
         return [0] * len(order)
+
+    def _find(self, order: Ints) -> None:
+        """Look for those packets that the table was not asked about in this version. Only these:
+        the table changes with every SA that comes or goes, and templates may be many."""
+        asked = order[self._asked[order] != self._table.version]
+        if len(asked):
+            keys = [self._keys[number] for number in asked.tolist()]
+            self._found[asked] = self._table.find(keys, self._longest[asked])
+            self._asked[asked] = self._table.version
 
     def _one(self, number: int) -> int:
         """One packet on the long way; its errno."""

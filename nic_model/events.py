@@ -15,6 +15,7 @@ from collections import deque
 import msgspec
 
 from nic_model.asking import Asking, number
+from nic_model.event_log import EventLog
 from proto.events import Event, EventType
 from proto.frame import INDEX_MASK, Channel, Kind, Message, pack
 from proto.link.ring import RingError, distance
@@ -27,7 +28,10 @@ Output = list[tuple[Channel, bytes]]
 
 
 class EventQueue:
-    """`size` entries, and room for OVERRUN. `overran`: the ring was full since the last restart."""
+    """`size` entries, and room for OVERRUN. `overran`: the ring was full since the last restart.
+
+    `log` has every event as it was raised, whatever ring and faults then made of its entry.
+    """
 
     def __init__(self, size: int, asking: Asking) -> None:
         self.counters = dict.fromkeys(
@@ -35,6 +39,7 @@ class EventQueue:
         )
         self._size = size
         self._asking = asking
+        self.log = EventLog()
         self.restart(0)
 
     def restart(self, epoch: int, index: int = 0) -> None:
@@ -53,8 +58,9 @@ class EventQueue:
         """Number of the next entry."""
         return (self._first + len(self._entries)) & INDEX_MASK
 
-    def post(self, event: Event) -> None:
+    def post(self, event: Event, spi: int = 0) -> None:
         """Write an entry, unless it would say nothing new or finds no room."""
+        self.log.note(self._asking.now_ns, event, spi)
         if self._asking.armed:
             self._post_broken(event)
         else:
@@ -112,6 +118,7 @@ class EventQueue:
     def flush(self) -> Output:
         """The interrupt, where one is due."""
         if self._lost and OVERRUN not in self._entries:
+            self.log.note(self._asking.now_ns, OVERRUN)
             self._entries.append(OVERRUN)
             self._lost = False
         if not self._armed or not self._entries:

@@ -69,8 +69,9 @@ class Firmware:
         )  # fmt: skip
         self.command_faults = CommandFaults(self.faults, self.objects)
         self.management = Management(
-            name, caps, self.faults, self.objects.census, self.all_counters, self.life
-        )
+            name, caps, self.faults, self.objects.census, self.all_counters,
+            self.events.log.entries, self.life,
+        )  # fmt: skip
         self._now_ns = 0
         self._hung_until_ns: int | None = None
         self._backlog: list[tuple[Channel, bytearray]] = []  # the first one is what made it hang
@@ -296,6 +297,7 @@ class Firmware:
         for counters in (self.counters, self.events.counters, *self.queues.all_counters):
             counters.update(dict.fromkeys(counters, 0))
         tables.forget_counters(self.objects.tables)
+        self.events.log.clear()
         self.port.restart(boot)
         hello = msgspec.structs.replace(self.greeting, boot=boot)
         self._output.append((Channel.WIRE, pack(Kind.HELLO, msgspec.msgpack.encode(hello))))

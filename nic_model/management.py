@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from nic_model.checks import Refused
+from nic_model.event_log import Raised
 from nic_model.life import Life
 from proto import management as m
 from proto.caps import Caps
@@ -30,7 +31,7 @@ class _Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Management:
-    """`census` and `counters` are asked when a request wants them."""
+    """`census`, `counters` and `events` are asked when a request wants them."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Management:
         faults: FaultTable,
         census: Callable[[], dict[str, int]],
         counters: Callable[[], dict[str, int]],
+        events: Callable[[int], list[Raised]],
         life: Life,
     ) -> None:
         self._name = name
@@ -46,6 +48,7 @@ class Management:
         self._faults = faults
         self._census = census
         self._counters = counters
+        self._events = events
         self._life = life
 
     def answer(self, message: Message) -> bytes:
@@ -70,6 +73,8 @@ class Management:
                 return self._census()
             case m.Counters():
                 return self._counters()
+            case m.Events():
+                return self._events(request.start)
             case m.Health():
                 return _described(self._life.record())
             case m.ResetCard():

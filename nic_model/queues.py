@@ -23,14 +23,14 @@ from proto.status import Status, Syndrome
 RECORDS_PER_MESSAGE = 4096
 
 Output = list[tuple[Channel, bytes]]
+Post = Callable[[Event, int], None]
 
 
 class Queues:
-    """Both queues of one card, between DMA memory and its port. `post` takes events."""
+    """Both queues of one card, between DMA memory and its port. `post` takes an event and the SPI
+    of the SA that it is about."""
 
-    def __init__(
-        self, t: Tables, dma: Dma, port: Port, asking: Asking, post: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, t: Tables, dma: Dma, port: Port, asking: Asking, post: Post) -> None:
         self.port = port
         self.tx = TxQueue(t, dma, port, asking)
         self.rx = RxQueue(t, dma, port, asking, self._rx_failed)
@@ -119,13 +119,13 @@ class Queues:
         self._collect_events()
 
     def _rx_failed(self, syndrome: CompletionError) -> None:
-        self._post(Event(EventType.QUEUE_ERROR, QueueId.RX, syndrome))
+        self._post(Event(EventType.QUEUE_ERROR, QueueId.RX, syndrome), 0)
 
     def _collect_events(self) -> None:
         """Name the SAs at once: a later command of this step may destroy them."""
         for row, kind in tables.drain_events(self._t):
-            generation = int(self._t.sa[row]["generation"])
-            self._post(Event(kind, tables.handle_of(row, generation), generation))
+            generation, spi = int(self._t.sa[row]["generation"]), int(self._t.sa[row]["spi"])
+            self._post(Event(kind, tables.handle_of(row, generation), generation), spi)
 
     def flush(self) -> Output:
         """What is to be sent: frames, then counters, then completions and received packets."""

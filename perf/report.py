@@ -87,6 +87,17 @@ def ring(found: Results) -> str:
     return table(keys, [tuple(row[key] for key in keys) for row in found["results"]])
 
 
+def events(found: Results) -> str:
+    """How long limits take from the card to the user."""
+    times = ("median", "p90", "p99", "max")
+    cells = [
+        (f"{name}, {side}", *(case[side].get("ms", {}).get(time, "") for time in times),
+         case[side]["events"], case[side]["lost"], spread(case["packets_per_s"]))
+        for name, case in found["results"].items() for side in ("tx", "rx")
+    ]  # fmt: skip
+    return table((found["unit"], *times, "events", "lost", "packets per s"), cells)
+
+
 def scale(found: Results) -> str:
     """What a packet costs the card as its tables grow."""
     drawn, (axes,) = figure(1)
@@ -153,7 +164,7 @@ def seed_table(found: Results) -> str:
 
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "seed_table": seed_table, "esp": esp, "pipeline": pipeline, "scale": scale,
-    "netlink": netlink, "ring": ring,
+    "netlink": netlink, "ring": ring, "events": events,
 }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ COMMAND_TIMEOUT_MS = 2_000
 RESET_TIMEOUT_MS = 10_000  # of commands that empty the whole card
 LIST_PAGE = 256  # objects in one reply
 EVENT_QUEUE = 1024
+EVENT_LOG = 4096  # the last events that a card remembers for the lab
 RECONCILE_INTERVAL_MS = 1_000
 RECONCILE_BATCH = 256
 AUDIT_INTERVAL_MS = 60_000  # between looks at the whole card without any doubt

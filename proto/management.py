@@ -57,6 +57,13 @@ class Counters(Request):
     """-> dict: all counters of the card by name."""
 
 
+class Events(Request):
+    """-> list of (time_ns, type, handle, generation, spi): the last EVENT_LOG events that the card
+    raised since it booted, oldest first, without the first `start` of that boot."""
+
+    start: int = 0
+
+
 class Health(Request):
     """-> dict: state, boot, counter, epoch, syndrome, ext_synd, rfr."""
 
@@ -72,7 +79,7 @@ class ResetCard(Request):
 
 
 FaultRequest = AddFault | RemoveFault | ResetFaults | ListFaults | FaultLog
-AnyRequest = FaultRequest | Info | Census | Counters | Health | ResetCard
+AnyRequest = FaultRequest | Info | Census | Counters | Events | Health | ResetCard
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -27,7 +27,8 @@ def run_program(path: Path) -> Any:
 @click.argument("names", nargs=-1)
 @json_option
 def bench(names: tuple[str, ...], as_json: bool) -> None:
-    """Run the performance programs NAMES, or all: esp, netlink, pipeline, ring, scale, seed_table.
+    """Run the performance programs NAMES, or all: esp, events, netlink, pipeline, ring, scale,
+    seed_table.
 
     They come with the source only; `measure` tells of the machine, `ipsec_mb` of the library that
     esp is compared with. `perf/report.py` makes a page of the JSON.

@@ -10,6 +10,7 @@ from host_driver.lab.asking import World
 from host_driver.lab.life import PartyDown
 from host_driver.lab.record import Frame
 from proto import management
+from proto.events import EventType
 from proto.limits import BURST
 from proto.status import OffloadError
 
@@ -62,7 +63,15 @@ class HostHandle:
 
     def notifications(self) -> list[bytes]:
         """Multicast messages since the last call."""
-        return self._all(control.Notifications())
+        return [message for _, message in self.timed_notifications()]
+
+    def timed_notifications(self) -> list[tuple[int, bytes]]:
+        """The same, each behind the time at which the core sent it: ns since the Unix epoch, on the
+        clock that card and host of one machine share (virtual in the simulator)."""
+        taken: list[tuple[int, bytes]] = []
+        while (answer := self._ask(control.Notifications())).blobs:
+            taken += zip(answer.value, answer.blobs, strict=True)
+        return taken
 
     def listen(self, *groups: int, room: int | None = None) -> None:
         """Be a member of these multicast groups only; without any nobody hears the core. A host
@@ -214,6 +223,21 @@ class NicHandle:
     def census(self) -> dict[str, int]:
         """Live objects on the card, by kind."""
         return self._world.ask(self._number, control.Census()).values
+
+    def events(self, start: int = 0) -> list[dict[str, Any]]:
+        """The last EVENT_LOG events that the card raised since it booted, past its host, oldest
+        first: "time_ns" (of the step that raised it, as in `HostHandle.timed_notifications`),
+        "type" ("soft_limit", "hard_limit", "sequence", "overrun", "queue_error"), "spi" of the SA
+        ("0x1000"; "0x0": it is about none), "handle" and "generation" as the host hears them.
+        `start` skips that many. Raises OffloadError(EHOSTDOWN) for a card that is down."""
+        raised = self._world.ask_card(self._number, management.Events(start))
+        return [
+            {
+                "time_ns": time_ns, "type": EventType(kind).name.lower(), "spi": f"{spi:#x}",
+                "handle": handle, "generation": generation,
+            }
+            for time_ns, kind, handle, generation, spi in raised
+        ]  # fmt: skip
 
     def audit(self) -> dict[str, int]:
         """Let the driver compare the card with what should be there, and make it so; -> how many

@@ -23,6 +23,10 @@ _PR_SET_PDEATHSIG = 1
 _NS_PER_MS = 1_000_000
 POLL_MAX_MS = (1 << 31) - 1
 
+# Messages of the rings that one step gets: two bursts, each with its counters. A step with all that
+# fits the rings takes so long that events, commands and the user wait for it.
+RING_MESSAGES = 4
+
 # Keys arrive here: the host's netlink requests and the card's commands.
 _KEY_CHANNELS = frozenset((Channel.MAILBOX, Channel.CONTROL))
 
@@ -89,10 +93,16 @@ def run(
                 (channels[id(endpoint)], message)
                 for endpoint in ready
                 if isinstance(endpoint, Endpoint | Watch)
-                for message in endpoint.receive()
+                for message in _received(endpoint, channels[id(endpoint)])
             ]
             if any(_is_terminate(message) for _, message in inputs):
                 return 0
+
+
+def _received(source: Endpoint | Watch, channel: Channel) -> list[bytes]:
+    if channel is Channel.RINGS and isinstance(source, Endpoint):
+        return source.receive(RING_MESSAGES)
+    return source.receive()
 
 
 def timeout_ms(deadline_ns: int | None, now_ns: int) -> int | None:

@@ -141,11 +141,11 @@ class Endpoint:
             return False
         return True
 
-    def receive(self) -> list[bytes]:
-        """What waits, at most DRAIN_MESSAGES; with `wipe` as writable memoryviews."""
+    def receive(self, limit: int = DRAIN_MESSAGES) -> list[bytes]:
+        """What waits, at most `limit`; with `wipe` as writable memoryviews."""
         messages: list[bytes] = []
         try:
-            while len(messages) < DRAIN_MESSAGES:
+            while len(messages) < limit:
                 messages.append(self._receive_one())
         except zmq.Again:
             pass

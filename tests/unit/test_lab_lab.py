@@ -12,6 +12,7 @@ from host_driver.lab import Lab
 from proto.clock import NS
 from proto.limits import RING_SIZE
 from proto.status import OffloadError
+from proto.xfrm import Group
 
 ENDS = "src 10.0.0.1 dst 10.0.0.2"
 KEY = "0x" + bytes(range(20)).hex()
@@ -19,6 +20,7 @@ SA = (
     f"xfrm state add {ENDS} proto esp spi 0x1000 reqid 1 mode transport "
     f"aead 'rfc4106(gcm(aes))' {KEY} 128 offload packet dev nic0 dir "
 )
+LIMITS = " limit packet-soft 3 limit packet-hard 5"
 POLICY = (
     f"xfrm policy add {ENDS} offload packet dev nic0 "
     f"tmpl {ENDS} proto esp reqid 1 mode transport dir "
@@ -51,6 +53,33 @@ def test_packets_go_in_clear_and_come_out_equal_with_esp_between():
         assert frames[0].data[:12] == b.nic.mac + a.nic.mac
         assert lab.wire.frames(start=len(frames)) == []
         assert b.nic.counters()["rx_drop_no_buffer"] == 0
+
+
+def test_a_limit_is_told_with_its_times_by_card_and_core():
+    with Lab(hosts=2, seed=1) as lab:
+        protect(lab)
+        a, b = lab.hosts
+        assert a.ip(SA.replace("add", "update").replace(" mode", LIMITS + " mode") + "out").rc == 0
+        a.listen(Group.EXPIRE)
+        a.notifications()
+        before_ns = lab.now_ns()
+        for count in (3, 2):  # one look at both limits would tell of the hard one only
+            a.send(clear(count))
+            lab.settle()
+        events, messages = a.nic.events(), a.timed_notifications()
+        assert [(event["type"], event["spi"]) for event in events] == [
+            ("soft_limit", "0x1000"), ("hard_limit", "0x1000"),
+        ]  # fmt: skip
+        # struct xfrm_user_expire: `hard` stands behind 224 bytes of xfrm_usersa_info (UAPI-43).
+        assert [message[16 + 224] for _, message in messages] == [0, 1]
+        for event, (sent_ns, _) in zip(events, messages, strict=True):
+            assert before_ns <= event["time_ns"] <= sent_ns <= lab.now_ns()
+        assert a.nic.events(start=1) == events[1:]
+        assert (b.nic.events(), a.notifications(), a.timed_notifications()) == ([], [], [])
+        a.nic.kill()
+        with pytest.raises(OffloadError) as refused:
+            a.nic.events()
+        assert refused.value.errno == errno.EHOSTDOWN
 
 
 def play(seed: int, link: str = "ipc") -> tuple[object, ...]:

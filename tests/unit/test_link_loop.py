@@ -4,6 +4,7 @@
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from proto.clock import RealClock
 from proto.frame import Channel, Kind, pack
-from proto.link.loop import run, timeout_ms
+from proto.link.loop import RING_MESSAGES, run, timeout_ms
 from proto.link.zmq import Endpoint, Hub
 
 
@@ -21,6 +22,7 @@ class Fake:
     def __init__(self, *, stop_after: int | None = None, deadlines: int = 0) -> None:
         self.seen: list[tuple[Channel, bytes]] = []
         self.views: list[bytes] = []
+        self.channels: list[list[Channel]] = []  # of the messages of each step
         self.steps = 0
         self._stop_after = stop_after
         self._deadlines = deadlines
@@ -31,6 +33,7 @@ class Fake:
         self.steps += 1
         self.seen += [(channel, bytes(raw)) for channel, raw in inputs]
         self.views += [raw for _, raw in inputs]
+        self.channels.append([channel for channel, _ in inputs])
         if self.steps == self._stop_after:
             os.kill(os.getpid(), signal.SIGTERM)
         return [(channel, len(raw).to_bytes(4)) for channel, raw in inputs]
@@ -61,6 +64,22 @@ def test_messages_reach_the_party_by_channel_and_answers_go_back(ends) -> None:
     host[Channel.RINGS].send(b"abc")
     assert run(party, card, RealClock(), None) == 0
     assert party.seen == [(Channel.RINGS, b"abc")]
+
+
+def test_a_step_takes_some_messages_of_the_rings_and_all_others(ends) -> None:
+    card, host = ends
+    party = Fake(stop_after=4)
+    sent = [b"%d" % number for number in range(2 * RING_MESSAGES + 1)]
+    for message in sent:
+        assert host[Channel.RINGS].send(message)
+        assert host[Channel.EVENTS].send(message)
+    time.sleep(0.3)  # until all are there: nothing else tells how many wait
+    run(party, card, RealClock(), None)
+    assert [step.count(Channel.RINGS) for step in party.channels] == [
+        0, RING_MESSAGES, RING_MESSAGES, 1,
+    ]  # fmt: skip
+    assert [step.count(Channel.EVENTS) for step in party.channels] == [0, len(sent), 0, 0]
+    assert [raw for channel, raw in party.seen if channel is Channel.RINGS] == sent
 
 
 def test_malformed_messages_are_the_partys_business(ends) -> None:

@@ -72,6 +72,33 @@ def test_a_report_has_a_section_for_what_was_run(perf) -> None:
     assert "one &lt;of&gt; them" in page
 
 
+def test_events_and_expires_are_joined_by_sa_and_kind(perf) -> None:
+    events = perf("events")
+    wanted = {(spi, hard) for spi in (1, 2, 3) for hard in (False, True)}
+    raised = {
+        (1, False): 1_000_000, (1, True): 5_000_000, (2, False): 6_000_000, (2, True): 6_500_000,
+        (3, False): 7_000_000,
+    }  # fmt: skip
+    sent = {(1, False): 1_500_000, (1, True): 7_000_000, (2, True): 9_000_000}
+    delays_ms, counts = events.joined(wanted, raised, sent)
+    assert delays_ms == [0.5, 2.0, 3.0, 2.5]  # the third: by the EXPIRE of the hard limit
+    assert counts == {"limits": 6, "events": 5, "overtaken": 1, "lost": 1}
+
+
+def test_a_percentile_is_one_of_the_values(perf) -> None:
+    percentile = perf("events").percentile
+    values = [float(value) for value in range(200, 0, -1)]
+    assert (percentile(values, 90), percentile(values, 99)) == (180.0, 198.0)
+    assert percentile(values, 100) == 200.0
+    assert percentile([7.0], 99) == 7.0
+
+
+def test_flows_stand_evenly_in_the_bulk(perf) -> None:
+    assert perf("events").mixed(b"b", [b"1", b"2", b"3"], 9) == [
+        b"1", b"b", b"b", b"2", b"b", b"b", b"3", b"b", b"b",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["measure", "ipsec_mb", "pipeline", "ring"])
 def test_a_program_prints_json(name: str) -> None:
     command = [sys.executable, PERF / f"{name}.py"]

@@ -7,7 +7,9 @@ import pytest
 from nic_model.asking import Asking
 from nic_model.events import EventQueue
 from proto.events import Event, EventType
+from proto.faults import FaultSpec
 from proto.frame import Kind, Message, unpack
+from proto.limits import EVENT_LOG
 from proto.link.ring import RingError
 
 SOFT, HARD = EventType.SOFT_LIMIT, EventType.HARD_LIMIT
@@ -147,3 +149,37 @@ def test_the_index_wraps():
     arm(queue, 1)
     assert told(queue) == (1, [event(3)])
     assert queue.index == 2
+
+
+def test_the_log_has_what_was_raised_whatever_the_ring_made_of_it():
+    """Equal entries, those without room, and those that a fault takes away stand in it, too."""
+    asking = Asking()
+    queue = EventQueue(2, asking)
+    for asking.now_ns, handle in ((10, 1), (20, 1), (30, 2), (40, 3)):
+        queue.post(event(handle), 0x1000 + handle)
+    asking.table.add(FaultSpec(site="card.events", kind="drop"))
+    asking.now_ns = 50
+    queue.post(event(4, HARD, generation=7), 0x1004)
+    arm(queue, 0)
+    assert told(queue) == (0, [event(1), event(2), OVERRUN])
+    assert queue.log.entries() == [
+        (10, 1, 1, 1, 0x1001), (20, 1, 1, 1, 0x1001), (30, 1, 2, 1, 0x1002),
+        (40, 1, 3, 1, 0x1003), (50, 2, 4, 7, 0x1004), (50, 4, 0, 0, 0),
+    ]  # fmt: skip
+    assert queue.log.entries(4) == [(50, 2, 4, 7, 0x1004), (50, 4, 0, 0, 0)]
+    assert queue.log.entries(6) == []
+
+
+def test_the_log_outlives_the_host_and_is_bounded():
+    queue = EventQueue(4, Asking())
+    for handle in range(EVENT_LOG + 10):
+        queue.post(event(handle))
+    queue.restart(1)
+    assert len(queue.log.entries()) == EVENT_LOG
+    assert queue.log.entries()[0].handle == 10
+    assert [raised.handle for raised in queue.log.entries(EVENT_LOG + 8)] == [
+        EVENT_LOG + 8, EVENT_LOG + 9,
+    ]  # fmt: skip
+    assert queue.log.added == EVENT_LOG + 10
+    queue.log.clear()
+    assert (queue.log.entries(), queue.log.added) == ([], 0)

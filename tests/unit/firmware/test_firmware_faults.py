@@ -3,9 +3,12 @@
 
 import msgspec
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from proto import commands as c
 from proto import management as m
+from proto.events import EventType
 from proto.faults import FaultSpec
 from proto.frame import Channel, Kind, pack, unpack
 from proto.status import Status, Syndrome
@@ -56,6 +59,22 @@ def test_the_card_tells_what_it_is_and_has(card):
     card.make(c.CreateKey(KEY))
     assert manage(card, m.Census()).value == EMPTY | {"keys": 1}
     assert manage(card, m.Counters()).value == card.counters
+
+
+def test_the_card_tells_what_it_raised_until_it_boots_anew(card):
+    """(time, type, handle, generation, SPI): what the host hears, and the SA's own number."""
+    sa = card.protect(c.OUT, packets=5, soft_packets=3)
+    packet = IP(src="10.1.0.1", dst="10.1.0.2") / UDP() / bytes(40)
+    card.tx([bytes(Ether(dst="02:00:00:00:00:02") / packet)] * 8)
+    raised = [[0, EventType.SOFT_LIMIT, sa, 1, 0x1000], [0, EventType.HARD_LIMIT, sa, 1, 0x1000]]
+    assert manage(card, m.Events()).value == raised
+    assert manage(card, m.Events(1)).value == raised[1:]
+    card.firmware.life.reset_function()
+    card.firmware.step(0, [])
+    assert manage(card, m.Events()).value == raised
+    card.firmware.power_on(2)
+    card.firmware.step(0, [])
+    assert manage(card, m.Events()).value == []
 
 
 def test_faults_come_and_go_and_are_told(card):

@@ -301,6 +301,7 @@ class Ledger:
         self.policies: list[PolicyAsked] = []
         self.armed: list[Armed] = []
         self.steps: list[Step] = []
+        self.macs: list[bytes] = []  # of their devices, where that is known
         self.mtus = [MTU_DEFAULT] * hosts  # of their devices, as users asked for
         self._firings: dict[str, dict[str, Any]] = {}
 

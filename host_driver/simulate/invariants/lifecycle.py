@@ -2,6 +2,7 @@
 """Object lifecycle: invariants 38 to 45. The census of a card is what users asked for, exactly."""
 
 import errno
+import ipaddress
 from collections.abc import Iterator
 
 from host_driver.simulate.evidence import SECOND_NS, Evidence, serves
@@ -160,8 +161,8 @@ def refusals_do_nothing(ev: Evidence) -> Iterator[str]:
 
 @invariant(43, "Capabilities are honest")
 def capabilities_honest(ev: Evidence) -> Iterator[str]:
-    """An SA within what the card's page promises is accepted while there is room, one beyond it is
-    refused."""
+    """An SA within what the card's page promises is accepted while there is room, and so are other
+    limits of it; one beyond it is refused. Only one whose like is there exists already."""
     if ev.ledger.faulty or not ev.step.snapshots:
         return
     caps = ev.ledger.caps
@@ -173,6 +174,23 @@ def capabilities_honest(ev: Evidence) -> Iterator[str]:
             yield f"SA {sa.number} is beyond what card {caps.name} offers, and was accepted"
         if sa.errno in (errno.EINVAL, errno.EOPNOTSUPP) and promised and _plain(ev, sa):
             yield f"SA {sa.number} is what card {caps.name} offers, and was refused: {sa.text}"
+        if sa.errno == errno.EEXIST and not _like_it(ev, sa):
+            yield f"SA {sa.number} is said to exist, and nobody asked for one like it"
+
+    for sa in ev.ledger.sas:
+        refused = any(
+            step == ev.step.number and error in (errno.EINVAL, errno.EOPNOTSUPP)
+            for step, _, error in sa.updates
+        )
+        if refused and _promised(caps, sa) and _plain(ev, sa) and ev.sure(sa):
+            yield f"SA {sa.number} is what card {caps.name} offers, and new limits were refused"
+
+
+def _like_it(ev: Evidence, sa: SaAsked) -> bool:
+    """Whether another SA of its host may have its destination and SPI (STATE-28)."""
+    target = ipaddress.ip_address(sa.dst).packed.ljust(16, b"\0")
+    others = (track.sa for track in ev.named(sa.host, sa.spi, target) if track.sa is not sa)
+    return any(ev.standing(other) is not Standing.NO for other in others)
 
 
 def _promised(caps: Caps, sa: SaAsked) -> bool:
@@ -235,7 +253,7 @@ def _newer(ev: Evidence, seen: Seen) -> Track | None:
     stack sent."""
     old = seen.out
     parsed = parse(seen.inner or b"")
-    if old is None or parsed is None or seen.submitted is None:
+    if old is None or parsed is None or seen.submitted is None or _may_look_younger(old.sa):
         return None
     name = (old.sa.src, old.sa.dst, old.sa.reqid, old.sa.mode, old.sa.offload, "out")
     for track in ev.tracks(old.sa.host):
@@ -253,6 +271,14 @@ def _newer(ev: Evidence, seen: Seen) -> Track | None:
         ):
             return track
     return None
+
+
+def _may_look_younger(sa: SaAsked) -> bool:
+    """Whether a core may think that it was added later than it was: the kernel moves that time
+    where the clock is set while a soft alarm runs (LIFE-21). Cards do not ask for it."""
+    ever = (sa.limits, *(limits for _, limits, _ in sa.updates))
+    timed = any(limits.soft_seconds is not None for limits in ever)
+    return timed and sa.offload != "packet"
 
 
 def _may_tie(ev: Evidence, older: SaAsked, newer: SaAsked) -> bool:

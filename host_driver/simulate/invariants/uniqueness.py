@@ -9,7 +9,7 @@ from host_driver.simulate.invariants.registry import invariant
 from host_driver.simulate.observer import cut
 from host_driver.simulate.opening import pieced
 from host_driver.simulate.outer import outer_problem
-from host_driver.simulate.tracks import Fate
+from host_driver.simulate.tracks import Fate, Seen
 from host_driver.simulate.window import SPACE
 
 
@@ -57,11 +57,11 @@ def first_number(ev: Evidence) -> Iterator[str]:
 def sent_as_meant(ev: Evidence) -> Iterator[str]:
     """Every ESP packet opens under the reference with the high half that is due, is padded with 1,
     2, 3, ..., has the SA's headers around it, in tunnel mode with what they take over from inside,
-    and holds exactly a packet that the stack sent. No frame is longer than its device's MTU."""
+    and holds exactly a packet that the stack sent. A frame goes to the other host's device, and is
+    no longer than the MTU of its own."""
     for seen in ev.sent():
-        size, mtu = len(seen.frame.data) - ETHERNET_BYTES, ev.ledger.mtus[seen.frame.src or 0]
-        if size > mtu and not ev.ledger.faulty and not ev.touched(seen.frame.src or 0):
-            yield f"{seen} has {size} bytes, its device {mtu}"
+        if not ev.ledger.faulty and (problem := _frame_problem(ev, seen, seen.frame.src or 0)):
+            yield f"{seen} has {problem}"
         native = seen.parsed is not None and seen.parsed.proto == ESP and not seen.piece
         if seen.out is None:
             if native:
@@ -77,6 +77,17 @@ def sent_as_meant(ev: Evidence) -> Iterator[str]:
             yield f"{seen.out} sent number {seen.number:#x} with nothing of its mode inside"
         elif seen.submitted is None:
             yield f"{seen.out} sent number {seen.number:#x} with what no stack sent inside"
+
+
+def _frame_problem(ev: Evidence, seen: Seen, host: int) -> str:
+    """What is wrong with a frame of a host, whatever is in it."""
+    data, macs = seen.frame.data, ev.ledger.macs
+    size, mtu = len(data) - ETHERNET_BYTES, ev.ledger.mtus[host]
+    if size > mtu and not ev.touched(host):
+        return f"{size} bytes, its device {mtu}"
+    if macs and (data[:6], data[6:12]) != (macs[1 - host], macs[host]):
+        return f"Ethernet addresses {data[6:12].hex(':')} > {data[:6].hex(':')}"
+    return ""
 
 
 @invariant(15, "What is accepted is good")

@@ -15,7 +15,7 @@ from host_driver.simulate.ledger import Limits, Verdict
 
 # What a file may say: plans are written by hand, too.
 Host = Annotated[int, Meta(ge=0, le=1)]  # or a way: from which host
-Flow = Annotated[int, Meta(ge=0, le=7)]  # flows.FLOWS
+Flow = Annotated[int, Meta(ge=0, le=8)]  # flows.FLOWS
 Few = Annotated[int, Meta(ge=0, le=100_000)]
 Number = Annotated[int, Meta(ge=0, lt=1 << 32)]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who talks to whom: eight flows between two hosts, every combination of family, mode and offload.
+"""Who talks to whom: flows between two hosts, every combination of family, mode and offload.
 
 A flow has two ways, 0 from host 0 to host 1 and 1 back. In transport mode the ends talk; in tunnel
 mode networks behind them do. An address belongs to one flow, so packets say whose they are.
@@ -103,4 +103,7 @@ FLOWS = (
     Flow(5, "transport", "packet", _v4(5), _singles(_v4(5)), encap=True),
     Flow(6, "transport", "none", _v4(6), _singles(_v4(6))),
     Flow(7, "tunnel", "none", _v4(7), _v4_nets(7)),
+    Flow(8, "transport", "packet", _v6(8), _singles(_v6(8)), encap=True),
 )
+DRAWN = range(8)  # of a seed; in half of all seeds an IPv6 flow stands for its IPv4 twin
+TWINS = {5: 8}

@@ -15,6 +15,7 @@ import msgspec
 from host_driver.lab.record import Frame
 from host_driver.xfrm.profile import LATEST, profile_by_name
 from proto.caps import parse_card
+from proto.limits import MTU_DEFAULT
 
 Direction = Literal["in", "out", "fwd"]
 Mode = Literal["transport", "tunnel"]
@@ -300,6 +301,8 @@ class Ledger:
         self.policies: list[PolicyAsked] = []
         self.armed: list[Armed] = []
         self.steps: list[Step] = []
+        self.macs: list[bytes] = []  # of their devices, where that is known
+        self.mtus = [MTU_DEFAULT] * hosts  # of their devices, as users asked for
         self._firings: dict[str, dict[str, Any]] = {}
 
     def condense(self, step: Step) -> None:

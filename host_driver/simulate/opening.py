@@ -56,9 +56,9 @@ def inner_of(sa: SaAsked, packet: bytes, parsed: Parsed, inside: Inside) -> byte
 
 def marked(inner: bytes, outer: bytes) -> bytes:
     """An inner packet that learns of congestion from its tunnel (RFC 6040 4.2)."""
-    if _dsfield(outer) & CE != CE or not _dsfield(inner) & CE or _dsfield(inner) & CE == CE:
+    if dsfield(outer) & CE != CE or not dsfield(inner) & CE or dsfield(inner) & CE == CE:
         return inner
-    value, changed = _dsfield(inner) | CE, bytearray(inner)
+    value, changed = dsfield(inner) | CE, bytearray(inner)
     if inner[0] >> 4 == 6:
         changed[0], changed[1] = 0x60 | value >> 4, (value & 15) << 4 | inner[1] & 15
         return bytes(changed)
@@ -83,7 +83,8 @@ def _summed(packet: bytearray) -> bytes:
     return bytes(packet)
 
 
-def _dsfield(packet: bytes) -> int:
+def dsfield(packet: bytes) -> int:
+    """TOS or traffic class: DSCP and ECN."""
     return packet[1] if packet[0] >> 4 == 4 else (packet[0] & 15) << 4 | packet[1] >> 4
 
 

@@ -18,7 +18,7 @@ from host_driver.simulate.headers import ESP, IPIP, IPV6_IN, UDP, header_bytes, 
 from host_driver.simulate.ledger import SaAsked
 from host_driver.simulate.play import Player
 
-NO_NEXT_HEADER, TRAILER_BYTES, UDP_BYTES = 59, 2, 8
+NO_NEXT_HEADER, TRAILER_BYTES, UDP_BYTES, CE = 59, 2, 8, 3
 STRANGERS = {4: "10.99.0.7", 6: "fd00:99::7"}
 
 
@@ -34,8 +34,9 @@ def sealed(player: Player, action: Attack) -> list[bytes]:
     for one in range(action.count):
         tag = f"{action.id}.insider{one};"
         number = _number(player, sa, action, one)
-        clear = make(flow, way, tag, sa)
-        packets.append(_packet(sa, number, clear))
+        congested = action.kind == "insider-honest" and sa.mode == "tunnel" and action.number % 2
+        clear = _marked(flow, way, tag, sa) if congested else make(flow, way, tag, sa)
+        packets.append(_packet(sa, number, clear, CE if congested else 0))
     return packets
 
 
@@ -85,12 +86,12 @@ def _low(frame: Frame, sa: SaAsked) -> int | None:
     return int(low) if spi == sa.spi else None
 
 
-def _packet(sa: SaAsked, number: int, clear: bytes) -> bytes:
+def _packet(sa: SaAsked, number: int, clear: bytes, tos: int = 0) -> bytes:
     """ESP around what has its trailer already, behind the SA's outer header."""
     high = number >> 32 if sa.esn else None
     esp = Esp(sa.spi, sa.key, sa.icv_bytes, high).sealed(clear, number & 0xFFFF_FFFF)
     if sa.encap is None:
-        return ip(esp, ESP, sa.src, sa.dst)
+        return ip(esp, ESP, sa.src, sa.dst, tos=tos)
     head = struct.pack(">HHHH", *sa.encap, UDP_BYTES + len(esp), 0)
     return ip(head + esp, UDP, sa.src, sa.dst)
 
@@ -109,6 +110,11 @@ def _inside(packet: bytes, sa: SaAsked) -> bytes:
 
 def _honest(flow: Flow, way: int, tag: str, sa: SaAsked) -> bytes:
     return _inside(traffic.udp(flow, way, tag, 40), sa)
+
+
+def _marked(flow: Flow, way: int, tag: str, sa: SaAsked) -> bytes:
+    """What understands congestion marks; a router in the tunnel may have set one (RFC 6040 4.2)."""
+    return _inside(traffic.KINDS["marked"](flow, way, tag, 40, 0), sa)
 
 
 def _other_port(flow: Flow, way: int, tag: str, sa: SaAsked) -> bytes:

@@ -46,6 +46,8 @@ def link(player: Player, action: Link) -> Answer:
         player.featured.discard(action.host)
     if action.what == "feature-on":
         player.featured.add(action.host)
+    if action.what == "mtu":
+        player.ledger.mtus[action.host] = action.mtu
     return player.live(action.host, "link", action.what, answer)
 
 

@@ -116,6 +116,7 @@ class Run:
         if not self._guest:
             self.lab.start()
         self.lab.start_capture()
+        self.ledger.macs = [host.nic.mac for host in self.lab.hosts]
         self._player = Player(self.lab, self.ledger, self.plan)
         self._recorder = Recorder(self.lab, self.ledger, self._player)
         if self._guest:

@@ -65,6 +65,8 @@ class Seen:
     into: "Track | None" = None
     fate: Fate = Fate.OTHER
     number_in: int = 0
+    next_half: bool = False  # opens under the high half behind the one that is due
+    after_forged: bool = False  # its SA had got a wrong ICV under a number beyond its window
     arrived: bytes | None = None
     behind: bool = False  # its number was not beyond the window's top when it came
     size: int = 0  # payload bytes of what came

@@ -8,10 +8,10 @@ from host_driver.simulate.draw import draw
 from host_driver.simulate.judge import make_judge
 from host_driver.simulate.ledger import Violation
 from host_driver.simulate.runner import run_plan
-from planted import card_books, card_esp, card_rules, core, driver
+from planted import card_books, card_esp, card_frames, card_rules, core, driver, requests
 from planted.plant import BUGS, STEPS
 
-ROOMS = (card_books, card_esp, card_rules, driver, core)
+ROOMS = (card_books, card_esp, card_frames, card_rules, driver, core, requests)
 SEEDS_MAX = 300  # within so many a campaign must find each
 BUGS_MIN = 36
 

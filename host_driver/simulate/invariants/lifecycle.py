@@ -2,7 +2,7 @@
 """Object lifecycle: invariants 38 to 45. The census of a card is what users asked for, exactly."""
 
 import errno
-from collections import Counter
+import ipaddress
 from collections.abc import Iterator
 
 from host_driver.simulate.evidence import SECOND_NS, Evidence, serves
@@ -11,6 +11,7 @@ from host_driver.simulate.invariants.registry import invariant
 from host_driver.simulate.ledger import Limits, PolicyAsked, SaAsked
 from host_driver.simulate.listed import id_of, policies, sas
 from host_driver.simulate.rulings import Span, Standing, covers, standing
+from host_driver.simulate.telling import untold
 from host_driver.simulate.tracks import Seen, Track
 from proto import netlink
 from proto.caps import Caps
@@ -124,30 +125,6 @@ def handles_are_fresh(ev: Evidence) -> Iterator[str]:
                 yield f"host{host}: handle {handle} of {kind} {number} was another's"
 
 
-def _untold(ev: Evidence) -> Iterator[str]:
-    """Of a host that lives: more requests of this step that were met than messages about it."""
-    for host in ev.hosts:
-        told = Counter(
-            message.type
-            for notice in ev.step.notices
-            if notice.host == host
-            for message in netlink.messages(notice.message)
-        )
-        for objects, made, gone in (
-            (ev.ledger.sas, (Msg.NEWSA, Msg.UPDSA), Msg.DELSA),
-            (ev.ledger.policies, (Msg.NEWPOLICY, Msg.UPDPOLICY), Msg.DELPOLICY),
-        ):
-            ours = [one for one in objects if one.host == host and not one.errno]
-            added = sum(one.asked_step == ev.step.number for one in ours)
-            taken = sum(
-                one.removed_step == ev.step.number and one.remove_errno == 0 for one in ours
-            )
-            if ev.step.unanswered or ev.step.deaths:
-                continue
-            if added > sum(told[type] for type in made) or taken > told[gone]:
-                yield f"host{host} met {added} requests to add and {taken} to delete, told {told}"
-
-
 def _no_driver(ev: Evidence, asked: SaAsked | PolicyAsked) -> bool:
     """Whether the device may have had no driver since a death: no reason is given (STATE-20)."""
     return asked.errno == errno.EINVAL and ev.ledger.deadly
@@ -166,7 +143,7 @@ def refusals_do_nothing(ev: Evidence) -> Iterator[str]:
             yield f"errno {asked.errno} of a refused request is none"
         elif not asked.text and asked.errno not in SPEECHLESS and not _no_driver(ev, asked):
             yield f"a request was refused with {errno.errorcode[asked.errno]} without a text"
-    yield from _untold(ev)
+    yield from untold(ev)
     if ev.step.action.startswith("Refused") and not ev.step.errno and not ev.step.unanswered:
         yield f"a request that cannot be met was accepted: {ev.step.action}"
     refused = [sa for sa in ev.ledger.sas if sa.asked_step == ev.step.number and sa.errno]
@@ -184,8 +161,8 @@ def refusals_do_nothing(ev: Evidence) -> Iterator[str]:
 
 @invariant(43, "Capabilities are honest")
 def capabilities_honest(ev: Evidence) -> Iterator[str]:
-    """An SA within what the card's page promises is accepted while there is room, one beyond it is
-    refused."""
+    """An SA within what the card's page promises is accepted while there is room, and so are other
+    limits of it; one beyond it is refused. Only one whose like is there exists already."""
     if ev.ledger.faulty or not ev.step.snapshots:
         return
     caps = ev.ledger.caps
@@ -197,6 +174,23 @@ def capabilities_honest(ev: Evidence) -> Iterator[str]:
             yield f"SA {sa.number} is beyond what card {caps.name} offers, and was accepted"
         if sa.errno in (errno.EINVAL, errno.EOPNOTSUPP) and promised and _plain(ev, sa):
             yield f"SA {sa.number} is what card {caps.name} offers, and was refused: {sa.text}"
+        if sa.errno == errno.EEXIST and not _like_it(ev, sa):
+            yield f"SA {sa.number} is said to exist, and nobody asked for one like it"
+
+    for sa in ev.ledger.sas:
+        refused = any(
+            step == ev.step.number and error in (errno.EINVAL, errno.EOPNOTSUPP)
+            for step, _, error in sa.updates
+        )
+        if refused and _promised(caps, sa) and _plain(ev, sa) and ev.sure(sa):
+            yield f"SA {sa.number} is what card {caps.name} offers, and new limits were refused"
+
+
+def _like_it(ev: Evidence, sa: SaAsked) -> bool:
+    """Whether another SA of its host may have its destination and SPI (STATE-28)."""
+    target = ipaddress.ip_address(sa.dst).packed.ljust(16, b"\0")
+    others = (track.sa for track in ev.named(sa.host, sa.spi, target) if track.sa is not sa)
+    return any(ev.standing(other) is not Standing.NO for other in others)
 
 
 def _promised(caps: Caps, sa: SaAsked) -> bool:
@@ -255,11 +249,11 @@ def rekey_continuity(ev: Evidence) -> Iterator[str]:
 
 
 def _newer(ev: Evidence, seen: Seen) -> Track | None:
-    """A younger SA of packet offload that could have sealed a packet: nothing ends it, and it was
-    there before the stack sent."""
+    """A younger SA that could have sealed a packet: nothing ends it, and it was there before the
+    stack sent."""
     old = seen.out
     parsed = parse(seen.inner or b"")
-    if old is None or parsed is None or seen.submitted is None or old.sa.offload != "packet":
+    if old is None or parsed is None or seen.submitted is None or _may_look_younger(old.sa):
         return None
     name = (old.sa.src, old.sa.dst, old.sa.reqid, old.sa.mode, old.sa.offload, "out")
     for track in ev.tracks(old.sa.host):
@@ -277,6 +271,14 @@ def _newer(ev: Evidence, seen: Seen) -> Track | None:
         ):
             return track
     return None
+
+
+def _may_look_younger(sa: SaAsked) -> bool:
+    """Whether a core may think that it was added later than it was: the kernel moves that time
+    where the clock is set while a soft alarm runs (LIFE-21). Cards do not ask for it."""
+    ever = (sa.limits, *(limits for _, limits, _ in sa.updates))
+    timed = any(limits.soft_seconds is not None for limits in ever)
+    return timed and sa.offload != "packet"
 
 
 def _may_tie(ev: Evidence, older: SaAsked, newer: SaAsked) -> bool:

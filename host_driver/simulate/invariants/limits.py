@@ -227,7 +227,7 @@ def _early(ev: Evidence, track: Track, kind: str) -> bool:
 @invariant(29, "The high half is the reference's")
 def high_half_agrees(ev: Evidence) -> Iterator[str]:
     """With ESN every packet sent carries in its ICV the high half that the reference expects, and
-    none is refused inward because the receiver took another."""
+    none is refused, or taken, inward because the receiver took another."""
     for seen in ev.sent():
         if seen.expected_high is not None and seen.number // SPACE != seen.expected_high:
             due = seen.expected_high
@@ -236,3 +236,6 @@ def high_half_agrees(ev: Evidence) -> Iterator[str]:
         track = seen.into
         if track is not None and track.sa.esn and seen.number_in >= SPACE:
             yield f"refused with its high half: number {seen.number_in:#x} of {track}"
+    for delivered, seen in ev.observer.matched:
+        if seen.next_half and seen.into is not None and seen.into.exact:
+            yield f"host{delivered.host} took {seen.number_in:#x} of {seen.into}, a half too far"

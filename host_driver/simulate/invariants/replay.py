@@ -4,8 +4,10 @@
 from collections.abc import Iterator
 
 from host_driver.simulate.evidence import Evidence
+from host_driver.simulate.invariants.accounting import refusals
 from host_driver.simulate.invariants.registry import invariant
 from host_driver.simulate.tracks import Fate, Seen, Track
+from host_driver.simulate.window import SPACE
 
 
 @invariant(17, "No number twice")
@@ -44,20 +46,37 @@ def _refused_within(ev: Evidence) -> Iterator[tuple[Seen, Track]]:
 
 @invariant(19, "The window moves after authentication only")
 def window_moves_late(ev: Evidence) -> Iterator[str]:
-    """After a forged packet with a number far ahead, what is in order is still taken."""
+    """After a forged packet with a number far ahead, what is in order is still taken, and what is
+    forged again is no replay."""
     for seen in ev.missing():
         if seen.into is not None and seen.into.forged:
             yield f"refused after a forged packet: number {seen.number_in:#x} of {seen.into}"
+    for host in ev.hosts if ev.balanced else ():
+        told = {one.fate: one for one in refusals(ev, host)}
+        replays, forged = told[Fate.REPLAY], told[Fate.INTEGRITY]
+        if forged.counted >= forged.least:
+            continue
+        if replays.counted > replays.most:
+            yield f"card{host} took {forged.least - forged.counted} forged packets for replays"
+        for seen in ev.frames:
+            if seen.frame.dst == host and seen.after_forged and seen.next_half:
+                yield f"card{host} opened {seen.number_in:#x} of {seen.into} after a forged packet"
 
 
 @invariant(21, "The window is no narrower than asked")
 def window_as_asked(ev: Evidence) -> Iterator[str]:
     """Between the oldest number that the window asked for still covers and its top, nothing fresh
-    is refused and nothing known is taken: neither narrowed nor switched off without a word."""
+    is refused and nothing known is taken: neither narrowed nor switched off without a word. With
+    ESN nothing within it is opened under the next high half, as behind a narrower one."""
     for seen, track in _refused_within(ev):
         behind = track.window.top - seen.number_in
         yield f"{track} has window {track.sa.window} and refused {behind} behind the top"
     for delivered, seen in ev.observer.matched:
         known = seen.into
-        if known is not None and known.exact and known.windowed and _refused(seen):
+        if known is None or not known.exact or not known.windowed:
+            continue
+        if _refused(seen):
             yield f"host{delivered.host} let a number in that {known} knew: {seen.number_in:#x}"
+        if seen.next_half and seen.behind:
+            number = seen.number_in - SPACE
+            yield f"host{delivered.host} took {number:#x} in {known}'s window for one of the next"

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cryptographic uniqueness: invariants 10 to 16."""
 
-import ipaddress
 from collections.abc import Iterator
 
 from host_driver.simulate.evidence import Evidence
-from host_driver.simulate.headers import ESP, NO_NEXT, checksum_good
+from host_driver.simulate.headers import ESP, ETHERNET_BYTES, NO_NEXT
 from host_driver.simulate.invariants.registry import invariant
-from host_driver.simulate.ledger import SaAsked
 from host_driver.simulate.observer import cut
-from host_driver.simulate.opening import pieced, udp_end
+from host_driver.simulate.opening import pieced
+from host_driver.simulate.outer import outer_problem
 from host_driver.simulate.tracks import Fate, Seen
 from host_driver.simulate.window import SPACE
 
@@ -57,14 +56,18 @@ def first_number(ev: Evidence) -> Iterator[str]:
 @invariant(14, "What is sent is what was meant")
 def sent_as_meant(ev: Evidence) -> Iterator[str]:
     """Every ESP packet opens under the reference with the high half that is due, is padded with 1,
-    2, 3, ..., has the SA's headers around it, and holds exactly a packet that the stack sent."""
+    2, 3, ..., has the SA's headers around it, in tunnel mode with what they take over from inside,
+    and holds exactly a packet that the stack sent. A frame goes to the other host's device, and is
+    no longer than the MTU of its own."""
     for seen in ev.sent():
+        if not ev.ledger.faulty and (problem := _frame_problem(ev, seen, seen.frame.src or 0)):
+            yield f"{seen} has {problem}"
         native = seen.parsed is not None and seen.parsed.proto == ESP and not seen.piece
         if seen.out is None:
             if native:
                 yield f"{seen} opens under no SA of its sender"
             continue
-        if problem := _outer_problem(seen, seen.out.sa):
+        if problem := outer_problem(seen, seen.out.sa):
             yield f"{seen.out} sent number {seen.number:#x} with {problem}"
         if seen.padding != bytes(range(1, len(seen.padding) + 1)):  # RFC 4303 2.4
             yield f"{seen.out} padded with {seen.padding.hex()}, not 1, 2, 3, ..."
@@ -76,27 +79,15 @@ def sent_as_meant(ev: Evidence) -> Iterator[str]:
             yield f"{seen.out} sent number {seen.number:#x} with what no stack sent inside"
 
 
-def _outer_problem(seen: Seen, sa: SaAsked) -> str:
-    """What is wrong around the ESP of a frame: addresses, checksum, UDP header, alignment."""
-    packet, parsed = seen.packet, seen.parsed
-    if packet is None or parsed is None:
-        return ""
-    if not checksum_good(packet):
-        return "a wrong header checksum"
-    if sa.mode == "tunnel" and (_text(parsed.src), _text(parsed.dst)) != (sa.src, sa.dst):
-        return f"outer addresses {_text(parsed.src)} > {_text(parsed.dst)}"
-    if sa.encap is not None:
-        if (parsed.sport, parsed.dport) != sa.encap:
-            return f"UDP ports {parsed.sport}, {parsed.dport}"
-        if udp_end(packet, parsed) != parsed.end:
-            return "a UDP length that is not that of the packet"
-    if not seen.piece and (parsed.end - parsed.at - sa.icv_bytes) % 4:
-        return "a payload that is no multiple of 4 bytes (RFC 4303 2.4)"
+def _frame_problem(ev: Evidence, seen: Seen, host: int) -> str:
+    """What is wrong with a frame of a host, whatever is in it."""
+    data, macs = seen.frame.data, ev.ledger.macs
+    size, mtu = len(data) - ETHERNET_BYTES, ev.ledger.mtus[host]
+    if size > mtu and not ev.touched(host):
+        return f"{size} bytes, its device {mtu}"
+    if macs and (data[:6], data[6:12]) != (macs[1 - host], macs[host]):
+        return f"Ethernet addresses {data[6:12].hex(':')} > {data[:6].hex(':')}"
     return ""
-
-
-def _text(address: bytes) -> str:
-    return str(ipaddress.ip_address(address))
 
 
 @invariant(15, "What is accepted is good")

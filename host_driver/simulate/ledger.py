@@ -303,6 +303,7 @@ class Ledger:
         self.steps: list[Step] = []
         self.macs: list[bytes] = []  # of their devices, where that is known
         self.mtus = [MTU_DEFAULT] * hosts  # of their devices, as users asked for
+        self.larvals = [0] * hosts  # SAs without keys that cores ever made: acquired, or for an SPI
         self._firings: dict[str, dict[str, Any]] = {}
 
     def condense(self, step: Step) -> None:

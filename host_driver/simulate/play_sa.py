@@ -161,6 +161,7 @@ def _successor(player: Player, old: SaAsked, action: Rekey) -> SaAsked:
 def alloc_spi(player: Player, action: AllocSpi) -> Answer:
     """A larval SA; it goes by itself when nobody completes it."""
     source, target = FLOWS[action.flow].outer(action.way)
+    player.ledger.larvals[1 - action.way] += 1
     return player.ip(
         1 - action.way,
         f"xfrm state allocspi src {source} dst {target} proto esp mode {FLOWS[action.flow].mode} "

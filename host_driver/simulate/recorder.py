@@ -117,12 +117,13 @@ class Recorder:
         messages = self._ask(host, self._lab.hosts[host].notifications) or []
         now_ns = self._lab.now_ns()
         step.notices += [Notice(step.number, host, message, now_ns) for message in messages]
-        self._follow_expiries(step, host, messages)
+        self._follow(step, host, messages)
         return bool(messages)
 
-    def _follow_expiries(self, step: Step, host: int, messages: list[bytes]) -> None:
-        """A key manager stops counting on an SA that expired hard."""
+    def _follow(self, step: Step, host: int, messages: list[bytes]) -> None:
+        """A key manager stops counting on an SA that expired hard; each ACQUIRE has a larval SA."""
         for message in (one for data in messages for one in netlink.messages(data)):
+            self._ledger.larvals[host] += message.type == Msg.ACQUIRE
             if message.type != Msg.EXPIRE:
                 continue
             expire = UserExpire.unpack(message.payload)

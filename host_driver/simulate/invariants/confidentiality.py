@@ -180,8 +180,8 @@ def order_does_not_matter(ev: Evidence) -> Iterator[str]:
             packet = parse(one.packet)
             if one.host != host or one.step < ev.span.first or packet is None:
                 continue
-            if not _plain(packet):
-                continue
+            if not _plain(packet) or packet.end != len(one.packet):
+                continue  # what stands behind a packet counts where its size is judged
             found = ev.ruling(host, "out", packet, ev.span)
             if found.certain and found.policy is not None and _usable(ev, found.policy, packet):
                 what = "accepted" if not one.errno else f"refused ({errno.errorcode[one.errno]})"

@@ -286,7 +286,7 @@ def _may_tie(ev: Evidence, older: SaAsked, newer: SaAsked) -> bool:
     decides (TX-13), which is turned round when the table grows (SAD-05)."""
     soon = newer.asked_ns - older.answered_ns < SECOND_NS
     had = sum(sa.host == newer.host and not sa.errno for sa in ev.ledger.sas)
-    return soon and had >= GROWS_AT
+    return soon and had + ev.ledger.larvals[newer.host] >= GROWS_AT
 
 
 def _continues(ev: Evidence, host: int) -> bool:

@@ -2,7 +2,7 @@
 """Events are hints, counter records are totals, and the reconcile tick finds what neither told.
 
     event     -> read the SA from the card -> totals -> look
-    counters  ->                              totals -> look, where there may be something to find
+    counters  ->                              totals -> look
     tick      -> read SAs with limits, in turn -> totals -> look
 
 A reading that cannot be believed (`driver.totals`) is read again. `look` asks the core whether the
@@ -69,8 +69,7 @@ class EventHandler:
             sa.totals.stopped = sa.totals.stopped or bool(flags & SA_STOPPED)
             if not self._believe(sa.totals.take(Reading(packets, octets, seq))):
                 self._read_soon(sa)
-            if sa.ripe:
-                self._look(sa)
+            self._look(sa)
 
     def _believe(self, verdict: Verdict) -> bool:
         if verdict is not Verdict.TAKEN:

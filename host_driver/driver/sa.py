@@ -11,7 +11,6 @@ import msgspec
 
 from host_driver.driver.totals import Bound, Totals
 from host_driver.sleep import Completion
-from host_driver.xfrm.state import KmState
 from proto.commands import (
     IN,
     INFINITE,
@@ -109,20 +108,6 @@ class Sa:
         return any(
             limit != INFINITE for limit in (*limits, lft.soft_packet_limit, lft.hard_packet_limit)
         )
-
-    @property
-    def ripe(self) -> bool:
-        """Whether the core can find anything in these totals: the first use, a limit, the end. A
-        record of every burst tells of SAs that are far from their limits."""
-        x, cur, lft = self.x, self.x.curlft, self.x.lft
-        if x.km.state != KmState.VALID or not cur.use_time or self.stops_read or self.exhausted:
-            return True
-        packets = max(cur.packets, self.base_packets + self.totals.packets)
-        octets = max(cur.bytes, self.base_bytes + self.totals.bytes)
-        if packets >= lft.hard_packet_limit or octets >= lft.hard_byte_limit:
-            return True
-        soft = packets >= lft.soft_packet_limit or octets >= lft.soft_byte_limit
-        return soft and not x.km.dying
 
 
 class SaTable:

@@ -205,36 +205,6 @@ def record(sa, packets, seq=None, octets=0, failures=(0, 0, 0), flags=0):
 
 
 @pytest.mark.parametrize(
-    ("limit", "looks"),
-    [
-        ({"soft_packet_limit": 6, "hard_packet_limit": 9}, [1, 6, 9]),
-        ({"soft_byte_limit": 601}, [1, 7]),
-        ({"hard_byte_limit": 800}, [1, 8]),
-    ],
-)
-def test_the_core_looks_at_first_use_and_at_limits_only(bench, make_state, limit, looks) -> None:
-    """Records come with every burst; those that tell of nothing cost nothing."""
-    x = make_state(lft=LifetimeCfg(**limit))
-    bench.add(x)
-    sa, seen = next(iter(bench.context.sas)), []
-
-    def look(x):
-        bench.driver.xdo_dev_state_update_curlft(x)
-        seen.append(x.curlft.packets)
-        x.curlft.use_time = 1
-        x.km.dying = len(seen) > 1
-        if x.curlft.packets >= x.lft.hard_packet_limit or x.curlft.bytes >= x.lft.hard_byte_limit:
-            x.km.state = KmState.EXPIRED
-
-    bench.expire_hook = look
-    for packets in range(1, 10):
-        bench.driver.handle_counters(record(sa, packets, octets=100 * packets))
-    if "soft_byte_limit" in limit:
-        assert x.km.dying
-    assert seen == looks
-
-
-@pytest.mark.parametrize(
     ("packets", "seq", "octets", "why"),
     [
         (4, 4, 0, "backwards"),

@@ -15,6 +15,7 @@ from proto import netlink
 from proto.xfrm import Msg
 
 MTU_LEAST = 576  # whatever a device begins anew with
+SHORT = 400  # bytes that fit every MTU, whatever is put around them
 WITH_KEYS = {Msg.NEWSA, Msg.UPDSA, Msg.DELSA}  # there the kernel tells listeners keys (UAPI-60)
 
 
@@ -192,9 +193,9 @@ def order_does_not_matter(ev: Evidence) -> Iterator[str]:
 
 
 def _plain(packet: Parsed) -> bool:
-    """Whether a packet is whole and without options."""
+    """Whether a packet is whole, short enough for every link, and without options."""
     head = 20 if packet.version == 4 else 40
-    return not packet.fragment and packet.whole and packet.at == head
+    return not packet.fragment and packet.whole and packet.end <= SHORT and packet.at == head
 
 
 def _usable(ev: Evidence, policy: PolicyAsked, packet: Parsed) -> bool:

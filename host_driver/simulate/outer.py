@@ -9,15 +9,12 @@ What an outer header takes from the packet inside is what kernels 6.12 and 7.3 w
     flow label  of an inner IPv6 packet, else 0
 """
 
-import ipaddress
-
 from host_driver.simulate.headers import Parsed, checksum, checksum_good
 from host_driver.simulate.ledger import SaAsked
 from host_driver.simulate.opening import CE, DF, UDP_BYTES, dsfield, udp_end
-from host_driver.simulate.tracks import Seen
+from host_driver.simulate.tracks import Seen, ends_of
 
 HOP_LIMIT, ECT_0 = 64, 2
-ESP_BYTES, TRAILER_BYTES = 16, 2  # SPI, number and IV; pad length and next header
 FLOW_LABEL = 0xF_FFFF
 
 
@@ -29,8 +26,8 @@ def outer_problem(seen: Seen, sa: SaAsked) -> str:
         return ""
     if not checksum_good(packet):
         return "a wrong header checksum"
-    if sa.mode == "tunnel" and (_text(parsed.src), _text(parsed.dst)) != (sa.src, sa.dst):
-        return f"outer addresses {_text(parsed.src)} > {_text(parsed.dst)}"
+    if sa.mode == "tunnel" and (ends := ends_of(parsed)) != (sa.src, sa.dst):
+        return f"outer addresses {ends[0]} > {ends[1]}"
     if sa.encap is not None and (problem := _udp_problem(packet, parsed, sa.encap)):
         return problem
     if not seen.piece and (parsed.end - parsed.at - sa.icv_bytes) % 4:
@@ -38,15 +35,6 @@ def outer_problem(seen: Seen, sa: SaAsked) -> str:
     if sa.mode == "tunnel" and seen.inner is not None:
         return _tunnel_problem(packet, seen.inner)
     return ""
-
-
-def sealed_bytes(sa: SaAsked, packet: Parsed) -> int:
-    """How long a packet gets when an SA seals it (RFC 4303 2, 3.1; TX-30)."""
-    head, size = packet.at, packet.end - packet.at
-    if sa.mode == "tunnel":
-        head, size = 40 if ":" in sa.src else 20, packet.end
-    padded = -(-(size + TRAILER_BYTES) // 4) * 4
-    return head + (UDP_BYTES if sa.encap else 0) + ESP_BYTES + padded + sa.icv_bytes
 
 
 def _udp_problem(packet: bytes, parsed: Parsed, ports: tuple[int, int]) -> str:
@@ -85,7 +73,3 @@ def _tunnel_problem(outer: bytes, inner: bytes) -> str:
 
 def _flow_label(packet: bytes) -> int:
     return int.from_bytes(packet[:4]) & FLOW_LABEL
-
-
-def _text(address: bytes) -> str:
-    return str(ipaddress.ip_address(address))

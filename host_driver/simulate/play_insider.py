@@ -12,13 +12,14 @@ from host_driver.conformance.packets import ip, udp
 from host_driver.lab.record import Frame
 from host_driver.simulate import play_sa, traffic
 from host_driver.simulate.actions import Attack
-from host_driver.simulate.esp import Esp
+from host_driver.simulate.esp import TRAILER_BYTES, Esp
 from host_driver.simulate.flows import FLOWS, Flow
 from host_driver.simulate.headers import ESP, IPIP, IPV6_IN, UDP, header_bytes, ip_of, protocol
 from host_driver.simulate.ledger import SaAsked
+from host_driver.simulate.opening import CE, UDP_BYTES
 from host_driver.simulate.play import Player
 
-NO_NEXT_HEADER, TRAILER_BYTES, UDP_BYTES, CE = 59, 2, 8, 3
+NO_NEXT_HEADER = 59
 STRANGERS = {4: "10.99.0.7", 6: "fd00:99::7"}
 
 

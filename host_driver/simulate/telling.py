@@ -14,6 +14,9 @@ from proto.xfrm import Msg
 
 def untold(ev: Evidence) -> Iterator[str]:
     """Of a host that lives: more requests of this step that were met than messages about it."""
+    if ev.step.unanswered or ev.step.deaths:
+        return
+    flush = ev.step.action.startswith(("Flush ", "flush ")) and not ev.step.errno
     for host in ev.hosts:
         told = Counter(
             message.type
@@ -21,7 +24,7 @@ def untold(ev: Evidence) -> Iterator[str]:
             if notice.host == host
             for message in netlink.messages(notice.message)
         )
-        for objects, made, gone, flush in (
+        for objects, made, gone, flushed in (
             (ev.ledger.sas, (Msg.NEWSA, Msg.UPDSA), Msg.DELSA, Msg.FLUSHSA),
             (
                 ev.ledger.policies, (Msg.NEWPOLICY, Msg.UPDPOLICY), Msg.DELPOLICY,
@@ -33,13 +36,11 @@ def untold(ev: Evidence) -> Iterator[str]:
             taken = sum(
                 one.removed_step == ev.step.number and one.remove_errno == 0 for one in ours
             )
-            if ev.step.unanswered or ev.step.deaths:
-                continue
             changed = sum(_updates(ev, one) for one in ours if isinstance(one, SaAsked))
             if added + changed > sum(told[type] for type in made) or taken > told[gone]:
                 met = f"{added} requests to add, {changed} to update and {taken} to delete"
                 yield f"host{host} met {met}, told {told}"
-            if any(_flushed(ev, one) for one in ours) and not told[flush]:
+            if flush and not told[flushed] and any(_flushed(ev, one) for one in ours):
                 yield f"host{host} was flushed and told {told}"
 
 
@@ -49,11 +50,11 @@ def _updates(ev: Evidence, sa: SaAsked) -> int:
 
 
 def _flushed(ev: Evidence, asked: SaAsked | PolicyAsked) -> bool:
-    """Whether a flush took an object that was surely there: without one it is silent (DEL-06)."""
-    flush = ev.step.action.startswith(("Flush ", "flush ")) and not ev.step.errno
+    """Whether the flush of this step took an object that was surely there: without one it is silent
+    (DEL-06)."""
     before = ev.span._replace(last=ev.step.number - 1)
     expired = isinstance(asked, SaAsked) and asked.expired_step is not None
     return (
-        flush and not ev.ledger.faulty and not expired and asked.removed_step == ev.step.number
+        not ev.ledger.faulty and not expired and asked.removed_step == ev.step.number
         and standing(asked, before) is not Standing.NO and asked.asked_step < ev.span.first
     )  # fmt: skip

@@ -78,7 +78,7 @@ class Seen:
         where = "injected" if self.frame.src is None else f"sent by host{self.frame.src}"
         if self.parsed is None:
             return f"frame of {len(self.frame.data)} bytes, {where}"
-        ends = f"{_text(self.parsed.src)} > {_text(self.parsed.dst)} proto {self.parsed.proto}"
+        ends = f"{' > '.join(ends_of(self.parsed))} proto {self.parsed.proto}"
         return f"packet {ends}{f' SPI {self.spi:#x}' if self.spi else ''}, {where}"
 
 
@@ -186,8 +186,9 @@ def _at(count: int, limit: int | None) -> bool:
     return limit is not None and count >= limit
 
 
-def _text(address: bytes) -> str:
-    return str(ipaddress.ip_address(address))
+def ends_of(parsed: Parsed) -> tuple[str, str]:
+    """Source and destination of a packet, as users write them."""
+    return str(ipaddress.ip_address(parsed.src)), str(ipaddress.ip_address(parsed.dst))
 
 
 class Tracks:

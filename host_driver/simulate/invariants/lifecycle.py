@@ -2,7 +2,6 @@
 """Object lifecycle: invariants 38 to 45. The census of a card is what users asked for, exactly."""
 
 import errno
-import ipaddress
 from collections.abc import Iterator
 
 from host_driver.simulate.evidence import SECOND_NS, Evidence, serves
@@ -188,9 +187,11 @@ def capabilities_honest(ev: Evidence) -> Iterator[str]:
 
 def _like_it(ev: Evidence, sa: SaAsked) -> bool:
     """Whether another SA of its host may have its destination and SPI (STATE-28)."""
-    target = ipaddress.ip_address(sa.dst).packed.ljust(16, b"\0")
-    others = (track.sa for track in ev.named(sa.host, sa.spi, target) if track.sa is not sa)
-    return any(ev.standing(other) is not Standing.NO for other in others)
+    return any(
+        other is not sa and (other.host, other.id) == (sa.host, sa.id)
+        and ev.standing(other) is not Standing.NO
+        for other in ev.ledger.sas
+    )  # fmt: skip
 
 
 def _promised(caps: Caps, sa: SaAsked) -> bool:

@@ -18,6 +18,7 @@ from host_driver.driver.event_queue import EventQueue
 from host_driver.driver.health import CardHealth, dump_of
 from host_driver.driver.load import load_driver
 from host_driver.driver.mailbox import Mailbox
+from host_driver.driver.port import Port
 from host_driver.driver.probe import probe
 from host_driver.driver.queue_health import QueueHealth
 from host_driver.driver.records import Records
@@ -116,6 +117,7 @@ class Host:
         self.tx = TxQueue(dma, mac, peer_mac, self.sas, self.edge.ring, self.counters)
         self._add_loopback()
         self.nic = NetDevice("nic0", mac, start_xmit=self._xmit, queue_space=self.tx.space)
+        self.port = Port(self)
         self.flow_table = FlowTable(self.net, self.nic)
         self.rx = RxQueue(
             dma, self.nic, self.sas, self.edge.ring, self.netif_rx, self.counters,
@@ -279,10 +281,11 @@ class Host:
             self._tick_ns = self._now_ns + TICK_NS
         elif self._timers.may_run("reconcile", self._tick_ns, self._now_ns):
             self._tick_ns = self._now_ns + TICK_NS
+            self.port.retry()
             self.driver_hook("reconcile")
 
     def _needs_reconcile(self) -> bool:
-        return self.driver_hook("needs_reconcile")
+        return self.port.doubtful or self.driver_hook("needs_reconcile")
 
     def driver_hook(self, name: str, *arguments: Any) -> bool:
         """Call an optional method of the driver: whether it said yes. What it raises is counted."""

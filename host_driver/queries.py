@@ -24,7 +24,6 @@ from host_driver.xfrm.answers import Answers
 from proto import VERSION
 from proto.clock import NS
 from proto.codec import decode
-from proto.commands import SetPort
 from proto.frame import FrameError, Kind, Message, pack
 from proto.limits import MESSAGE_MAX_BYTES, NOTIFICATION_QUEUE, OPEN_DUMPS, PROTOCOL_VERSION
 from proto.management import FaultRequest, about_faults
@@ -201,8 +200,9 @@ class Queries:
             raise OffloadError(errno.ENODEV, f"device {query.dev!r} does not exist")
         if query.mtu is not None:
             if dev is host.nic:
-                yield from host.mailbox.execute(SetPort(mtu=query.mtu))
-            host.devices.set_mtu(dev, query.mtu)
+                yield from host.port.set_mtu(query.mtu)
+            else:
+                host.devices.set_mtu(dev, query.mtu)
         self._set_features(dev, query)
         if query.up is not None:
             host.devices.set_up(dev, query.up)

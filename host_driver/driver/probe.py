@@ -103,6 +103,7 @@ def take_card(host: "Host") -> Sleep[Caps]:
     host.recovery.taken(reply.values["boot"], reply.values["health"])
     reply = yield from _ask(host, QueryCaps())
     yield from _ask(host, SetPort(mtu=host.nic.mtu))
+    host.port.taken()
     host.events.arm()
     assert reply.caps is not None, "the mailbox has looked"
     return reply.caps

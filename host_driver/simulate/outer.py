@@ -9,12 +9,14 @@ What an outer header takes from the packet inside is what kernels 6.12 and 7.3 w
     flow label  of an inner IPv6 packet, else 0
 """
 
+from host_driver.simulate.esp import TRAILER_BYTES
 from host_driver.simulate.headers import Parsed, checksum, checksum_good
 from host_driver.simulate.ledger import SaAsked
 from host_driver.simulate.opening import CE, DF, UDP_BYTES, dsfield, udp_end
 from host_driver.simulate.tracks import Seen, ends_of
 
 HOP_LIMIT, ECT_0 = 64, 2
+ESP_BYTES = 16  # SPI, number and IV
 FLOW_LABEL = 0xF_FFFF
 
 
@@ -35,6 +37,15 @@ def outer_problem(seen: Seen, sa: SaAsked) -> str:
     if sa.mode == "tunnel" and seen.inner is not None:
         return _tunnel_problem(packet, seen.inner)
     return ""
+
+
+def sealed_bytes(sa: SaAsked, packet: Parsed) -> int:
+    """How long a packet gets when an SA seals it (RFC 4303 2, 3.1; TX-30)."""
+    head, size = packet.at, packet.end - packet.at
+    if sa.mode == "tunnel":
+        head, size = 40 if ":" in sa.src else 20, packet.end
+    padded = -(-(size + TRAILER_BYTES) // 4) * 4
+    return head + (UDP_BYTES if sa.encap else 0) + ESP_BYTES + padded + sa.icv_bytes
 
 
 def _udp_problem(packet: bytes, parsed: Parsed, ports: tuple[int, int]) -> str:

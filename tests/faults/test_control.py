@@ -8,7 +8,7 @@ import re
 import pytest
 
 from proto.limits import COMMAND_TIMEOUT_MS, MAILBOX_SLOTS
-from proto.status import STATUS_ERRNO, Status
+from proto.status import STATUS_ERRNO, OffloadError, Status
 from support.adds import ADDS, attempt, clear_host, counted, empty, everything, labs, other
 from support.esp import A, B, datagram
 from support.rows import row
@@ -155,6 +155,28 @@ def test_a_cut_or_strange_reply_is_an_error(world, host, target, opcode, kind) -
     assert (code, opcode in said) == (errno.EIO, True)
     assert everything(host) == before
     assert attempt(host, ADD) == (0, "")
+
+
+@row("F-CTL-08", process=True)
+@pytest.mark.parametrize(
+    ("site", "kind", "code"),
+    [("card.command", "other-shape", errno.EIO), ("mailbox.reply", "drop", errno.ETIMEDOUT)],
+)
+def test_an_mtu_that_nobody_is_sure_of_is_soon_the_device_s_again(
+    world, host, target, site, kind, code
+) -> None:
+    """The card has taken it and its answer said nothing sure: the user is refused, the device has
+    what it had, and the card must not go on dropping what the device lets through."""
+    world.faults.add(site=site, kind=kind, match={"opcode": "SET_PORT"}, times=1)
+    with pytest.raises(OffloadError) as refused:
+        host.set_link(mtu=576)
+    assert refused.value.errno == code
+    assert {dev["name"]: dev["mtu"] for dev in host.devices()}["nic0"] == 1500
+    world.advance(TIMEOUT + 2)
+    world.settle()
+    assert host.send([datagram(1400)]) == [0]
+    world.settle()
+    assert len(world.wire.frames()) - host.frames_before == 1
 
 
 @row("F-CTL-11", process=True)

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 from host_driver.simulate.evidence import Evidence, serves
 from host_driver.simulate.headers import ESP, Parsed, parse
+from host_driver.simulate.invariants.lifecycle import HEALED_S
 from host_driver.simulate.invariants.registry import invariant
 from host_driver.simulate.ledger import PolicyAsked, SaAsked
+from host_driver.simulate.outer import sealed_bytes
 from host_driver.simulate.rulings import Ruling, Span, Standing, covers, same_network, standing
 from host_driver.simulate.tracks import Seen
 from proto import netlink
 from proto.xfrm import Msg
 
-SHORT = 400  # bytes that fit every MTU, whatever is put around them
+MTU_LEAST = 576  # what a device has that began anew, or may have while its card has another
 WITH_KEYS = {Msg.NEWSA, Msg.UPDSA, Msg.DELSA}  # there the kernel tells listeners keys (UAPI-60)
 
 
@@ -169,7 +171,7 @@ def _pairing(
 @invariant(7, "Order of installation does not matter")
 def order_does_not_matter(ev: Evidence) -> Iterator[str]:
     """Whatever came first, policies or SAs: where both are there, what a stack sends is accepted,
-    sealed and on the wire."""
+    sealed and on the wire, if it fits the MTU then."""
     if not ev.balanced:
         return
     for host in ev.hosts:
@@ -179,8 +181,8 @@ def order_does_not_matter(ev: Evidence) -> Iterator[str]:
             packet = parse(one.packet)
             if one.host != host or one.step < ev.span.first or packet is None:
                 continue
-            if not _plain(packet):
-                continue
+            if not _plain(packet) or packet.end != len(one.packet):
+                continue  # what stands behind a packet counts where its size is judged
             found = ev.ruling(host, "out", packet, ev.span)
             if found.certain and found.policy is not None and _usable(ev, found.policy, packet):
                 what = "accepted" if not one.errno else f"refused ({errno.errorcode[one.errno]})"
@@ -191,9 +193,9 @@ def order_does_not_matter(ev: Evidence) -> Iterator[str]:
 
 
 def _plain(packet: Parsed) -> bool:
-    """Whether a packet is whole, short enough for every link, and without options."""
+    """Whether a packet is whole and without options."""
     head = 20 if packet.version == 4 else 40
-    return not packet.fragment and packet.whole and packet.end <= SHORT and packet.at == head
+    return not packet.fragment and packet.whole and packet.at == head
 
 
 def _usable(ev: Evidence, policy: PolicyAsked, packet: Parsed) -> bool:
@@ -201,6 +203,8 @@ def _usable(ev: Evidence, policy: PolicyAsked, packet: Parsed) -> bool:
     not matter which one is chosen. A rule that is a phantom only an audit finds out."""
     if policy.offload and ev.phantom:
         return False
+    same = ev.settled_s(HEALED_S) and not ev.ledger.deadly
+    room = ev.ledger.mtus[policy.host] if same else MTU_LEAST
     serving = [
         track
         for track in ev.tracks(policy.host)
@@ -212,6 +216,7 @@ def _usable(ev: Evidence, policy: PolicyAsked, packet: Parsed) -> bool:
         ev.sure(track.sa)
         and (track.sa.offload == "packet") == policy.offload
         and track.exact
+        and sealed_bytes(track.sa, packet) <= room
         and not track.limit_reached()
         and not track.exhausted
         and (track.sa.selector is None or covers(track.sa.selector, packet) is True)

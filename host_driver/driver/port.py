@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The card's port as its device has it.
+
+A command whose answer says nothing sure may have been carried out. The device keeps what it had,
+and the card is told that until it says yes; else one MTU would rule in the stack and another in the
+card, which drops what the stack lets through.
+"""
+
+from typing import TYPE_CHECKING
+
+from host_driver.driver.command import CommandFailed, CommandUnknown, failure
+from host_driver.sleep import Completion, Sleep, wait
+from proto.commands import SetPort
+
+if TYPE_CHECKING:
+    from host_driver.host import Host
+
+
+class Port:
+    """`doubtful`: nobody knows what the card has, and `retry` will tell it."""
+
+    def __init__(self, host: "Host") -> None:
+        self.doubtful = False
+        self._host = host
+
+    def set_mtu(self, mtu: int) -> Sleep[None]:
+        """Of the card, then of the device. Raises OffloadError, and then the device's is as it was,
+        and the card's will be."""
+        host = self._host
+        try:
+            yield from host.mailbox.execute(SetPort(mtu=mtu))
+        except CommandUnknown as error:
+            host.spawn(self._tell(error.late))
+            raise
+        except CommandFailed as error:
+            if not error.clean:
+                self._doubt()
+            raise
+        host.devices.set_mtu(host.nic, mtu)
+
+    def taken(self) -> None:
+        """A card was taken, and set as the device is."""
+        self.doubtful = False
+
+    def retry(self) -> None:
+        """The tick: tell again what was not taken."""
+        if self.doubtful:
+            self.doubtful = False
+            self._host.spawn(self._tell())
+
+    def _tell(self, late: Completion | None = None) -> Sleep[None]:
+        """What the device has; `late`: once the card can no longer carry out what it was told."""
+        if late is not None:
+            yield from wait(late)
+        command = SetPort(mtu=self._host.nic.mtu)
+        reply = yield from wait(self._host.mailbox.post(command))
+        if failure(command, reply) or command.mtu != self._host.nic.mtu:
+            self._doubt()
+
+    def _doubt(self) -> None:
+        """Unless the card is lost: it is set when it is taken."""
+        self.doubtful = self._host.recovery.up

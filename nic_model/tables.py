@@ -6,7 +6,8 @@ row 0 of every table stays unused: 0 means "none". An SA is written first (`writ
 by packets only after `Steering.add_sa`.
 """
 
-from typing import NamedTuple, TypeVar
+import mmap
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -96,33 +97,41 @@ class Tables(NamedTuple):
     tag: npt.NDArray[np.uint8]  # [16], scratch
 
 
+def _zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Zeroes that take memory where they are written, and give it back in the end. malloc would
+    clear a block that it has used before, and keep it."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    mapping = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(mapping, np.uint8, size).view(dtype).reshape(shape)
+
+
 def _buckets(entries: int) -> npt.NDArray[np.int32]:
     """Chain heads for at most `entries` rows: a power of two, so that a mask picks one."""
-    return np.zeros(1 << max(4, (2 * entries - 1).bit_length()), np.int32)
+    return _zeros(1 << max(4, (2 * entries - 1).bit_length()), np.int32)
 
 
 def make_tables(caps: Caps) -> Tables:
     """Empty tables of the sizes in `caps`. Memory is touched only when used."""
     sas, rules = caps.sa_max + 1, 2 * caps.rule_max + 1
     return Tables(
-        sa=np.zeros(sas, SA_ROW),
-        window=np.zeros((sas, max(1, -(-caps.replay_window_max // 32))), np.uint32),
-        keys=np.zeros((caps.key_max + 1, KEY_BYTES), np.uint8),
+        sa=_zeros(sas, SA_ROW),
+        window=_zeros((sas, max(1, -(-caps.replay_window_max // 32))), np.uint32),
+        keys=_zeros((caps.key_max + 1, KEY_BYTES), np.uint8),
         rx_bucket=_buckets(sas),
         tx_bucket=_buckets(sas),
         steered=np.zeros(1, np.int64),
-        encap_port=np.zeros(1 << 16, np.int32),
-        policy=np.zeros(rules, POLICY_ROW),
-        tuples=np.zeros(rules, TUPLE_ROW),
+        encap_port=_zeros(1 << 16, np.int32),
+        policy=_zeros(rules, POLICY_ROW),
+        tuples=_zeros(rules, TUPLE_ROW),
         policy_bucket=_buckets(rules),
-        order=np.zeros((8, rules), np.int32),
+        order=_zeros((8, rules), np.int32),
         order_count=np.zeros(8, np.int64),
         totals=np.zeros(len(TOTALS), np.int64),
         drops=np.zeros((2, len(Drop)), np.int64),
-        events=np.zeros((EVENTS_MAX, 2), np.int64),
+        events=_zeros((EVENTS_MAX, 2), np.int64),
         event_count=np.zeros(1, np.int64),
-        touched=np.zeros(sas, np.uint8),
-        touched_list=np.zeros(sas, np.int64),
+        touched=_zeros(sas, np.uint8),
+        touched_list=_zeros(sas, np.int64),
         touched_count=np.zeros(1, np.int64),
         packet=np.zeros(1, PACKET_ROW),
         ahead=np.zeros(AHEAD_PACKETS, np.int64),

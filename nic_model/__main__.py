@@ -27,6 +27,7 @@ from proto.clock import RealClock
 from proto.frame import Channel, FrameError
 from proto.link.curve import Curve
 from proto.link.dma import Dma
+from proto.link.fork_server import begin
 from proto.link.loop import die_with_parent, lifeline, run
 from proto.link.zmq import Endpoint, Hub
 from proto.status import OffloadError
@@ -154,4 +155,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(begin(main, lambda: warm("template")))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of a lab: started with a lifeline, watched by pidfd, ended in three steps.
+"""One process of a lab: forked from a template, or started where there can be none, with a
+lifeline; watched by pidfd, ended in three steps.
 
     TERMINATE message -> grace -> SIGTERM -> grace -> SIGKILL, and always reaped
 
@@ -16,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 from typing import IO
+
+from host_driver.lab.template import Forked, drop, template
 
 LOG_TAIL_LINES = 8
 
@@ -44,15 +47,7 @@ class Child:
         self.name = name
         self.log = log
         with _open_log(log) as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment() | WIPING_ALLOCATOR,
-                umask=0o077,
-                process_group=0,
-            )
+            self._process = _fork(module, arguments, output) or _start(module, arguments, output)
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
 
@@ -117,6 +112,33 @@ class Child:
                 child.wait(deadline - time.monotonic())
         for child in children:
             child.kill()
+
+
+def prepare(module: str) -> None:
+    """Begin to load a module that processes will be forked of."""
+    template(module, environment() | WIPING_ALLOCATOR)
+
+
+def _fork(module: str, arguments: list[str], log: IO[bytes]) -> Forked | None:
+    """A process from the template; None where that does not work."""
+    try:
+        return template(module, environment() | WIPING_ALLOCATOR).fork(arguments, log)
+    except OSError:
+        drop(module)
+        return None
+
+
+def _start(module: str, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process that loads everything itself."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment() | WIPING_ALLOCATOR,
+        umask=0o077,
+        process_group=0,
+    )
 
 
 def _open_log(path: Path) -> IO[bytes]:

@@ -7,12 +7,14 @@ card that is started again binds the same addresses, and its host finds it there
 
 from pathlib import Path
 
-from host_driver.lab.child import Child
+from host_driver.lab.child import Child, prepare
 from host_driver.lab.settings import Settings, mac_of
 from proto.hello import Hello
 from proto.link.curve import write_keypair
 from proto.link.dma import Dma
 from proto.link.zmq import LINK_CHANNELS
+
+CARD, HOST = "nic_model", "host_driver"
 
 
 class Launcher:
@@ -43,6 +45,11 @@ class Launcher:
         names = [channel.name.lower() for channel in LINK_CHANNELS]
         self._links[number] = ",".join(f"{name}={hello.endpoints[name]}" for name in names)
 
+    def prepare(self) -> None:
+        """Begin to load what cards and hosts are made of, at the same time."""
+        for module in (CARD, HOST):
+            prepare(module)
+
     def card(self, number: int, card: str) -> Child:
         """Start a card. No seed: it would make the IVs of two labs, or of two lives, alike, and
         both may be given one key."""
@@ -52,7 +59,7 @@ class Launcher:
             arguments += self._keys(f"card{number}", f"host{number}")
         else:
             arguments += self._local_link(number)
-        return self._start(f"card{number}", "nic_model", arguments)
+        return self._start(f"card{number}", CARD, arguments)
 
     def host(self, number: int) -> Child:
         """Start a host, whose card has been bound."""
@@ -66,7 +73,7 @@ class Launcher:
             arguments += self._keys(f"host{number}", f"card{number}")
         else:
             arguments += self._local_link(number)
-        return self._start(f"host{number}", "host_driver", arguments)
+        return self._start(f"host{number}", HOST, arguments)
 
     def _start(self, name: str, module: str, arguments: list[str]) -> Child:
         always = ["--name", name, "--control", self.control(name)]

@@ -192,6 +192,7 @@ class ProcessWorld:
     def _start(self) -> None:
         hosts = range(self._settings.hosts)
         warm_kernels()
+        self._launcher.prepare()
         wires = [self._hub.bind(self._launcher.wire(number)) for number in hosts]
         for party in [f"{kind}{number}" for kind in ("host", "card") for number in hosts]:
             self._controls[party] = self._hub.bind(self._launcher.control(party))

@@ -2,6 +2,7 @@
 """The house style, executed: who imports what, where time, chance and sockets live, and lengths."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -55,14 +56,16 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), name(path))
 
 
-def imports(node: ast.AST) -> Iterator[tuple[int, str]]:
+@functools.cache
+def imports(path: Path) -> list[tuple[int, str]]:
     """Names of all imported modules, deferred imports and TYPE_CHECKING blocks included."""
-    for child in ast.walk(node):
+    found = []
+    for child in ast.walk(tree(path)):
         if isinstance(child, ast.Import):
-            for alias in child.names:
-                yield child.lineno, alias.name
+            found += [(child.lineno, alias.name) for alias in child.names]
         elif isinstance(child, ast.ImportFrom):
-            yield child.lineno, child.module or ""
+            found.append((child.lineno, child.module or ""))
+    return found
 
 
 def dotted(node: ast.expr) -> str:
@@ -95,7 +98,7 @@ def test_imports_run_one_way() -> None:
     wrong = [
         f"{name(path)}:{line} imports {module}"
         for path in PRODUCT
-        for line, module in imports(tree(path))
+        for line, module in imports(path)
         if (top := module.partition(".")[0]) in PACKAGES
         and top not in may_import(path.relative_to(ROOT).parts[0], path)
     ]
@@ -128,7 +131,7 @@ def test_a_library_stays_in_its_room(module: str, allowed: tuple[str, ...]) -> N
     wrong = [
         f"{name(path)}:{line}"
         for path in PRODUCT
-        for line, imported in imports(tree(path))
+        for line, imported in imports(path)
         if imported.partition(".")[0] == module and not name(path).startswith(allowed or "\0")
     ]
     assert wrong == []
@@ -139,7 +142,7 @@ def test_no_clock_chance_or_socket_below_the_shells() -> None:
     for path in PRODUCT:
         if is_shell(path):
             continue
-        for line, module in imports(tree(path)):
+        for line, module in imports(path):
             if module.partition(".")[0] in FORBIDDEN_MODULES:
                 wrong.append(f"{name(path)}:{line} imports {module}")
         for node in ast.walk(tree(path)):

@@ -6,6 +6,7 @@ any lab. Where the environment has changed since, it is replaced.
 """
 
 import atexit
+import contextlib
 import os
 import socket
 import subprocess
@@ -32,6 +33,8 @@ class Forked:
         self.pid = pid
         self.stdin = stdin
         self._status: int | None = None
+        with contextlib.suppress(OSError):  # it does so itself, but may not have come so far
+            os.setpgid(pid, pid)
 
     def poll(self) -> int | None:
         """Exit status, -signal, or None while it runs."""

@@ -282,10 +282,11 @@ class Host:
         elif self._timers.may_run("reconcile", self._tick_ns, self._now_ns):
             self._tick_ns = self._now_ns + TICK_NS
             self.port.retry()
-            self.driver_hook("reconcile")
+            if self.driver_hook("needs_reconcile"):
+                self.driver_hook("reconcile")
 
     def _needs_reconcile(self) -> bool:
-        return self.port.doubtful or self.driver_hook("needs_reconcile")
+        return self.port.behind or self.driver_hook("needs_reconcile")
 
     def driver_hook(self, name: str, *arguments: Any) -> bool:
         """Call an optional method of the driver: whether it said yes. What it raises is counted."""

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Port:
-    """`doubtful`: nobody knows what the card has, and `retry` will tell it."""
+    """The port of a host's card."""
 
     def __init__(self, host: "Host") -> None:
-        self.doubtful = False
+        self._doubtful = False  # nobody knows what the card has
         self._host = host
 
     def set_mtu(self, mtu: int) -> Sleep[None]:
@@ -33,19 +33,29 @@ class Port:
             host.spawn(self._tell(error.late))
             raise
         except CommandFailed as error:
-            if not error.clean:
-                self._doubt()
+            self._doubtful = self._doubtful or not error.clean
             raise
         host.devices.set_mtu(host.nic, mtu)
 
-    def taken(self) -> None:
-        """A card was taken, and set as the device is."""
-        self.doubtful = False
+    def begin(self) -> Sleep[None]:
+        """Of a card that was just taken: what the device has. Raises OffloadError."""
+        host, command = self._host, SetPort(mtu=self._host.nic.mtu)
+        try:
+            yield from host.mailbox.execute(command)
+        except CommandUnknown as error:
+            host.spawn(self._tell(error.late))
+            yield from host.mailbox.execute(command)
+        self._doubtful = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something to tell, and a card that would hear it."""
+        return self._doubtful and self._host.recovery.up
 
     def retry(self) -> None:
         """The tick: tell again what was not taken."""
-        if self.doubtful:
-            self.doubtful = False
+        if self.behind:
+            self._doubtful = False
             self._host.spawn(self._tell())
 
     def _tell(self, late: Completion | None = None) -> Sleep[None]:
@@ -55,8 +65,4 @@ class Port:
         command = SetPort(mtu=self._host.nic.mtu)
         reply = yield from wait(self._host.mailbox.post(command))
         if failure(command, reply) or command.mtu != self._host.nic.mtu:
-            self._doubt()
-
-    def _doubt(self) -> None:
-        """Unless the card is lost: it is set when it is taken."""
-        self.doubtful = self._host.recovery.up
+            self._doubtful = True

@@ -23,7 +23,7 @@ from host_driver.netdev import HW_ESP
 from host_driver.sleep import Completion, Sleep, wait
 from host_driver.trace import TracedOps
 from proto.caps import Caps
-from proto.commands import AnyCommand, InitFunction, QueryCaps, Reply, SetPort
+from proto.commands import AnyCommand, InitFunction, QueryCaps, Reply
 from proto.frame import Kind, pack
 from proto.hello import Hello
 from proto.limits import COMMAND_REVISION
@@ -102,8 +102,7 @@ def take_card(host: "Host") -> Sleep[Caps]:
         )
     host.recovery.taken(reply.values["boot"], reply.values["health"])
     reply = yield from _ask(host, QueryCaps())
-    yield from _ask(host, SetPort(mtu=host.nic.mtu))
-    host.port.taken()
+    yield from host.port.begin()
     host.events.arm()
     assert reply.caps is not None, "the mailbox has looked"
     return reply.caps

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from host_driver.lab.template import Forked, drop, template
+from host_driver.lab.template import fork, template
 
 LOG_TAIL_LINES = 8
 
@@ -47,7 +47,9 @@ class Child:
         self.name = name
         self.log = log
         with _open_log(log) as output:
-            self._process = _fork(module, arguments, output) or _start(module, arguments, output)
+            env = environment() | WIPING_ALLOCATOR
+            forked = fork(module, env, arguments, output)
+            self._process = forked or _start(module, env, arguments, output)
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
 
@@ -116,26 +118,20 @@ class Child:
 
 def prepare(module: str) -> None:
     """Begin to load a module that processes will be forked of."""
-    template(module, environment() | WIPING_ALLOCATOR)
+    with contextlib.suppress(OSError):  # whoever needs a process will hear of it
+        template(module, environment() | WIPING_ALLOCATOR)
 
 
-def _fork(module: str, arguments: list[str], log: IO[bytes]) -> Forked | None:
-    """A process from the template; None where that does not work."""
-    try:
-        return template(module, environment() | WIPING_ALLOCATOR).fork(arguments, log)
-    except OSError:
-        drop(module)
-        return None
-
-
-def _start(module: str, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(
+    module: str, env: dict[str, str], arguments: list[str], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
     """A process that loads everything itself."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=environment() | WIPING_ALLOCATOR,
+        env=env,
         umask=0o077,
         process_group=0,
     )

@@ -5,9 +5,9 @@
     2. compile the kernels, if nobody has yet       5. hosts start and dial; HELLO on control
     3. cards start and bind their links             6. the wire begins to carry frames
 
-Every wait also watches the children's pidfds, so a death is noticed at once. One that the lab or a
-fault wanted is a state of the party (`lab.life`); by any other PeerDied names the process, and
-everything else is ended and removed before it is raised.
+Every wait but that for a template also watches the children's pidfds, so a death is noticed at
+once. One that the lab or a fault wanted is a state of the party (`lab.life`); by any other PeerDied
+names the process, and everything else is ended and removed before it is raised.
 """
 
 import errno

@@ -33,15 +33,30 @@ _SYS_CLONE = {"x86_64": 56, "aarch64": 220}  # the number of clone(2); 0 for all
 Main = Callable[[list[str]], int]
 
 
+class CannotFork(OSError):
+    """A template has tried, and the kernel refuses: it will never work here."""
+
+
+def possible() -> bool:
+    """Whether this machine's clone(2) is known."""
+    return platform.machine() in _SYS_CLONE
+
+
 def ask(template: socket.socket, arguments: list[str], stdin: int, log: int) -> int:
-    """Another process, with these arguments and descriptors -> its id. Raises OSError."""
+    """Another process, with these arguments and descriptors -> its id.
+
+    Raises CannotFork; OSError where the template does not answer. After any other exception, too,
+    it must not be asked again: its answer would be taken for the next one's.
+    """
     body = msgspec.msgpack.encode(arguments)
     if len(body) > REQUEST_MAX_BYTES:
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
     socket.send_fds(template, [body], [stdin, log])
     pid = int.from_bytes(template.recv(_ANSWER_BYTES), signed=True)
-    if pid <= 0:
-        raise OSError(-pid or errno.EPIPE, os.strerror(-pid or errno.EPIPE))
+    if pid < 0:
+        raise CannotFork(-pid, os.strerror(-pid))
+    if pid == 0:
+        raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
     return pid
 
 
@@ -74,14 +89,16 @@ def _serve(launcher: socket.socket, main: Main) -> int:
 
 
 def _fork() -> int:
-    """As fork(2), but the child is our parent's; -errno where that is not possible. Nothing else
-    may run in this process: no handlers but Python's own are called."""
-    number = _SYS_CLONE.get(platform.machine())
-    if number is None:
-        return -errno.ENOSYS
+    """As fork(2), but the child is our parent's; -errno where that is not possible.
+
+    The C library does not notice: of its handlers none runs, and what it calls the id of the main
+    thread stays the template's. So no other thread may run here, and nobody signals threads.
+    """
     python = ctypes.PyDLL(None, use_errno=True)  # calls that keep the interpreter's lock
     python.PyOS_BeforeFork()
-    pid: int = python.syscall(number, _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+    pid: int = python.syscall(
+        _SYS_CLONE[platform.machine()], _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0
+    )
     failed = ctypes.get_errno()
     if pid == 0:
         python.PyOS_AfterFork_Child()

@@ -179,6 +179,29 @@ def test_an_mtu_that_nobody_is_sure_of_is_soon_the_device_s_again(
     assert len(world.wire.frames()) - host.frames_before == 1
 
 
+@row("F-CTL-08")
+def test_a_card_that_comes_back_is_told_as_well(world, host, target) -> None:
+    """The same while the driver brings back what a card that was reset had."""
+    assert attempt(host, ADDS["block"].text)[0] == 0
+    slow = {"opcode": "CREATE_POLICY_RULE"}
+    world.faults.add(site="mailbox.reply", kind="delay", delay_ms=1500, match=slow)
+    host.nic.reset("function")
+    while host.info()["device_state"] != "recovering":
+        world.advance(0.05)
+    world.advance(0.3)
+    world.faults.add(site="card.command", kind="other-shape", match={"opcode": "SET_PORT"}, times=1)
+    with pytest.raises(OffloadError):
+        host.set_link(mtu=576)
+    assert host.info()["device_state"] == "recovering"
+    world.faults.reset()
+    world.advance(10)
+    world.settle()
+    assert host.ip("xfrm policy flush").rc == 0
+    assert host.send([datagram(1400)]) == [0]
+    world.settle()
+    assert len(world.wire.frames()) - host.frames_before == 1
+
+
 @row("F-CTL-11", process=True)
 def test_replies_in_any_order_find_their_commands(world, host, target) -> None:
     for number in range(60):

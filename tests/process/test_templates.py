@@ -2,6 +2,7 @@
 """A lab's processes are forked from templates, are children of whoever runs the lab all the same,
 and come up without a template where there can be none."""
 
+import errno
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from host_driver.lab import Lab, PeerDied, template
 from host_driver.lab.child import environment
+from proto.link.fork_server import FLAG, CannotFork
 
 MODULES = {"nic_model", "host_driver"}
 
@@ -87,6 +89,50 @@ def test_without_a_template_a_process_is_started(module) -> None:
         party.restart()
         lab.settle()
         assert host.info()["pid"] == lab.pids()["host0"]
+
+
+def test_where_nothing_can_be_forked_processes_are_started(monkeypatch) -> None:
+    """And no template is loaded again for nothing."""
+
+    def refuse(*_) -> int:
+        raise CannotFork(errno.EPERM, "refused")
+
+    monkeypatch.setattr(template, "ask", refuse)
+    monkeypatch.setattr(template, "_useless", [])
+    with Lab("process") as lab:
+        children = programs()
+        assert all(FLAG not in children[pid] for pid in lab.pids().values())
+        before = templates()
+        lab.hosts[0].nic.kill()
+        lab.hosts[0].nic.restart()
+        assert templates() == before
+        lab.settle()
+
+
+def test_an_answer_that_nobody_waited_for_is_nobody_elses(monkeypatch) -> None:
+    """Whoever was interrupted while a template answered must not leave its answer to the next."""
+    with Lab("process"):
+        kept = templates()
+
+    def interrupted(*_) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(template, "ask", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Lab("process").start()
+    with Lab("process") as lab:
+        assert templates()["nic_model"] != kept["nic_model"]
+        lab.settle()
+
+
+def test_what_somebody_else_has_reaped_has_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+    os.waitpid(child.pid, 0)
+    forked = template.Forked(child.pid, child.stdin)
+    assert (forked.poll(), forked.wait()) == (0, 0)
+    child.stdin.close()
+    child.returncode = 0
 
 
 def test_another_environment_has_another_template(monkeypatch) -> None:

@@ -197,6 +197,7 @@ def test_a_card_that_comes_back_is_told_as_well(world, host, target) -> None:
     world.advance(10)
     world.settle()
     assert host.ip("xfrm policy flush").rc == 0
+    world.settle()
     assert host.send([datagram(1400)]) == [0]
     world.settle()
     assert len(world.wire.frames()) - host.frames_before == 1

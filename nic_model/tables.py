@@ -101,8 +101,8 @@ def _zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[An
     """Zeroes that take memory where they are written, and give it back in the end. malloc would
     clear a block that it has used before, and keep it."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    mapping = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(mapping, np.uint8, size).view(dtype).reshape(shape)
+    mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(mapping, dtype).reshape(shape)
 
 
 def _buckets(entries: int) -> npt.NDArray[np.int32]:

@@ -26,25 +26,12 @@ class Port:
     def set_mtu(self, mtu: int) -> Sleep[None]:
         """Of the card, then of the device. Raises OffloadError, and then the device's is as it was,
         and the card's will be."""
-        host = self._host
-        try:
-            yield from host.mailbox.execute(SetPort(mtu=mtu))
-        except CommandUnknown as error:
-            host.spawn(self._tell(error.late))
-            raise
-        except CommandFailed as error:
-            self._doubtful = self._doubtful or not error.clean
-            raise
-        host.devices.set_mtu(host.nic, mtu)
+        yield from self._set(mtu)
+        self._host.devices.set_mtu(self._host.nic, mtu)
 
     def begin(self) -> Sleep[None]:
         """Of a card that was just taken: what the device has. Raises OffloadError."""
-        host, command = self._host, SetPort(mtu=self._host.nic.mtu)
-        try:
-            yield from host.mailbox.execute(command)
-        except CommandUnknown as error:
-            host.spawn(self._tell(error.late))
-            yield from host.mailbox.execute(command)
+        yield from self._set(self._host.nic.mtu)
         self._doubtful = False
 
     @property
@@ -57,6 +44,16 @@ class Port:
         if self.behind:
             self._doubtful = False
             self._host.spawn(self._tell())
+
+    def _set(self, mtu: int) -> Sleep[None]:
+        try:
+            yield from self._host.mailbox.execute(SetPort(mtu=mtu))
+        except CommandUnknown as error:
+            self._host.spawn(self._tell(error.late))
+            raise
+        except CommandFailed as error:
+            self._doubtful |= not error.clean
+            raise
 
     def _tell(self, late: Completion | None = None) -> Sleep[None]:
         """What the device has; `late`: once the card can no longer carry out what it was told."""

@@ -12,7 +12,8 @@ and so does the host, so nothing of an earlier probe reaches this one.
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -23,7 +24,7 @@ from host_driver.netdev import HW_ESP
 from host_driver.sleep import Completion, Sleep, wait
 from host_driver.trace import TracedOps
 from proto.caps import Caps
-from proto.commands import AnyCommand, InitFunction, QueryCaps, Reply
+from proto.commands import InitFunction, QueryCaps
 from proto.frame import Kind, pack
 from proto.hello import Hello
 from proto.limits import COMMAND_REVISION
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 PROBE_RETRY_NS = 50_000_000
 PROBE_TRIES = 9
+
+T = TypeVar("T")
 
 
 class WrongRevision(OffloadError):
@@ -101,19 +104,19 @@ def take_card(host: "Host") -> Sleep[Caps]:
             f"this driver speaks {COMMAND_REVISION}",
         )
     host.recovery.taken(reply.values["boot"], reply.values["health"])
-    reply = yield from _ask(host, QueryCaps())
-    yield from host.port.begin()
+    reply = yield from _twice(lambda: host.mailbox.execute(QueryCaps()))
+    yield from _twice(host.port.begin)
     host.events.arm()
     assert reply.caps is not None, "the mailbox has looked"
     return reply.caps
 
 
-def _ask(host: "Host", command: AnyCommand) -> Sleep[Reply]:
+def _twice(ask: Callable[[], Sleep[T]]) -> Sleep[T]:
     """Once more where the answer gets lost: nothing is changed by asking twice."""
     try:
-        return (yield from host.mailbox.execute(command))
+        return (yield from ask())
     except CommandUnknown:
-        return (yield from host.mailbox.execute(command))
+        return (yield from ask())
 
 
 def load_driver(host: "Host", caps: Caps) -> None:

@@ -12,6 +12,8 @@ from nic_model.esp.keys import KEY_BYTES, expand_key
 BACKEND = select.chosen()
 if BACKEND == "vaes":
     from nic_model.esp.vaes import seal, unseal
+elif BACKEND == "vaes_avx2":
+    from nic_model.esp.vaes_avx2 import seal, unseal
 elif BACKEND == "aesni":
     from nic_model.esp.aesni import seal, unseal
 else:

@@ -47,7 +47,7 @@ FOLD = np.uint64(0xC200000000000000)  # x^7 + x^2 + x + 1 reversed, without its 
 
 
 @inline
-def _first_count(salt, iv):
+def first_count(salt, iv):
     """The counter block salt | iv | 1 (RFC 4106 4), reversed."""
     iv = np.uint64(iv)
     return make((iv << U32) | np.uint64(1), (np.uint64(salt) << U32) | (iv >> U32))
@@ -73,7 +73,7 @@ def _encrypt8(keys, count):
 
 
 @inline
-def _add_product(sums, keys, k, block):
+def add_product(sums, keys, k, block):
     """Add block * H^k to the unreduced sums (low, middle, high); block is reversed."""
     low, middle, high = sums
     power = load(keys + END - 16 * k)
@@ -83,7 +83,7 @@ def _add_product(sums, keys, k, block):
 
 
 @inline
-def _reduce(sums):
+def reduce(sums):
     """The sums as one element of GF(2^128); multiply in plain.py has the arithmetic."""
     low, middle, high = sums
     fold = make(U0, FOLD)
@@ -184,7 +184,7 @@ def _xor_rest(text, n, at, streams):
 def _sum_seven(sums, keys, at):
     """Add seven blocks of ciphertext, the last one times H."""
     for k in range(7, 0, -1):
-        sums = _add_product(sums, keys, k, reverse(load(at + 112 - 16 * k)))
+        sums = add_product(sums, keys, k, reverse(load(at + 112 - 16 * k)))
     return sums
 
 
@@ -194,14 +194,14 @@ def _sum_rest(sums, y, keys, text, n, at, lengths):
     end = text + n
     k = ((end - at + 15) >> 4) + 1
     while end - at >= 16:
-        sums = _add_product(sums, keys, k, xor(y, reverse(load(at))))
+        sums = add_product(sums, keys, k, xor(y, reverse(load(at))))
         y = make(U0, U0)
         k -= 1
         at += 16
     if end > at:
-        sums = _add_product(sums, keys, 2, xor(y, reverse(_load_tail(text, n))))
+        sums = add_product(sums, keys, 2, xor(y, reverse(_load_tail(text, n))))
         y = make(U0, U0)
-    return _reduce(_add_product(sums, keys, 1, xor(y, lengths)))
+    return reduce(add_product(sums, keys, 1, xor(y, lengths)))
 
 
 @inline
@@ -213,7 +213,7 @@ def _walk(ctx, salt, iv, aad, aad_len, text, n, opening):
     hashed, on opening before it is decrypted.
     """
     keys = address(ctx)
-    first = _first_count(salt, iv)
+    first = first_count(salt, iv)
     mask, a, b, c, d, e, f, g = _encrypt8(keys, first)
     h = g
     zero = make(U0, U0)
@@ -222,12 +222,12 @@ def _walk(ctx, salt, iv, aad, aad_len, text, n, opening):
     y = zero
     at = text
     if n < 112:
-        sums = _add_product((zero, zero, zero), keys, ((n + 15) >> 4) + 2, header)
+        sums = add_product((zero, zero, zero), keys, ((n + 15) >> 4) + 2, header)
     else:
         count = add32(first, 8)
         if not opening:
             _xor_seven(at, a, b, c, d, e, f, g)
-        y = _reduce(_sum_seven(_add_product((zero, zero, zero), keys, 8, header), keys, at))
+        y = reduce(_sum_seven(add_product((zero, zero, zero), keys, 8, header), keys, at))
         if opening:
             _xor_seven(at, a, b, c, d, e, f, g)
         at += 112
@@ -235,8 +235,8 @@ def _walk(ctx, salt, iv, aad, aad_len, text, n, opening):
             a, b, c, d, e, f, g, h = _encrypt8(keys, count)
             if not opening:
                 _xor_eight(at, a, b, c, d, e, f, g, h)
-            sums = _add_product((zero, zero, zero), keys, 8, xor(y, reverse(load(at))))
-            y = _reduce(_sum_seven(sums, keys, at + 16))
+            sums = add_product((zero, zero, zero), keys, 8, xor(y, reverse(load(at))))
+            y = reduce(_sum_seven(sums, keys, at + 16))
             if opening:
                 _xor_eight(at, a, b, c, d, e, f, g, h)
             count = add32(count, 8)
@@ -265,18 +265,23 @@ def _put_back(ctx, salt, iv, aad, aad_len, buf, off, n):
     _walk(ctx, salt, iv, address(aad), aad_len, address(buf) + off, n, SEAL)
 
 
+@inline
+def differs(tag, icv, icv_len):
+    """Whether the icv_len bytes at `icv` are not those of the tag."""
+    if icv_len == ICV_LENGTH_MAX:
+        difference = xor(tag, load(icv))
+    else:
+        difference = xor(keep(tag, icv_len), _load_short(icv, icv_len))
+    return (low_half(difference) | high_half(difference)) != U0
+
+
 @njit
 def unseal(ctx, salt, iv, aad, aad_len, buf, off, n, icv_off, icv_len):
     """Decrypt buf[off:off+n] if its ICV is good; see unseal in portable.py."""
     if icv_len < ICV_LENGTH_MIN or icv_len > ICV_LENGTH_MAX:
         return False
     expected = _walk(ctx, salt, iv, address(aad), aad_len, address(buf) + off, n, OPEN)
-    icv = address(buf) + icv_off
-    if icv_len == ICV_LENGTH_MAX:
-        difference = xor(expected, load(icv))
-    else:
-        difference = xor(keep(expected, icv_len), _load_short(icv, icv_len))
-    if (low_half(difference) | high_half(difference)) != U0:
+    if differs(expected, address(buf) + icv_off, icv_len):
         _put_back(ctx, salt, iv, aad, aad_len, buf, off, n)
         return False
     return True

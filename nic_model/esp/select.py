@@ -27,9 +27,11 @@ class Form(NamedTuple):
 
 
 _AESNI = frozenset({"aes", "pclmul", "ssse3", "sse4.1"})
+_VAES = _AESNI | {"avx2", "vaes", "vpclmulqdq"}
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 FORMS = (  # best first
-    Form("vaes", _AESNI | _AVX512 | {"vaes", "vpclmulqdq"}),
+    Form("vaes", _VAES | _AVX512),
+    Form("vaes_avx2", _VAES),
     Form("aesni", _AESNI),
     Form("portable", frozenset()),
 )

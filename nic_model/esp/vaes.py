@@ -14,19 +14,17 @@ every access within the text.
 import numpy as np
 
 from nic_model.esp import simd
-from nic_model.esp.keys import END, ROUNDS_AT
+from nic_model.esp.keys import END
 from nic_model.esp.portable import ICV_LENGTH_MAX, ICV_LENGTH_MIN
-from nic_model.esp.rounds512 import (
-    FIRST_ROUNDS,
-    aesenc,
-    aesenclast,
+from nic_model.esp.rounds import (
+    last_rounds,
     nine_rounds,
     nine_rounds_and_sum,
     reduce,
-    sum_products,
 )
-from nic_model.esp.simd import address, high_half, load_byte, low_half, make, reverse, store
-from nic_model.esp.simd512 import add_count, count_up, first_lane, keep, place, put, take, xor
+from nic_model.esp.simd import address, high_half, low_half, make, reverse, store
+from nic_model.esp.simd512 import LANES, keep, place, put, sum_to_end, take
+from nic_model.esp.wide import add_count, count_up, lane, xor
 from nic_model.jit import inline, njit
 
 U0, U1, U8, U32 = np.uint64(0), np.uint64(1), np.uint64(8), np.uint64(32)
@@ -37,16 +35,7 @@ ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 TEXT = np.uint64(0xFFFF_FFFF_FFFF_0000)  # of the first vector: no text in its first block
 FIRST, WHOLE = (TEXT, ALL, ALL), (ALL, ALL, ALL)
 _take, _nine, _next = take(STRIDE), nine_rounds(STRIDE), add_count(4 * STRIDE)
-_take_one = take(1)
-
-
-@inline
-def _last_rounds(keys, states):
-    """What is left of AES after nine rounds: one more, three or five."""
-    rounds = np.int64(load_byte(keys + ROUNDS_AT))
-    for i in range(FIRST_ROUNDS + 1, rounds):
-        states = aesenc(states, keys + 16 * i)
-    return aesenclast(states, keys + 16 * rounds)
+_take_one, _count_up, _first_lane = take(1), count_up(LANES), lane(0)
 
 
 @inline
@@ -76,11 +65,11 @@ def _make_rest(n):
         edges = lead, ALL >> np.uint64(max(-here, 0)), (U1 << np.uint64(max(here, 0))) - U1
         blocks = ((left + 15) >> 4) + 1
         in_last = blocks - 4 * (n - 1)
-        streams = _last_rounds(keys, nine_n(keys, count))
+        streams = last_rounds(keys, nine_n(keys, count))
         made, hashed = _apply(at, take_n(at, edges), streams, edges, opening)
         mask = ALL >> np.uint64(64 - 16 * in_last)
         end = place(lengths, in_last - 1)
-        sums = sum_products(_powers(keys, blocks), mask, y, end, hashed)
+        sums = sum_to_end(_powers(keys, blocks), mask, y, end, hashed)
         return reduce(sums), made[0]
 
     return rest
@@ -117,33 +106,33 @@ def _walk(ctx, salt, iv, aad, aad_len, buf, off, n, opening):
     keys = address(ctx)
     iv = np.uint64(iv)
     first = make((iv << U32) | U1, (np.uint64(salt) << U32) | (iv >> U32))  # RFC 4106 4, reversed
-    count = count_up(first)
+    count = _count_up(first)
     y = place(reverse(simd.keep(simd.load(address(aad)), aad_len)), np.int64(0))
     lengths = make(np.uint64(n) * U8, np.uint64(aad_len) * U8)  # in bits
     at, left = address(buf) + off - 16, n + 16
     if left < STRIDE_BYTES:
         y, made = _rest(keys, count, at, left, TEXT, y, lengths, opening)
-        return simd.xor(first_lane(made), reverse(first_lane(y)))
+        return simd.xor(_first_lane(made), reverse(_first_lane(y)))
 
-    streams = _last_rounds(keys, _nine(keys, count))
+    streams = last_rounds(keys, _nine(keys, count))
     made, hashed = _apply(at, _take(at, FIRST), streams, FIRST, opening)
-    mask = first_lane(made[0])
+    mask = _first_lane(made[0])
     at += STRIDE_BYTES
     left -= STRIDE_BYTES
     count = _next(count)
     powers = _powers(keys, 4 * STRIDE)
     while left >= STRIDE_BYTES:
         states, sums = nine_rounds_and_sum(keys, count, powers, y, hashed)
-        streams = _last_rounds(keys, states)
+        streams = last_rounds(keys, states)
         y = reduce(sums)
         _, hashed = _apply(at, _take(at, WHOLE), streams, WHOLE, opening)
         at += STRIDE_BYTES
         left -= STRIDE_BYTES
         count = _next(count)
     nothing = place(make(U0, U0), np.int64(0))
-    y = reduce(sum_products(powers, ALL, y, nothing, hashed))
+    y = reduce(sum_to_end(powers, ALL, y, nothing, hashed))
     y, _ = _rest(keys, count, at, left, ALL, y, lengths, opening)
-    return simd.xor(mask, reverse(first_lane(y)))
+    return simd.xor(mask, reverse(_first_lane(y)))
 
 
 @njit
@@ -167,7 +156,7 @@ def unseal(ctx, salt, iv, aad, aad_len, buf, off, n, icv_off, icv_len):
     icv = address(buf) + icv_off
     difference = simd.xor(
         simd.keep(tag, icv_len),
-        first_lane(_take_one(icv, (ALL, ALL, (U1 << np.uint64(icv_len)) - U1))[0]),
+        _first_lane(_take_one(icv, (ALL, ALL, (U1 << np.uint64(icv_len)) - U1))[0]),
     )
     if (low_half(difference) | high_half(difference)) != U0:
         _put_back(ctx, salt, iv, aad, aad_len, buf, off, n)

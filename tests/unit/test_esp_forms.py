@@ -16,8 +16,9 @@ from proto.status import OffloadError
 
 ROOT = Path(__file__).parent.parent.parent
 AESNI = frozenset({"aes", "pclmul", "ssse3", "sse4.1", "avx"})
-VAES = frozenset({"vaes", "vpclmulqdq", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
-ALL = AESNI | VAES
+VAES = frozenset({"avx2", "vaes", "vpclmulqdq"})
+AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
+ALL = AESNI | VAES | AVX512
 SETTINGS = ("XFRMNIC_ESP", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT")
 
 
@@ -63,6 +64,7 @@ def test_numba_told_of_a_lesser_cpu_still_works() -> None:
     ("override", "features", "jit", "expected"),
     [
         ("", ALL, True, "vaes"),
+        *(("", ALL - {feature}, True, "vaes_avx2") for feature in sorted(AVX512)),
         *(("", ALL - {feature}, True, "aesni") for feature in sorted(VAES)),
         ("", ALL - {"pclmul"}, True, "portable"),
         ("", ALL - {"aes"}, True, "portable"),
@@ -70,6 +72,7 @@ def test_numba_told_of_a_lesser_cpu_still_works() -> None:
         ("", frozenset(), True, "portable"),
         ("portable", ALL, True, "portable"),
         ("aesni", ALL, True, "aesni"),
+        ("vaes_avx2", ALL, True, "vaes_avx2"),
         ("vaes", ALL, True, "vaes"),
     ],
 )
@@ -81,7 +84,8 @@ def test_choice(override: str, features: frozenset[str], jit: bool, expected: st
     ("override", "features", "jit", "number", "words"),
     [
         ("aesni", ALL - {"aes", "ssse3"}, True, errno.EOPNOTSUPP, "aes, ssse3"),
-        ("vaes", AESNI, True, errno.EOPNOTSUPP, "avx512bw, avx512dq, avx512f, avx512vl, vaes"),
+        ("vaes", AESNI, True, errno.EOPNOTSUPP, "avx2, avx512bw, avx512dq, avx512f, avx512vl, v"),
+        ("vaes_avx2", AESNI, True, errno.EOPNOTSUPP, "avx2, vaes, vpclmulqdq"),
         ("aesni", ALL, False, errno.EOPNOTSUPP, "NUMBA_DISABLE_JIT"),
         ("fast", ALL, True, errno.EINVAL, "XFRMNIC_ESP=fast"),
     ],
@@ -113,9 +117,10 @@ def test_what_numba_is_told_limits_the_features(told: str | None, expected: set[
 def test_environment_is_read() -> None:
     show = ["-c", "from nic_model import esp; print(esp.BACKEND)"]
     assert run(show, NUMBA_CPU_FEATURES="-aes").stdout.strip() == "portable"
-    if "avx512f" in select.host_features():
-        less = run(show, NUMBA_CPU_FEATURES="+aes,+pclmul,+ssse3,+sse4.1,+vaes,+vpclmulqdq")
-        assert less.stdout.strip() == "aesni"
+    if select.host_features() >= VAES:
+        told = "+aes,+pclmul,+ssse3,+sse4.1,+vaes,+vpclmulqdq"
+        assert run(show, NUMBA_CPU_FEATURES=told).stdout.strip() == "aesni"
+        assert run(show, NUMBA_CPU_FEATURES=f"{told},+avx2").stdout.strip() == "vaes_avx2"
     assert run(show, XFRMNIC_ESP="portable").stdout.strip() == "portable"
     refused = run(show, XFRMNIC_ESP="aesni", NUMBA_CPU_NAME="generic")
     assert refused.returncode == 1

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nic_model import aso
+from nic_model.handed import handed, tables_at
 from nic_model.jit import inline, njit
 from nic_model.tables import (
     EVENTS_LOST,
@@ -34,9 +35,10 @@ def touch(t, row):
 
 
 @njit
-def drain_touched(t, records):
+def drain_touched(where, records):
     """Write the SA_COUNTERS record of each touched SA that still lives, in the order of their first
     touch; returns how many. Afterwards none is touched. records: SA_COUNTERS[touched_count]."""
+    t = tables_at(where)
     count = 0
     for i in range(t.touched_count[0]):
         row = t.touched_list[i]
@@ -61,7 +63,7 @@ def drain_touched(t, records):
 def counter_records(t: Tables) -> npt.NDArray[np.void]:
     """What `drain_touched` writes."""
     records = np.zeros(int(t.touched_count[0]), SA_COUNTERS)
-    return records[: drain_touched(t, records)] if len(records) else records
+    return records[: drain_touched(handed(t), records)] if len(records) else records
 
 
 @inline

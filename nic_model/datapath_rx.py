@@ -3,9 +3,10 @@
 
 import numpy as np
 
-from nic_model import account, ahead, aso, lookup
+from nic_model import account, ahead, aso, flow, lookup
 from nic_model.datapath_crypto import open_in_place
 from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, open_payload
+from nic_model.handed import tables_at
 from nic_model.jit import inline, njit
 from nic_model.memory import copy, load16, load32, store16, store32
 from nic_model.packet import (
@@ -53,7 +54,7 @@ _MULTICAST = 1 << 40  # the group bit of a MAC address
 #  4. into the next receive slot, with its descriptor          (NO_BUFFER)
 @njit
 def rx_burst(
-    t, frames, offsets, lengths, n, memory, mac, first_index, credits, descriptors, verdict
+    where, frames, offsets, lengths, n, memory, mac, first_index, credits, descriptors, verdict
 ):
     """Take `n` frames from the wire; returns how many were delivered.
 
@@ -65,6 +66,8 @@ def rx_burst(
     or, in crypto offload, should have (its syndrome says so). verdict: uint8[n] of status.Drop.
     Afterwards totals and drops are counted; drain_events and account.drain_touched tell the rest.
     """
+    t = tables_at(where)
+    flow.forget(t)
     delivered = 0
     p = t.packet[0]
     for i in range(n):
@@ -280,7 +283,7 @@ def _check_policy(t, p, row):
     """The IN policy for a packet that SA `row` opened or that came in clear (0): 0 or the Drop."""
     if p.fragment == UNKNOWN:
         return _FRAGMENT
-    policy = lookup.find_policy(t, p, IN)
+    policy = flow.policy_of(t, p, IN)
     if policy == 0:
         return 0
     pol = t.policy[policy]

@@ -3,9 +3,10 @@
 
 import numpy as np
 
-from nic_model import account, ahead, aso, lookup
+from nic_model import account, ahead, aso, flow
 from nic_model.datapath_crypto import seal_in_place
 from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, seal_payload
+from nic_model.handed import tables_at
 from nic_model.jit import inline, njit
 from nic_model.memory import copy, load32, store32
 from nic_model.packet import (
@@ -49,7 +50,7 @@ _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
 #  6. clear: as it is;  SA: seal                               (TOO_LONG SEQUENCE_EXHAUSTED)
 #  7. count
 @njit
-def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_length, verdict):
+def tx_burst(where, memory, first_index, descriptors, n, mtu, out, out_length, verdict):
     """Take at most `n` descriptors to the wire; returns how many were taken, and how many frames
     were sent.
 
@@ -62,6 +63,8 @@ def tx_burst(t, memory, first_index, descriptors, n, mtu, out, out_length, verdi
     verdict: uint8[n] of status.Drop, of a large frame that of the first piece that was refused.
     Afterwards totals and drops are counted; drain_events and account.drain_touched tell the rest.
     """
+    t = tables_at(where)
+    flow.forget(t)
     taken = sent = at = 0
     failed = False
     for i in range(n):
@@ -156,7 +159,7 @@ def _decide(t, p, flags):
         return 0  # the host has done what its policies say; the card's are not for ESP around it
     if p.fragment == UNKNOWN:
         return -_FRAGMENT
-    policy = lookup.find_policy(t, p, OUT)
+    policy = flow.policy_of(t, p, OUT)
     protects = policy != 0 and (t.policy[policy].protect or t.policy[policy].action == BLOCK)
     if p.fragment and (protects or must_protect):
         return -_FRAGMENT
@@ -164,7 +167,7 @@ def _decide(t, p, flags):
         return clear
     if t.policy[policy].action == BLOCK:
         return -_BLOCKED
-    return lookup.find_tx(t, p, policy)
+    return flow.sa_of(t, p)
 
 
 # RFC 4303 3.3 and RFC 4106 for the frame in t.frame, of which ESP takes in transport mode what is

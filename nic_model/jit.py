@@ -17,6 +17,7 @@ use_cache_directory()
 import numba  # noqa: E402
 from numba.core import cgutils, config, types  # noqa: E402
 from numba.extending import intrinsic, models, register_model  # noqa: E402
+from numba.np.arrayobj import populate_array  # noqa: E402
 
 __all__ = [
     "cgutils",
@@ -26,6 +27,7 @@ __all__ = [
     "models",
     "njit",
     "numba",
+    "populate_array",
     "register_model",
     "types",
 ]

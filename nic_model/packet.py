@@ -203,23 +203,37 @@ def _parse_upper(buf, p):
 @inline
 def ipv4_checksum_good(buf):
     """Whether the header of the parsed IPv4 packet in `buf` adds up."""
-    return fold(add_words(buf, IP_AT, np.int64(buf[IP_AT] & 0xF) * 4, 0)) == 0
+    header = np.int64(buf[IP_AT] & 0xF) * 4
+    return fold(_words(buf, IP_AT, 12) + _words(buf, IP_AT + 12, header - 12)) == 0
+
+
+@inline
+def _words(buf, at, n):
+    """The sum of the 16-bit words of buf[at:at+n]; n is a multiple of four, and small."""
+    total = 0
+    for i in range(at, at + n, 4):
+        total += load16(buf, i) + load16(buf, i + 2)
+    return total
 
 
 @inline
 def finish_ip(buf, at, family, end, nh_at, proto):
     """Set length, protocol and (IPv4) header checksum of the frame at buf[at], which ends at `end`.
 
-    `nh_at` is the place of the next-header byte, all positions within the buffer.
+    `nh_at` is the place of the next-header byte, all positions within the buffer. What is written
+    here is not read again for the checksum: a load of just stored pieces waits for all of them.
     """
     ip = at + IP_AT
-    buf[nh_at] = np.uint8(proto)
     if family == AF_INET:
+        header = np.int64(buf[ip] & 0xF) * 4
+        total = load16(buf, ip) + end - ip + _words(buf, ip + 4, 4)
+        total += np.int64(buf[ip + 8]) << 8 | proto
+        total += _words(buf, ip + 12, header - 12)
         store16(buf, ip + 2, end - ip)
-        store16(buf, ip + 10, 0)
-        store16(buf, ip + 10, fold(add_words(buf, ip, np.int64(buf[ip] & 0xF) * 4, 0)))
+        store16(buf, ip + 10, fold(total))
     else:
         store16(buf, ip + 4, end - ip - IPV6_BYTES)
+    buf[nh_at] = np.uint8(proto)
 
 
 @inline

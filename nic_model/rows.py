@@ -72,6 +72,7 @@ PACKET = np.dtype(
         ("proto", "<i8"), ("sport", "<i8"), ("dport", "<i8"),
         ("syndrome", "<i8"),  # of ESP that a crypto SA could not open: a Drop, else 0
         ("high", "<i8"),  # of ESP that a crypto SA opened: the high half of its sequence number
+        ("policy", "<i8"), ("row", "<i8"),  # of the packet before: what was found for its flow
     ]
 )  # fmt: skip
 

@@ -89,12 +89,13 @@ class Tables(NamedTuple):
     touched: npt.NDArray[np.uint8]  # [sa_max + 1]: 1 = row is in touched_list
     touched_list: npt.NDArray[np.int64]  # [sa_max + 1]
     touched_count: npt.NDArray[np.int64]  # [1]
-    packet: npt.NDArray[np.void]  # PACKET[1], scratch
+    packet: npt.NDArray[np.void]  # PACKET[2], scratch: the one in work, the flow before it
     ahead: npt.NDArray[np.int64]  # scratch: buckets and rows of the packets that come next
     frame: npt.NDArray[np.uint8]  # scratch: the frame in work, private to the card
     large: npt.NDArray[np.uint8]  # scratch: one that is to be cut into several
     aad: npt.NDArray[np.uint8]  # [16], scratch
     tag: npt.NDArray[np.uint8]  # [16], scratch
+    where: npt.NDArray[np.int64]  # address and lengths of each of them: nic_model.handed
 
 
 def _zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -113,7 +114,7 @@ def _buckets(entries: int) -> npt.NDArray[np.int32]:
 def make_tables(caps: Caps) -> Tables:
     """Empty tables of the sizes in `caps`. Memory is touched only when used."""
     sas, rules = caps.sa_max + 1, 2 * caps.rule_max + 1
-    return Tables(
+    t = Tables(
         sa=_zeros(sas, SA_ROW),
         window=_zeros((sas, max(1, -(-caps.replay_window_max // 32))), np.uint32),
         keys=_zeros((caps.key_max + 1, KEY_BYTES), np.uint8),
@@ -133,13 +134,16 @@ def make_tables(caps: Caps) -> Tables:
         touched=_zeros(sas, np.uint8),
         touched_list=_zeros(sas, np.int64),
         touched_count=np.zeros(1, np.int64),
-        packet=np.zeros(1, PACKET_ROW),
+        packet=np.zeros(2, PACKET_ROW),
         ahead=np.zeros(AHEAD_PACKETS, np.int64),
         frame=np.zeros(BUFFER_BYTES, np.uint8),
         large=np.zeros(TX_BUFFER_BYTES if caps.segmentation else 0, np.uint8),
         aad=np.zeros(16, np.uint8),
         tag=np.zeros(16, np.uint8),
+        where=np.zeros(0, np.int64),
     )
+    words = [word for table in t[:-1] for word in (table.ctypes.data, *table.shape)]
+    return t._replace(where=np.array(words, np.int64))
 
 
 def halves(address: bytes, family: int) -> tuple[int, int]:

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a packet costs the card, in ns: the burst kernels alone, and the whole Firmware.step.
 
-Prints JSON. One SA and one policy per direction, AES-GCM-128 with a 16-byte ICV, bursts of BURST
-equal packets of 64 and 1420 bytes of IP. `step` contains `burst` and everything around it:
-messages, credits, descriptors, counters. The inbound SA has no replay window, so that the same
-frames can come again.
+Prints JSON. One SA and one policy per direction, AES-GCM-128 with a 16-byte ICV, equal packets of
+64 and 1420 bytes of IP. `burst` is the kernel; beside it, in the same turns, libipsec-mb seals or
+opens as many texts of that size and does nothing else, where it is installed (perf/ipsec_mb.py):
+`ratio` is the one to the other. `step` contains the kernel and everything around it: messages,
+credits, descriptors, counters. The inbound SA has no replay window, so that the same frames can
+come again.
 """
 
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
+import ipsec_mb
 import measure
 import msgspec
 import numpy as np
@@ -29,7 +33,9 @@ from proto.xfrm import AF_INET
 
 EPOCH = 1  # of the host that has the card
 SIZES = (64, 1420)
+REFERENCE = "ipsec-mb"
 BURSTS = 40  # bursts per measurement
+KEY = bytes(range(16))
 COUNTED = 2 * BURST + 1  # a burst, the credits for it, and one COUNTERS record
 SOURCE, TARGET = bytes((10, 1, 0, 1)), bytes((10, 1, 0, 2))
 
@@ -62,7 +68,7 @@ class Bench:
         self.card = Firmware("bench", PROFILES["full"], self.dma, random.Random(1))
         self.card.step(0, [])  # HELLO
         do(self.card, c.InitFunction(EPOCH))
-        key = do(self.card, c.CreateKey(bytes(range(16))))
+        key = do(self.card, c.CreateKey(KEY))
         for direction in (c.OUT, c.IN):
             self._protect(key, direction)
         for slot in range(RING_SIZE):
@@ -129,7 +135,7 @@ class Bench:
 
     def tx_burst(self) -> Callable[[], None]:
         """The transmit kernel, once."""
-        descriptors, verdict = self._descriptors(0), np.zeros(BURST, np.uint8)
+        descriptors, verdict = self._descriptors(0)[:BURST], np.zeros(BURST, np.uint8)
         out, out_length = np.zeros(BURST * BUFFER_BYTES, np.uint8), np.zeros(BURST, np.int64)
         t = self.card.objects.tables
 
@@ -188,27 +194,56 @@ def per_packet(run: Callable[[], None], times: int, packets: int) -> float:
     return (time.perf_counter_ns() - started) / packets
 
 
+def gcm(size: int, opens: bool) -> Callable[[], None] | None:
+    """libipsec-mb on BURST texts of this size, once; None where it is not installed."""
+    library = ipsec_mb.load()
+    if library is None:
+        return None
+    stride = (size + ipsec_mb.ICV_BYTES + 63) & ~63
+    key, packets = ipsec_mb.expand_key(library, KEY), ipsec_mb.aligned(BURST * stride)
+    context, iv, aad = (ipsec_mb.aligned(ipsec_mb.CONTEXT_BYTES) for _ in range(3))
+    burst = ipsec_mb.make_burst(library, len(KEY), opens)
+    return lambda: burst(key, context, aad, iv, packets, size, stride, BURST)
+
+
 def cases(size: int) -> dict[str, Callable[[], float]]:
-    """The four measures of one packet size; messages are made outside the measured time."""
+    """The measures of one packet size; messages are made outside the measured time."""
     bench = Bench(size)
-    packets = BURSTS * BURST
-    tx, rx = bench.tx_burst(), bench.rx_burst()
-    return {
-        f"tx burst {size}": lambda: per_packet(tx, BURSTS, packets),
-        f"tx step {size}": lambda: per_packet(
-            bench.steps(bench.tx_message, bench.wire_done), 1, packets
-        ),
-        f"rx burst {size}": lambda: per_packet(rx, BURSTS, packets),
-        f"rx step {size}": lambda: per_packet(
-            bench.steps(bench.wire_message, bench.rx_done), 1, packets
-        ),
-    }
+
+    def kernel(name: str, run: Callable[[], None] | None) -> dict[str, Callable[[], float]]:
+        return {name: lambda: per_packet(run, BURSTS, BURSTS * BURST)} if run else {}
+
+    def step(name: str, make: Any, done: Any) -> dict[str, Callable[[], float]]:
+        return {name: lambda: per_packet(bench.steps(make, done), 1, BURSTS * BURST)}
+
+    # each step right behind the kernel of its direction, of whose SA it reports the counters
+    return (
+        kernel(f"{REFERENCE} seal {size}", gcm(size, opens=False))
+        | kernel(f"tx burst {size}", bench.tx_burst())
+        | step(f"tx step {size}", bench.tx_message, bench.wire_done)
+        | kernel(f"{REFERENCE} open {size}", gcm(size, opens=True))
+        | kernel(f"rx burst {size}", bench.rx_burst())
+        | step(f"rx step {size}", bench.wire_message, bench.rx_done)
+    )
+
+
+def rows(values: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """Each case's median and range, and of the kernels the ratio to the library's cipher."""
+    results: dict[str, dict[str, Any]] = {}
+    for name, ns in values.items():
+        results[name] = measure.summary(ns)
+        way = {"tx burst": "seal", "rx burst": "open"}.get(name.rsplit(" ", 1)[0])
+        theirs = values.get(f"{REFERENCE} {way} {name.split()[-1]}")
+        if theirs:
+            ratios = [ours / their for ours, their in zip(ns, theirs, strict=True)]
+            results[name] |= {"ratio": measure.summary(ratios, digits=2)}
+    return results
 
 
 def main() -> None:
     """Measure and print."""
     table = {name: case for size in SIZES for name, case in cases(size).items()}
-    results = {name: measure.summary(ns) for name, ns in measure.in_turns(table).items()}
+    results = rows(measure.in_turns(table))
     measure.report(results, unit="ns per packet", form=BACKEND, burst=BURST, bursts=BURSTS)
 
 

@@ -11,7 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from nic_model.__main__ import main, parse
-from nic_model.datapath import rx_burst, tx_burst
+from nic_model.datapath import KERNELS
 from nic_model.jit import config
 from nic_model.warm import steps
 from proto import commands as c
@@ -52,7 +52,7 @@ def test_a_bad_flag_is_told_with_status_2(argv, word, capsys):
 def test_nothing_is_compiled_after_warming(new_card, read):
     for step in steps():
         step.run()
-    before = [list(kernel.signatures) for kernel in (tx_burst, rx_burst)]
+    before = [list(kernel.signatures) for kernel in KERNELS]
     assert [len(signatures) for signatures in before] == [1, 1]
 
     for shared in (True, False):
@@ -65,7 +65,7 @@ def test_nothing_is_compiled_after_warming(new_card, read):
             sent = card.tx([bytes(Ether(dst="02:00:00:00:00:01") / ip / UDP())])
             card.rx(read.frames(sent))
             assert len(read.of(Kind.TX_DONE, sent)) == 1
-    assert [list(kernel.signatures) for kernel in (tx_burst, rx_burst)] == before
+    assert [list(kernel.signatures) for kernel in KERNELS] == before
 
 
 def test_a_card_that_compiles_nothing_says_nothing_of_warm(tmp_path):

@@ -67,8 +67,8 @@ def seal_in_place(t, p, handle, generation, mtu, out, at):
         return -_CRYPTO
     account.count_sealed(t, row, _payload_bytes(t.frame, payload, size))
 
-    copy(out, at, t.frame, 0, p.end)
-    seal_payload(t, sa, out, at + esp, size)
+    copy(out, at, t.frame, 0, payload)
+    seal_payload(t, sa, payload, size, out, at + esp)
     if sa.encap_dport:  # the host cannot sum what it does not see; over IPv4 it is 0 (RFC 3948 2.1)
         store16(out, at + p.upper + 6, 0)
         if p.family == AF_INET6:
@@ -77,8 +77,8 @@ def seal_in_place(t, p, handle, generation, mtu, out, at):
 
 
 @inline
-def open_in_place(t, p, row, esp):
-    """Decrypt the ESP packet at t.frame[esp:p.end] where it stands; returns the SA row.
+def open_in_place(t, p, frame, row, esp):
+    """Decrypt the ESP packet at frame[esp:p.end] to where it stands in t.frame; returns the SA row.
 
     With a wrong ICV it stays as it came and p.syndrome says so. One too short for the SA is the
     host's to judge: 0. What is left of the window may still be in the host's, which has not taken
@@ -90,15 +90,17 @@ def open_in_place(t, p, row, esp):
     if size < TRAILER_BYTES:
         return 0
     account.touch(t, row)
-    low = load32(t.frame, esp + 4)
+    low = load32(frame, esp + 4)
     high = aso.infer_high(sa, low)
-    opened = open_payload(t, sa, esp, size, low, high)
+    opened = open_payload(t, sa, frame, esp, size, low, high, payload)
     if not opened and aso.lies_behind(sa, low):
         high = (high - 1) & 0xFFFF_FFFF
-        opened = open_payload(t, sa, esp, size, low, high)
+        opened = open_payload(t, sa, frame, esp, size, low, high, payload)
     if not opened:
         p.syndrome = _INTEGRITY
         return row
+    copy(t.frame, 0, frame, 0, payload)
+    copy(t.frame, payload + size, frame, payload + size, sa.icv)
     p.high = high
     if sa.esn:
         aso.raise_sequence(sa, low, high)

@@ -23,9 +23,10 @@ from nic_model.packet import (
     finish_ip,
     ipv4_checksum_good,
     parse,
+    parse_inside,
 )
 from nic_model.tables import AHEAD_PACKETS, RX, RX_BYTES, RX_PACKETS, handle_in_kernel
-from nic_model.tunnel import IPIP, IPV6, dsfield, learn
+from nic_model.tunnel import IPIP, IPV6, MAC_PAIR_BYTES, dsfield, learn
 from proto.commands import BLOCK, IN
 from proto.frame import INDEX_MASK
 from proto.layouts import RX_HIGH_MASK, RX_HIGH_SHIFT, RxFlag
@@ -44,11 +45,11 @@ _SELECTOR, _NO_BUFFER, _MAC_FILTER = int(Drop.SELECTOR), int(Drop.NO_BUFFER), in
 _MULTICAST = 1 << 40  # the group bit of a MAC address
 
 
-# One frame of the burst:
-#  1. take it from the wire into the card's own memory         (TOO_LONG MAC_FILTER)
+# One frame of the burst, which stays where it came, in memory that nobody else changes:
+#  1. its length and its target                                (TOO_LONG MAC_FILTER)
 #  2. parse                                                    (MALFORMED)
-#  3. ESP for an SA of ours: open it (_open has its own reasons), then selector and IN policy with
-#     the SA (SELECTOR POLICY_BLOCK TEMPLATE); of a crypto SA: open it in place; clear: IN policy
+#  3. ESP for an SA of ours: open it into t.frame (_open has its own reasons), then selector and IN
+#     policy with the SA (SELECTOR POLICY_BLOCK TEMPLATE); of a crypto SA: open it; clear: IN policy
 #     (CLEAR_TEXT POLICY_BLOCK FRAGMENT); native ESP without an SA, and everything that is not IP:
 #     to the host as it is (RX-12)
 #  4. into the next receive slot, with its descriptor          (NO_BUFFER)
@@ -75,10 +76,11 @@ def rx_burst(
             ahead.rx_ahead(t, frames, offsets, lengths, i, min(AHEAD_PACKETS, n - i))
         t.totals[RX_PACKETS] += 1
         t.totals[RX_BYTES] += lengths[i]
-        length = _take(t, frames, offsets[i], lengths[i], mac)
+        frame = frames[offsets[i] :]
+        length = _length(frames, offsets[i], lengths[i], mac)
         row = 0
         if length >= 0:
-            row = _judge(t, p, length)
+            row = _judge(t, p, frame, length)
             length = row if row < 0 else _final_length(p, length)
         if length >= 0 and delivered >= credits:
             length = -_NO_BUFFER
@@ -90,7 +92,10 @@ def rx_burst(
         verdict[i] = 0
         index = first_index + delivered
         slot = RX_OFFSET + index % RING_SIZE * BUFFER_BYTES
-        copy(memory, slot + MARK_BYTES, t.frame, 0, length)
+        if row and p.syndrome == 0:
+            copy(memory, slot + MARK_BYTES, t.frame, 0, length)
+        else:
+            copy(memory, slot + MARK_BYTES, frame, 0, length)
         store32(memory, slot, (index + 1) & INDEX_MASK)
         _describe(t, p, descriptors[delivered], slot + MARK_BYTES, length, row)
         delivered += 1
@@ -98,8 +103,8 @@ def rx_burst(
 
 
 @inline
-def _take(t, frames, offset, length, mac):
-    """Copy a frame to t.frame; returns its length."""
+def _length(frames, offset, length, mac):
+    """The length of a frame that is for this card."""
     if length > FRAME_MAX_BYTES:
         return -_TOO_LONG
     if length < 6 or offset < 0 or offset + length > frames.shape[0]:
@@ -107,7 +112,6 @@ def _take(t, frames, offset, length, mac):
     target = load16(frames, offset) << 32 | load32(frames, offset + 2)
     if mac and target != mac and not target & _MULTICAST:
         return -_MAC_FILTER
-    copy(t.frame, 0, frames, offset, length)
     return length
 
 
@@ -135,28 +139,28 @@ def _describe(t, p, descriptor, slot, length, row):
 
 
 @inline
-def _judge(t, p, length):
-    """Open and check the frame in t.frame; the SA row that opened it, 0 for none, or -Drop."""
+def _judge(t, p, frame, length):
+    """Check a frame, and open it to t.frame; the SA row that opened it, 0 for none, or -Drop."""
     p.syndrome = 0
     p.high = 0
-    malformed = parse(t.frame, length, p)
+    malformed = parse(frame, length, p)
     if malformed:
         return -malformed
     if p.family == 0:
         return 0
 
-    esp = _find_esp(t, p)
+    esp = _find_esp(t, p, frame)
     if esp < 0:
         return esp
-    row = _find_sa(t, p, esp) if esp else 0
+    row = _find_sa(t, p, frame, esp) if esp else 0
     if row < 0:
         return row
     if row == 0:  # what no SA claims from a UDP port is a clear packet like any other
         return 0 if esp == p.upper else -_check_policy(t, p, 0)
     if t.sa[row].crypto:
-        return open_in_place(t, p, row, esp)
+        return open_in_place(t, p, frame, row, esp)
 
-    refused = _open(t, p, row, esp)
+    refused = _open(t, p, frame, row, esp)
     if refused == 0 and not lookup.selector_fits(t.sa[row], p):
         t.sa[row].selector_failed += 1
         refused = _SELECTOR
@@ -166,7 +170,7 @@ def _judge(t, p, length):
 
 
 @inline
-def _find_esp(t, p):
+def _find_esp(t, p, frame):
     """Where the ESP header is, 0 if the packet is no ESP, or -Drop.
 
     In UDP it is told by the port of an SA and by the first four bytes, which are 0 for IKE; a
@@ -175,7 +179,7 @@ def _find_esp(t, p):
     esp = p.upper
     if p.proto == UDP and t.encap_port[p.dport] and p.end - p.upper > 2 * UDP_BYTES:
         esp += UDP_BYTES
-        if load32(t.frame, esp) == 0:
+        if load32(frame, esp) == 0:
             return 0
     elif p.proto != ESP:
         return 0
@@ -185,49 +189,48 @@ def _find_esp(t, p):
 
 
 @inline
-def _find_sa(t, p, esp):
+def _find_sa(t, p, frame, esp):
     """The inbound SA of the ESP header, 0 if the card has none for it, or -Drop.
 
     0 is also what it cannot take: the host's software judges and counts it.
     """
     if p.fragment or p.end - esp < 8:
         return 0  # ESP is never opened in pieces (RFC 4303 3.4.1); not even an SPI: XfrmInHdrError
-    row = lookup.find_rx(t, p.dst_hi, p.dst_lo, load32(t.frame, esp), p.family)
+    row = flow.opener_of(t, p, load32(frame, esp))
     in_udp = esp != p.upper
     if row == 0 or (t.sa[row].encap_dport != 0) != in_udp:
         return 0  # XfrmInNoStates, XfrmInStateMismatch
     if in_udp:
-        udp_end = p.upper + load16(t.frame, p.upper + 4)
+        udp_end = p.upper + load16(frame, p.upper + 4)
         if t.sa[row].crypto and udp_end != p.end:
             return 0
         if udp_end > p.end or udp_end < esp:
             return -_MALFORMED
         p.end = udp_end
-    if p.family == AF_INET and not ipv4_checksum_good(t.frame):
+    if p.family == AF_INET and not ipv4_checksum_good(frame):
         return -_MALFORMED  # the header is written anew: do not make damage look whole
     return row
 
 
-# RFC 4303 3.4 for the ESP packet at t.frame[esp:p.end]:
+# RFC 4303 3.4 for the ESP packet at frame[esp:p.end]:
 #  1. the SA still runs, the packet is long enough             (HARD_LIMIT ESP_HEADER)
 #  2. replay check, on the received half                       (REPLAY)
 #  3. ICV and decryption, with the inferred high half          (INTEGRITY)
 #  4. only now: window, counters, limits
 #  5. trailer                                                  (TRAILER DUMMY)
-#  6. the clear packet: payload moves to the ESP header's place, that of a tunnel to the outer
-#     header's                                                 (MALFORMED MODE)
+#  6. the clear packet: the payload stands in the ESP header's place, that of a tunnel in the outer
+#     header's; what comes before it                           (MALFORMED MODE)
 @inline
-def _open(t, p, row, esp):
-    """Turn t.frame into the clear frame and parse it again; returns 0 or the Drop."""
+def _open(t, p, frame, row, esp):
+    """Make the clear frame in t.frame and parse it again; returns 0 or the Drop."""
     sa, bits = t.sa[row], t.window[row]
-    payload = esp + ESP_BYTES
-    size = p.end - payload - sa.icv
+    size = p.end - esp - ESP_BYTES - sa.icv
     if sa.stopped:
         return _HARD_LIMIT
     if size < TRAILER_BYTES:
         return _ESP_HEADER
 
-    low = load32(t.frame, esp + 4)
+    low = load32(frame, esp + 4)
     account.touch(t, row)
     replayed = aso.replay_check(sa, bits, low)
     if replayed:
@@ -236,7 +239,8 @@ def _open(t, p, row, esp):
         return _REPLAY
 
     high = aso.infer_high(sa, low)
-    if not open_payload(t, sa, esp, size, low, high):
+    payload = IP_AT if sa.tunnel else p.upper
+    if not open_payload(t, sa, frame, esp, size, low, high, payload):
         return _INTEGRITY
 
     aso.replay_advance(sa, bits, low, high)
@@ -253,25 +257,25 @@ def _open(t, p, row, esp):
         return _DUMMY  # RFC 4303 2.6
 
     if sa.tunnel:
-        return _decapsulate(t, p, sa, payload, size, next_header)
-    copy(t.frame, p.upper, t.frame, payload, size)
-    finish_ip(t.frame, 0, p.family, p.upper + size, p.upper_nh, next_header)
-    return parse(t.frame, p.upper + size, p)
+        return _decapsulate(t, p, sa, frame, size, next_header)
+    copy(t.frame, 0, frame, 0, payload)
+    finish_ip(t.frame, 0, p.family, payload + size, p.upper_nh, next_header)
+    return parse_inside(t.frame, payload + size, p, next_header)
 
 
 @inline
-def _decapsulate(t, p, sa, payload, size, next_header):
-    """Let the packet inside take the place of the outer one; what follows it is TFC padding."""
-    version = np.int64(t.frame[payload] >> 4) if size else 0
+def _decapsulate(t, p, sa, frame, size, next_header):
+    """The frame around the packet that came in a tunnel; what follows that is TFC padding."""
+    version = np.int64(t.frame[IP_AT] >> 4) if size else 0
     if next_header == IPIP:
         good = version == 4 and size >= IPV4_BYTES
     else:
         good = next_header == IPV6 and version == 6 and size >= IPV6_BYTES
     if not good:
         return _MODE
-    outer = dsfield(t.frame, p.family)
-    store16(t.frame, IP_AT - 2, ETHERTYPE_IPV4 if next_header == IPIP else ETHERTYPE_IPV6)
-    copy(t.frame, IP_AT, t.frame, payload, size)
+    outer = dsfield(frame, p.family)
+    copy(t.frame, 0, frame, 0, MAC_PAIR_BYTES)
+    store16(t.frame, MAC_PAIR_BYTES, ETHERTYPE_IPV4 if next_header == IPIP else ETHERTYPE_IPV6)
     malformed = parse(t.frame, IP_AT + size, p)
     if malformed == 0:
         learn(sa, t.frame, p.family, outer)
@@ -284,6 +288,14 @@ def _check_policy(t, p, row):
     if p.fragment == UNKNOWN:
         return _FRAGMENT
     policy = flow.policy_of(t, p, IN)
+    last = t.packet[1]
+    if last.row != row:
+        last.row, last.verdict = row, _verdict(t, p, policy, row)
+    return last.verdict
+
+
+@inline
+def _verdict(t, p, policy, row):
     if policy == 0:
         return 0
     pol = t.policy[policy]

@@ -167,7 +167,7 @@ def _decide(t, p, flags):
         return clear
     if t.policy[policy].action == BLOCK:
         return -_BLOCKED
-    return flow.sa_of(t, p)
+    return flow.sealer_of(t, p)
 
 
 # RFC 4303 3.3 and RFC 4106 for the frame in t.frame, of which ESP takes in transport mode what is
@@ -175,7 +175,7 @@ def _decide(t, p, flags):
 #  1. sizes; nothing is counted for a packet that does not fit
 #  2. sequence number and IV; one count on the SA
 #  3. Ethernet, IP and the extension headers in front of ESP, or the outer header; [UDP,] ESP header
-#  4. payload, padding 1 2 3.. (2.4), pad length, next header
+#  4. behind the payload padding 1 2 3.. (2.4), pad length, next header
 #  5. seal, ICV
 #  6. lengths, next header and checksums
 @inline
@@ -211,13 +211,12 @@ def _protect(t, p, row, mtu, out, at):
     store32(out, esp + 8, np.int64(iv >> _SHIFT))
     store32(out, esp + 12, np.int64(iv & _LOW))
 
-    payload = esp + ESP_BYTES
-    copy(out, payload, t.frame, first, size)
+    trailer = p.end + pad
     for i in range(pad):
-        out[payload + size + i] = i + 1
-    out[payload + clear - 2] = pad
-    out[payload + clear - 1] = next_header
-    seal_payload(t, sa, out, esp, clear)
+        t.frame[p.end + i] = i + 1
+    t.frame[trailer] = pad
+    t.frame[trailer + 1] = next_header
+    seal_payload(t, sa, first, clear, out, esp)
 
     finish_ip(out, at, sa.family, end, at + nh_at, UDP if udp else ESP)
     if udp and sa.family == AF_INET6:

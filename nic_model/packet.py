@@ -65,8 +65,10 @@ def _little32(buf, i):
 
 @inline
 def fold(total):
-    """The ones' complement checksum of a sum of words."""
-    while total >> 16:
+    """The ones' complement checksum of a sum of words, or of pairs of words (RFC 1071 2 B), that
+    is below 2^48."""
+    total = (total & 0xFFFF_FFFF) + (total >> 32)
+    for _ in range(3):
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF
 
@@ -91,6 +93,16 @@ def parse(buf, length, p):
     if verdict == PASS:
         verdict = _parse_upper(buf, p)
     return verdict
+
+
+@inline
+def parse_inside(buf, length, p, proto):
+    """`parse` again, of a whole packet out of which ESP was taken at p.upper; `proto` is what was
+    in it. Of IPv4 nothing else is new."""
+    if p.family != AF_INET:
+        return parse(buf, length, p)
+    p.end, p.proto = length, proto
+    return _parse_upper(buf, p)
 
 
 @inline
@@ -203,16 +215,16 @@ def _parse_upper(buf, p):
 @inline
 def ipv4_checksum_good(buf):
     """Whether the header of the parsed IPv4 packet in `buf` adds up."""
-    header = np.int64(buf[IP_AT] & 0xF) * 4
-    return fold(_words(buf, IP_AT, 12) + _words(buf, IP_AT + 12, header - 12)) == 0
+    total = load32(buf, IP_AT) + load32(buf, IP_AT + 4) + load32(buf, IP_AT + 8)
+    return fold(total + _behind_ten(buf, IP_AT)) == 0
 
 
 @inline
-def _words(buf, at, n):
-    """The sum of the 16-bit words of buf[at:at+n]; n is a multiple of four, and small."""
-    total = 0
-    for i in range(at, at + n, 4):
-        total += load16(buf, i) + load16(buf, i + 2)
+def _behind_ten(buf, ip):
+    """The sum of the pairs of words of the IPv4 header at buf[ip] behind its checksum."""
+    total = load32(buf, ip + 12) + load32(buf, ip + 16)
+    for k in range(5, buf[ip] & 0xF):
+        total += load32(buf, ip + 4 * k)
     return total
 
 
@@ -225,10 +237,8 @@ def finish_ip(buf, at, family, end, nh_at, proto):
     """
     ip = at + IP_AT
     if family == AF_INET:
-        header = np.int64(buf[ip] & 0xF) * 4
-        total = load16(buf, ip) + end - ip + _words(buf, ip + 4, 4)
-        total += np.int64(buf[ip + 8]) << 8 | proto
-        total += _words(buf, ip + 12, header - 12)
+        total = load16(buf, ip) + end - ip + load32(buf, ip + 4)
+        total += (np.int64(buf[ip + 8]) << 8 | proto) + _behind_ten(buf, ip)
         store16(buf, ip + 2, end - ip)
         store16(buf, ip + 10, fold(total))
     else:

@@ -72,7 +72,8 @@ PACKET = np.dtype(
         ("proto", "<i8"), ("sport", "<i8"), ("dport", "<i8"),
         ("syndrome", "<i8"),  # of ESP that a crypto SA could not open: a Drop, else 0
         ("high", "<i8"),  # of ESP that a crypto SA opened: the high half of its sequence number
-        ("policy", "<i8"), ("row", "<i8"),  # of the packet before: what was found for its flow
+        # Of the flow before, what was found for it: nic_model.flow.
+        ("policy", "<i8"), ("row", "<i8"), ("verdict", "<i8"), ("opener", "<i8"),
     ]
 )  # fmt: skip
 

@@ -93,7 +93,6 @@ class Tables(NamedTuple):
     ahead: npt.NDArray[np.int64]  # scratch: buckets and rows of the packets that come next
     frame: npt.NDArray[np.uint8]  # scratch: the frame in work, private to the card
     large: npt.NDArray[np.uint8]  # scratch: one that is to be cut into several
-    aad: npt.NDArray[np.uint8]  # [16], scratch
     tag: npt.NDArray[np.uint8]  # [16], scratch
     where: npt.NDArray[np.int64]  # address and lengths of each of them: nic_model.handed
 
@@ -138,7 +137,6 @@ def make_tables(caps: Caps) -> Tables:
         ahead=np.zeros(AHEAD_PACKETS, np.int64),
         frame=np.zeros(BUFFER_BYTES, np.uint8),
         large=np.zeros(TX_BUFFER_BYTES if caps.segmentation else 0, np.uint8),
-        aad=np.zeros(16, np.uint8),
         tag=np.zeros(16, np.uint8),
         where=np.zeros(0, np.int64),
     )

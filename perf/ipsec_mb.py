@@ -66,7 +66,8 @@ def expand_key(library: Library, key: bytes) -> np.ndarray:
 
 
 def make_burst(library: Library, key_bytes: int, opens: bool) -> Any:
-    """A kernel that seals or opens `count` packets; the tag goes behind each packet.
+    """A kernel that seals or opens `count` packets of `size` bytes, one in `stride`, from source to
+    target; the tag goes behind each packet there.
 
     Opening does not compare the tag: the library leaves that to its caller.
     """
@@ -75,13 +76,13 @@ def make_burst(library: Library, key_bytes: int, opens: bool) -> Any:
     crypt.argtypes, crypt.restype = [ctypes.c_int64] * 10, None
 
     @numba.njit(nogil=True, boundscheck=False, _nrt=False)
-    def burst(key, context, aad, iv, packets, size, stride, count):
+    def burst(key, context, aad, iv, source, target, size, stride, count):
         for i in range(count):
             iv[11] = i & 255
-            at = address(packets) + i * stride
+            at, to = address(source) + i * stride, address(target) + i * stride
             crypt(
-                address(key), address(context), at, at, size,
-                address(iv), address(aad), AAD_BYTES, at + size, ICV_BYTES,
+                address(key), address(context), to, at, size,
+                address(iv), address(aad), AAD_BYTES, to + size, ICV_BYTES,
             )  # fmt: skip
         return count
 

@@ -200,10 +200,11 @@ def gcm(size: int, opens: bool) -> Callable[[], None] | None:
     if library is None:
         return None
     stride = (size + ipsec_mb.ICV_BYTES + 63) & ~63
-    key, packets = ipsec_mb.expand_key(library, KEY), ipsec_mb.aligned(BURST * stride)
+    key = ipsec_mb.expand_key(library, KEY)
+    source, target = (ipsec_mb.aligned(BURST * stride) for _ in range(2))
     context, iv, aad = (ipsec_mb.aligned(ipsec_mb.CONTEXT_BYTES) for _ in range(3))
     burst = ipsec_mb.make_burst(library, len(KEY), opens)
-    return lambda: burst(key, context, aad, iv, packets, size, stride, BURST)
+    return lambda: burst(key, context, aad, iv, source, target, size, stride, BURST)
 
 
 def cases(size: int) -> dict[str, Callable[[], float]]:

@@ -7,7 +7,7 @@ that takes part in GHASH or counts is held byte-reversed, so that the block of S
 less than 112 bytes has one reduction.
 
 Text that ends within a block is read and written as the last 16 bytes of the text, shifted; only
-texts shorter than 16 bytes go byte by byte. No access leaves the text.
+texts shorter than 16 bytes go byte by byte. No access leaves the text or what is made of it.
 """
 
 import numpy as np
@@ -116,68 +116,71 @@ def _load_tail(text, n):
 
 
 @inline
-def _xor_tail(text, n, stream):
+def _xor_tail(text, n, shift, stream):
     """Apply a key stream block to the last n % 16 bytes of the text."""
     if n >= 16:
-        at = text + n - 16
-        store(at, xor(load(at), shift_up(stream, 16 - (n & 15))))
+        r = n & 15
+        to = text + n - r + shift
+        made = shift_up(xor(_load_tail(text, n), stream), 16 - r)
+        store(to + r - 16, xor(made, shift_down(load(to - 16), r)))  # behind the end of the last
         return
     for i in range(n):
         word = low_half(stream) if i < 8 else high_half(stream)
-        store_byte(text + i, load_byte(text + i) ^ (word >> (U8 * np.uint64(i & 7))))
+        byte = load_byte(text + i) ^ (word >> (U8 * np.uint64(i & 7)))
+        store_byte(text + i + shift, byte)
 
 
 @inline
-def _xor_block(at, stream):
-    store(at, xor(load(at), stream))
+def _xor_block(at, shift, stream):
+    store(at + shift, xor(load(at), stream))
 
 
 @inline
-def _xor_seven(at, a, b, c, d, e, f, g):
-    _xor_block(at, a)
-    _xor_block(at + 16, b)
-    _xor_block(at + 32, c)
-    _xor_block(at + 48, d)
-    _xor_block(at + 64, e)
-    _xor_block(at + 80, f)
-    _xor_block(at + 96, g)
+def _xor_seven(at, shift, a, b, c, d, e, f, g):
+    _xor_block(at, shift, a)
+    _xor_block(at + 16, shift, b)
+    _xor_block(at + 32, shift, c)
+    _xor_block(at + 48, shift, d)
+    _xor_block(at + 64, shift, e)
+    _xor_block(at + 80, shift, f)
+    _xor_block(at + 96, shift, g)
 
 
 @inline
-def _xor_eight(at, a, b, c, d, e, f, g, h):
-    _xor_seven(at, a, b, c, d, e, f, g)
-    _xor_block(at + 112, h)
+def _xor_eight(at, shift, a, b, c, d, e, f, g, h):
+    _xor_seven(at, shift, a, b, c, d, e, f, g)
+    _xor_block(at + 112, shift, h)
 
 
 @inline
-def _xor_rest(text, n, at, streams):
+def _xor_rest(text, n, at, shift, streams):
     """Apply the key stream to what is left of the text from `at` on: less than 128 bytes."""
     a, b, c, d, e, f, g, h = streams
     left = text + n - at
     last = a
     if left >= 16:
-        _xor_block(at, a)
+        _xor_block(at, shift, a)
         last = b
     if left >= 32:
-        _xor_block(at + 16, b)
+        _xor_block(at + 16, shift, b)
         last = c
     if left >= 48:
-        _xor_block(at + 32, c)
+        _xor_block(at + 32, shift, c)
         last = d
     if left >= 64:
-        _xor_block(at + 48, d)
+        _xor_block(at + 48, shift, d)
         last = e
     if left >= 80:
-        _xor_block(at + 64, e)
+        _xor_block(at + 64, shift, e)
         last = f
     if left >= 96:
-        _xor_block(at + 80, f)
+        _xor_block(at + 80, shift, f)
         last = g
     if left >= 112:
-        _xor_block(at + 96, g)
+        _xor_block(at + 96, shift, g)
         last = h
     if left & 15:
-        _xor_tail(text, n, last)
+        _xor_tail(text, n, shift, last)
 
 
 @inline
@@ -205,64 +208,42 @@ def _sum_rest(sums, y, keys, text, n, at, lengths):
 
 
 @inline
-def _walk(ctx, salt, iv, aad, aad_len, text, n, opening):
-    """Crypt the n bytes of text in place; returns the tag.
+def walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, opening):
+    """Crypt the n bytes at `text` to what lies `shift` bytes behind; returns the tag.
 
     The tag is masked by the first key stream block, so the walk starts with a group of seven: the
-    counters with 2 (SP 800-38D 7.1), the products with the AAD. In every group the ciphertext is
-    hashed, on opening before it is decrypted.
+    counters with 2 (SP 800-38D 7.1), the products with the AAD.
     """
-    keys = address(ctx)
     first = first_count(salt, iv)
     mask, a, b, c, d, e, f, g = _encrypt8(keys, first)
     h = g
     zero = make(U0, U0)
-    header = reverse(keep(load(aad), aad_len))
+    header = make(aad_low, aad_high)
     lengths = make(np.uint64(n) * U8, np.uint64(aad_len) * U8)  # in bits
+    hashed = 0 if opening else shift  # the ciphertext, seen from the text
     y = zero
     at = text
     if n < 112:
         sums = add_product((zero, zero, zero), keys, ((n + 15) >> 4) + 2, header)
     else:
         count = add32(first, 8)
-        if not opening:
-            _xor_seven(at, a, b, c, d, e, f, g)
-        y = reduce(_sum_seven(add_product((zero, zero, zero), keys, 8, header), keys, at))
-        if opening:
-            _xor_seven(at, a, b, c, d, e, f, g)
+        _xor_seven(at, shift, a, b, c, d, e, f, g)
+        sums = add_product((zero, zero, zero), keys, 8, header)
+        y = reduce(_sum_seven(sums, keys, at + hashed))
         at += 112
         while text + n - at >= 128:
             a, b, c, d, e, f, g, h = _encrypt8(keys, count)
-            if not opening:
-                _xor_eight(at, a, b, c, d, e, f, g, h)
-            sums = add_product((zero, zero, zero), keys, 8, xor(y, reverse(load(at))))
-            y = reduce(_sum_seven(sums, keys, at + 16))
-            if opening:
-                _xor_eight(at, a, b, c, d, e, f, g, h)
+            _xor_eight(at, shift, a, b, c, d, e, f, g, h)
+            sums = add_product((zero, zero, zero), keys, 8, xor(y, reverse(load(at + hashed))))
+            y = reduce(_sum_seven(sums, keys, at + 16 + hashed))
             count = add32(count, 8)
             at += 128
         if text + n > at:
             a, b, c, d, e, f, g, h = _encrypt8(keys, count)
         sums = (zero, zero, zero)
-    if not opening:
-        _xor_rest(text, n, at, (a, b, c, d, e, f, g, h))
-    y = _sum_rest(sums, y, keys, text, n, at, lengths)
-    if opening:
-        _xor_rest(text, n, at, (a, b, c, d, e, f, g, h))
+    _xor_rest(text, n, at, shift, (a, b, c, d, e, f, g, h))
+    y = _sum_rest(sums, y, keys, text + hashed, n, at + hashed, lengths)
     return xor(mask, reverse(y))
-
-
-@njit
-def seal(ctx, salt, iv, aad, aad_len, buf, off, n, tag):
-    """Encrypt buf[off:off+n] in place and write the tag to tag[0:16]; see seal in portable.py."""
-    text = address(buf) + off
-    store(address(tag), _walk(ctx, salt, iv, address(aad), aad_len, text, n, SEAL))
-
-
-@njit
-def _put_back(ctx, salt, iv, aad, aad_len, buf, off, n):
-    """Encrypt again what was decrypted and is not to be kept."""
-    _walk(ctx, salt, iv, address(aad), aad_len, address(buf) + off, n, SEAL)
 
 
 @inline
@@ -276,12 +257,30 @@ def differs(tag, icv, icv_len):
 
 
 @njit
-def unseal(ctx, salt, iv, aad, aad_len, buf, off, n, icv_off, icv_len):
-    """Decrypt buf[off:off+n] if its ICV is good; see unseal in portable.py."""
+def _seal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, tag):
+    """seal of what lies at these addresses: to pass arrays would pass seven words for each."""
+    store(tag, walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, SEAL))
+
+
+@inline
+def seal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, tag):
+    """Encrypt source[at:at+n] to target[to:to+n]; see seal in portable.py."""
+    text, shift = address(source) + at, address(target) + to - address(source) - at
+    _seal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, address(tag))
+
+
+@njit
+def _unseal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len):
+    """unseal of what lies at these addresses."""
     if icv_len < ICV_LENGTH_MIN or icv_len > ICV_LENGTH_MAX:
         return False
-    expected = _walk(ctx, salt, iv, address(aad), aad_len, address(buf) + off, n, OPEN)
-    if differs(expected, address(buf) + icv_off, icv_len):
-        _put_back(ctx, salt, iv, aad, aad_len, buf, off, n)
-        return False
-    return True
+    tag = walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, OPEN)
+    return not differs(tag, icv, icv_len)
+
+
+@inline
+def unseal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, icv_at, icv_len):
+    """Decrypt source[at:at+n] to target[to:to+n], if its ICV is good; see unseal in portable.py."""
+    text, shift = address(source) + at, address(target) + to - address(source) - at
+    icv = address(source) + icv_at
+    return _unseal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len)

@@ -58,30 +58,24 @@ def _key_stream(ctx, salt, iv, counter):
 
 
 @njit
-def _crypt(ctx, salt, iv, buf, off, n):
-    """CTR mode in place on buf[off:off+n]; its first block has counter 2 (SP 800-38D 7.1)."""
+def _crypt(ctx, salt, iv, source, at, target, to, n):
+    """CTR mode from source[at:at+n] to target[to:to+n]; its first block has counter 2 (SP 800-38D
+    7.1)."""
     counter = U2
     for block in range(0, n, 16):
         first, second = _key_stream(ctx, salt, iv, counter)
         counter += U1
-        at = off + block
-        left = n - block
-        if left >= 16:
-            for i in range(8):
-                shift = U8 * np.uint64(i)
-                buf[at + i] ^= np.uint8((first >> shift) & BYTE)
-                buf[at + 8 + i] ^= np.uint8((second >> shift) & BYTE)
-        else:
-            for i in range(left):
-                word = first if i < 8 else second
-                buf[at + i] ^= np.uint8((word >> (U8 * np.uint64(i & 7))) & BYTE)
+        for i in range(block, min(block + 16, n)):
+            word = first if i & 15 < 8 else second
+            byte = (word >> (U8 * np.uint64(i & 7))) & BYTE
+            target[to + i] = source[at + i] ^ np.uint8(byte)
 
 
 @njit
-def _digest(ctx, salt, iv, aad, aad_len, buf, off, n):
+def _digest(ctx, salt, iv, aad_high, aad_low, aad_len, buf, off, n):
     """The tag of the ciphertext buf[off:off+n] as (high, low): GHASH, masked by counter block 1."""
     kh, kl = _read_power_one(ctx)
-    high, low = _read_block(aad, 0, aad_len)
+    high, low = aad_high, aad_low
     if aad_len > 0:
         high, low = multiply(high, low, kh, kl)
     for block in range(0, n, 16):
@@ -97,17 +91,18 @@ def _digest(ctx, salt, iv, aad, aad_len, buf, off, n):
 
 
 @njit
-def seal(ctx, salt, iv, aad, aad_len, buf, off, n, tag):
-    """Encrypt buf[off:off+n] in place and write the 16-byte tag to tag[0:16].
+def seal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, tag):
+    """Encrypt source[at:at+n] to target[to:to+n] and write the 16-byte tag to tag[0:16].
 
     ctx       uint8[KEY_BYTES], a row of expand_key
     salt, iv  uint32, uint64: the nonce is salt (4 bytes) | iv (8 bytes), big-endian (RFC 4106 4)
-    aad       uint8[::1] of at least 16 bytes, of which the first aad_len (0..16) are authenticated
-    buf, off, n   uint8[::1] and int64; nothing outside [off, off + n) is read or written
+    aad_high, aad_low, aad_len   the AAD as two uint64, big-endian, zeros behind its 0..16 bytes
+    source, at, target, to, n   uint8[::1] and int64; the two places do not overlap, and nothing
+              outside of them is read or written
     tag       uint8[::1] of at least 16 bytes
     """
-    _crypt(ctx, salt, iv, buf, off, n)
-    high, low = _digest(ctx, salt, iv, aad, aad_len, buf, off, n)
+    _crypt(ctx, salt, iv, source, at, target, to, n)
+    high, low = _digest(ctx, salt, iv, aad_high, aad_low, aad_len, target, to, n)
     for i in range(8):
         shift = U56 - U8 * np.uint64(i)
         tag[i] = np.uint8((high >> shift) & BYTE)
@@ -115,21 +110,23 @@ def seal(ctx, salt, iv, aad, aad_len, buf, off, n, tag):
 
 
 @njit
-def unseal(ctx, salt, iv, aad, aad_len, buf, off, n, icv_off, icv_len):
-    """Authenticate buf[off:off+n] by the ICV buf[icv_off:icv_off+icv_len]; decrypt if it is good.
+def unseal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, icv_at, icv_len):
+    """Authenticate source[at:at+n] by the ICV source[icv_at:icv_at+icv_len], and decrypt it to
+    target[to:to+n].
 
-    Arguments as of seal. False leaves the buffer as it was; so does an icv_len outside 8..16
-    (RFC 4106 6). The comparison takes the same time wherever the ICV differs.
+    Arguments as of seal. False where the ICV is wrong, and for an icv_len outside 8..16 (RFC 4106
+    6): what then stands in the target is of no use. The comparison takes the same time wherever the
+    ICV differs.
     """
     if icv_len < ICV_LENGTH_MIN or icv_len > ICV_LENGTH_MAX:
         return False
-    high, low = _digest(ctx, salt, iv, aad, aad_len, buf, off, n)
+    high, low = _digest(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, n)
     difference = U0
     for i in range(icv_len):
         word = high if i < 8 else low
         expected = (word >> (U56 - U8 * np.uint64(i & 7))) & BYTE
-        difference |= expected ^ np.uint64(buf[icv_off + i])
+        difference |= expected ^ np.uint64(source[icv_at + i])
     if difference != U0:
         return False
-    _crypt(ctx, salt, iv, buf, off, n)
+    _crypt(ctx, salt, iv, source, at, target, to, n)
     return True

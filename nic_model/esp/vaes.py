@@ -7,8 +7,7 @@ and every later vector is four counters on. The length block joins the last vect
 most STRIDE_BYTES - 16 bytes has one reduction; in a longer one the products of a stride are summed
 between the AES rounds of the next.
 
-Opening decrypts in the same walk; a text that was not good is put back by a second one. Masks keep
-every access within the text.
+Masks keep every access within the text and what is made of it.
 """
 
 import numpy as np
@@ -39,10 +38,10 @@ _take_one, _count_up, _first_lane = take(1), count_up(LANES), lane(0)
 
 
 @inline
-def _apply(at, texts, streams, edges, opening):
-    """Write texts ^ streams to `at`; returns what was made and what is hashed of the two."""
+def _apply(to, texts, streams, edges, opening):
+    """Write texts ^ streams to `to`; returns what was made and what is hashed of the two."""
     made = xor(texts, streams)
-    put(at, edges, made)
+    put(to, edges, made)
     if opening:
         return made, texts
     return made, keep(edges, made)
@@ -59,14 +58,14 @@ def _make_rest(n):
     take_n, nine_n = take(n), nine_rounds(n)
 
     @inline
-    def rest(keys, count, at, left, lead, y, lengths, opening):
+    def rest(keys, count, at, shift, left, lead, y, lengths, opening):
         """Crypt `left` bytes from `at` on; returns the GHASH and the first vector made."""
         here = left - 64 * (n - 1)  # bytes in the last vector; below 0: text ends before it
         edges = lead, ALL >> np.uint64(max(-here, 0)), (U1 << np.uint64(max(here, 0))) - U1
         blocks = ((left + 15) >> 4) + 1
         in_last = blocks - 4 * (n - 1)
         streams = last_rounds(keys, nine_n(keys, count))
-        made, hashed = _apply(at, take_n(at, edges), streams, edges, opening)
+        made, hashed = _apply(at + shift, take_n(at, edges), streams, edges, opening)
         mask = ALL >> np.uint64(64 - 16 * in_last)
         end = place(lengths, in_last - 1)
         sums = sum_to_end(_powers(keys, blocks), mask, y, end, hashed)
@@ -80,42 +79,41 @@ _rest5, _rest6, _rest7, _rest8 = (_make_rest(n) for n in (5, 6, 7, 8))
 
 
 @inline
-def _rest(keys, count, at, left, lead, y, lengths, opening):
+def _rest(keys, count, at, shift, left, lead, y, lengths, opening):
     """The rest of a walk in as many vectors as `left` bytes and the length block need."""
     vectors = (left + 15 + 16 + 48) >> 6
     if vectors <= 4:
         if vectors == 1:
-            return _rest1(keys, count, at, left, lead, y, lengths, opening)
+            return _rest1(keys, count, at, shift, left, lead, y, lengths, opening)
         if vectors == 2:
-            return _rest2(keys, count, at, left, lead, y, lengths, opening)
+            return _rest2(keys, count, at, shift, left, lead, y, lengths, opening)
         if vectors == 3:
-            return _rest3(keys, count, at, left, lead, y, lengths, opening)
-        return _rest4(keys, count, at, left, lead, y, lengths, opening)
+            return _rest3(keys, count, at, shift, left, lead, y, lengths, opening)
+        return _rest4(keys, count, at, shift, left, lead, y, lengths, opening)
     if vectors == 5:
-        return _rest5(keys, count, at, left, lead, y, lengths, opening)
+        return _rest5(keys, count, at, shift, left, lead, y, lengths, opening)
     if vectors == 6:
-        return _rest6(keys, count, at, left, lead, y, lengths, opening)
+        return _rest6(keys, count, at, shift, left, lead, y, lengths, opening)
     if vectors == 7:
-        return _rest7(keys, count, at, left, lead, y, lengths, opening)
-    return _rest8(keys, count, at, left, lead, y, lengths, opening)
+        return _rest7(keys, count, at, shift, left, lead, y, lengths, opening)
+    return _rest8(keys, count, at, shift, left, lead, y, lengths, opening)
 
 
 @inline
-def _walk(ctx, salt, iv, aad, aad_len, buf, off, n, opening):
-    """Crypt buf[off:off+n] in place; returns the tag."""
-    keys = address(ctx)
+def _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, opening):
+    """Crypt the n bytes at `text` to what lies `shift` bytes behind; returns the tag."""
     iv = np.uint64(iv)
     first = make((iv << U32) | U1, (np.uint64(salt) << U32) | (iv >> U32))  # RFC 4106 4, reversed
     count = _count_up(first)
-    y = place(reverse(simd.keep(simd.load(address(aad)), aad_len)), np.int64(0))
+    y = place(make(aad_low, aad_high), np.int64(0))
     lengths = make(np.uint64(n) * U8, np.uint64(aad_len) * U8)  # in bits
-    at, left = address(buf) + off - 16, n + 16
+    at, left = text - 16, n + 16
     if left < STRIDE_BYTES:
-        y, made = _rest(keys, count, at, left, TEXT, y, lengths, opening)
+        y, made = _rest(keys, count, at, shift, left, TEXT, y, lengths, opening)
         return simd.xor(_first_lane(made), reverse(_first_lane(y)))
 
     streams = last_rounds(keys, _nine(keys, count))
-    made, hashed = _apply(at, _take(at, FIRST), streams, FIRST, opening)
+    made, hashed = _apply(at + shift, _take(at, FIRST), streams, FIRST, opening)
     mask = _first_lane(made[0])
     at += STRIDE_BYTES
     left -= STRIDE_BYTES
@@ -125,40 +123,45 @@ def _walk(ctx, salt, iv, aad, aad_len, buf, off, n, opening):
         states, sums = nine_rounds_and_sum(keys, count, powers, y, hashed)
         streams = last_rounds(keys, states)
         y = reduce(sums)
-        _, hashed = _apply(at, _take(at, WHOLE), streams, WHOLE, opening)
+        _, hashed = _apply(at + shift, _take(at, WHOLE), streams, WHOLE, opening)
         at += STRIDE_BYTES
         left -= STRIDE_BYTES
         count = _next(count)
     nothing = place(make(U0, U0), np.int64(0))
     y = reduce(sum_to_end(powers, ALL, y, nothing, hashed))
-    y, _ = _rest(keys, count, at, left, ALL, y, lengths, opening)
+    y, _ = _rest(keys, count, at, shift, left, ALL, y, lengths, opening)
     return simd.xor(mask, reverse(_first_lane(y)))
 
 
 @njit
-def seal(ctx, salt, iv, aad, aad_len, buf, off, n, tag):
-    """Encrypt buf[off:off+n] in place and write the tag to tag[0:16]; see seal in portable.py."""
-    store(address(tag), _walk(ctx, salt, iv, aad, aad_len, buf, off, n, SEAL))
+def _seal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, tag):
+    """seal of what lies at these addresses: to pass arrays would pass seven words for each."""
+    store(tag, _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, SEAL))
+
+
+@inline
+def seal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, tag):
+    """Encrypt source[at:at+n] to target[to:to+n]; see seal in portable.py."""
+    text, shift = address(source) + at, address(target) + to - address(source) - at
+    _seal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, address(tag))
 
 
 @njit
-def _put_back(ctx, salt, iv, aad, aad_len, buf, off, n):
-    """Encrypt again what was decrypted and is not to be kept."""
-    _walk(ctx, salt, iv, aad, aad_len, buf, off, n, SEAL)
-
-
-@njit
-def unseal(ctx, salt, iv, aad, aad_len, buf, off, n, icv_off, icv_len):
-    """Decrypt buf[off:off+n] if its ICV is good; see unseal in portable.py."""
+def _unseal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len):
+    """unseal of what lies at these addresses."""
     if icv_len < ICV_LENGTH_MIN or icv_len > ICV_LENGTH_MAX:
         return False
-    tag = _walk(ctx, salt, iv, aad, aad_len, buf, off, n, OPEN)
-    icv = address(buf) + icv_off
+    tag = _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, OPEN)
     difference = simd.xor(
         simd.keep(tag, icv_len),
         _first_lane(_take_one(icv, (ALL, ALL, (U1 << np.uint64(icv_len)) - U1))[0]),
     )
-    if (low_half(difference) | high_half(difference)) != U0:
-        _put_back(ctx, salt, iv, aad, aad_len, buf, off, n)
-        return False
-    return True
+    return (low_half(difference) | high_half(difference)) == U0
+
+
+@inline
+def unseal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, icv_at, icv_len):
+    """Decrypt source[at:at+n] to target[to:to+n], if its ICV is good; see unseal in portable.py."""
+    text, shift = address(source) + at, address(target) + to - address(source) - at
+    icv = address(source) + icv_at
+    return _unseal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len)

@@ -70,15 +70,15 @@ def _take_end(at, r):
 
 
 @inline
-def _put_end(at, r, made):
-    """Write the last r (1..32) bytes of a text, whose blocks before `at` are written already."""
+def _put_end(to, r, made):
+    """Write the last r (1..32) bytes that are made; the block before them is written already."""
     if r > 16:
         before, end = _low(made), shift_up(_high(made), 32 - r)
-        store(at, before)
-        store(at + r - 16, xor_block(end, shift_down(before, r - 16)))
+        store(to, before)
+        store(to + r - 16, xor_block(end, shift_down(before, r - 16)))
     else:
         end = shift_up(_low(made), 16 - r)
-        store(at + r - 16, xor_block(end, shift_down(load(at - 16), r)))
+        store(to + r - 16, xor_block(end, shift_down(load(to - 16), r)))
 
 
 @inline
@@ -96,12 +96,12 @@ def _take_head(at, lead):
 
 
 @inline
-def _put_head(at, lead, made):
-    """Write what `_take_head` read."""
+def _put_head(to, lead, made):
+    """Write what is made of what `_take_head` read."""
     if lead:
-        store(at + 16, _high(made))
+        store(to + 16, _high(made))
     else:
-        put(at, (made,))
+        put(to, (made,))
 
 
 @inline
@@ -113,7 +113,7 @@ def _hash_head(lead, made):
 
 
 @inline
-def _rest0(keys, count, at, left, lead, y, lengths, opening):
+def _rest0(keys, count, at, shift, left, lead, y, lengths, opening):
     """The GHASH of a text that has ended, and no mask."""
     zero = make(U0, U0)
     sums = aesni.add_product((zero, zero, zero), keys, 1, xor_block(y, lengths))
@@ -125,24 +125,24 @@ def _make_rest(n):
     nine_n, take_middle = nine_rounds(n), take(LANES, max(n - 2, 0))
 
     @inline
-    def crypt(at, r, lead, streams, opening):
+    def crypt(at, shift, r, lead, streams, opening):
         """Crypt n vectors, the last one of r bytes; returns what is hashed."""
         last = at + 32 * (n - 1)
         texts = _one(_take_head(at, lead)) + take_middle(at + 32) + _one(_take_end(last, r))
         made = xor(texts, streams)
-        _put_head(at, lead, made[0])
-        put(at + 32, made[1:-1])
-        _put_end(last, r, made[-1])
+        _put_head(at + shift, lead, made[0])
+        put(at + shift + 32, made[1:-1])
+        _put_end(last + shift, r, made[-1])
         if opening:
             return texts
         return _one(_hash_head(lead, made[0])) + made[1:-1] + _one(_keep_end(r, made[-1]))
 
     @inline
-    def crypt_one(at, r, _lead, streams, opening):
+    def crypt_one(at, shift, r, _lead, streams, opening):
         """As crypt, for one vector, which is never the first of a text."""
         texts = (_take_end(at, r),)
         made = xor(texts, streams)
-        _put_end(at, r, made[0])
+        _put_end(at + shift, r, made[0])
         if opening:
             return texts
         return (_keep_end(r, made[0]),)
@@ -150,11 +150,11 @@ def _make_rest(n):
     crypt_n = crypt if n > 1 else crypt_one
 
     @inline
-    def rest(keys, count, at, left, lead, y, lengths, opening):
+    def rest(keys, count, at, shift, left, lead, y, lengths, opening):
         """Crypt `left` bytes from `at` on; returns the GHASH and the first key stream block."""
         r = left - 32 * (n - 1)
         streams = last_rounds(keys, nine_n(keys, count))
-        hashed = crypt_n(at, r, lead, streams, opening)
+        hashed = crypt_n(at, shift, r, lead, streams, opening)
         if r > 16:  # the length block stands alone
             sums = _fold(sum_products(keys + END - 32 * n - 16, _wide(y), hashed))
             y = aesni.reduce(aesni.add_product(sums, keys, 1, lengths))
@@ -171,31 +171,34 @@ _rest5, _rest6, _rest7 = (_make_rest(n) for n in (5, 6, 7))
 
 
 @inline
-def _rest(keys, count, at, left, lead, y, lengths, opening):
+def _rest(keys, count, at, shift, left, lead, y, lengths, opening):
     """The rest of a walk in as many vectors as `left` bytes need."""
     vectors = (left + 31) >> 5
     if vectors <= 3:
         if vectors == 0:
-            return _rest0(keys, count, at, left, lead, y, lengths, opening)
+            return _rest0(keys, count, at, shift, left, lead, y, lengths, opening)
         if vectors == 1:
-            return _rest1(keys, count, at, left, lead, y, lengths, opening)
+            return _rest1(keys, count, at, shift, left, lead, y, lengths, opening)
         if vectors == 2:
-            return _rest2(keys, count, at, left, lead, y, lengths, opening)
-        return _rest3(keys, count, at, left, lead, y, lengths, opening)
+            return _rest2(keys, count, at, shift, left, lead, y, lengths, opening)
+        return _rest3(keys, count, at, shift, left, lead, y, lengths, opening)
     if vectors == 4:
-        return _rest4(keys, count, at, left, lead, y, lengths, opening)
+        return _rest4(keys, count, at, shift, left, lead, y, lengths, opening)
     if vectors == 5:
-        return _rest5(keys, count, at, left, lead, y, lengths, opening)
+        return _rest5(keys, count, at, shift, left, lead, y, lengths, opening)
     if vectors == 6:
-        return _rest6(keys, count, at, left, lead, y, lengths, opening)
-    return _rest7(keys, count, at, left, lead, y, lengths, opening)
+        return _rest6(keys, count, at, shift, left, lead, y, lengths, opening)
+    return _rest7(keys, count, at, shift, left, lead, y, lengths, opening)
 
 
 @inline
-def _strides(keys, count, at, left, y, opening):
+def _strides(keys, count, at, shift, left, y, opening):
     """Crypt what whole strides there are, at least one; returns where the rest begins, its counter,
     how long it is, the GHASH up to there and the mask of the tag."""
     powers = keys + END - 32 * STRIDE
+    before = (
+        shift + 32 - STRIDE_BYTES
+    )  # from here to what was made one stride ago, without its head
     texts = _one(_take_head(at, True)) + _take_but_one(at + 32)
     if opening:
         states, sums = nine_rounds_and_sum(keys, count, powers, _wide(y), texts)
@@ -205,72 +208,73 @@ def _strides(keys, count, at, left, y, opening):
         streams = last_rounds(keys, _nine(keys, count))
     mask = _low(streams[0])
     made = xor(texts, streams)
-    _put_head(at, True, made[0])
-    put(at + 32, made[1:])
+    _put_head(at + shift, True, made[0])
+    put(at + shift + 32, made[1:])
     head = _hash_head(True, made[0])
     at += STRIDE_BYTES
     left -= STRIDE_BYTES
     count = _next(count)
     while left >= STRIDE_BYTES:
-        hashed = _take(at) if opening else _one(head) + _take_but_one(at + 32 - STRIDE_BYTES)
+        hashed = _take(at) if opening else _one(head) + _take_but_one(at + before)
         states, sums = nine_rounds_and_sum(keys, count, powers, _wide(y), hashed)
         streams = last_rounds(keys, states)
         y = _reduce(sums)
         made = xor(_take(at), streams)
-        put(at, made)
+        put(at + shift, made)
         head = made[0]
         at += STRIDE_BYTES
         left -= STRIDE_BYTES
         count = _next(count)
     if not opening:
-        hashed = _one(head) + _take_but_one(at + 32 - STRIDE_BYTES)
+        hashed = _one(head) + _take_but_one(at + before)
         y = _reduce(sum_products(powers, _wide(y), hashed))
     return count, at, left, y, mask
 
 
 @inline
-def _walk(ctx, salt, iv, aad, aad_len, text, n, opening):
-    """Crypt the n (over 16) bytes of text in place; returns the tag."""
-    keys = address(ctx)
+def _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, opening):
+    """Crypt the n bytes at `text` to what lies `shift` bytes behind; returns the tag."""
+    if n <= 16:
+        return aesni.walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, opening)
     count = _count_up(aesni.first_count(salt, iv))
-    y = reverse(keep(load(aad), aad_len))
+    y = make(aad_low, aad_high)
     lengths = make(np.uint64(n) * U8, np.uint64(aad_len) * U8)  # in bits
     at, left = text - 16, n + 16
     lead = left < STRIDE_BYTES
     mask = make(U0, U0)
     if not lead:
-        count, at, left, y, mask = _strides(keys, count, at, left, y, opening)
-    y, stream = _rest(keys, count, at, left, lead, y, lengths, opening)
+        count, at, left, y, mask = _strides(keys, count, at, shift, left, y, opening)
+    y, stream = _rest(keys, count, at, shift, left, lead, y, lengths, opening)
     if lead:
         mask = stream
     return xor_block(mask, reverse(y))
 
 
 @njit
-def seal(ctx, salt, iv, aad, aad_len, buf, off, n, tag):
-    """Encrypt buf[off:off+n] in place and write the tag to tag[0:16]; see seal in portable.py."""
-    if n <= 16:
-        aesni.seal(ctx, salt, iv, aad, aad_len, buf, off, n, tag)
-        return
-    text = address(buf) + off
-    store(address(tag), _walk(ctx, salt, iv, address(aad), aad_len, text, n, SEAL))
+def _seal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, tag):
+    """seal of what lies at these addresses: to pass arrays would pass seven words for each."""
+    store(tag, _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, SEAL))
+
+
+@inline
+def seal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, tag):
+    """Encrypt source[at:at+n] to target[to:to+n]; see seal in portable.py."""
+    text, shift = address(source) + at, address(target) + to - address(source) - at
+    _seal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, address(tag))
 
 
 @njit
-def _put_back(ctx, salt, iv, aad, aad_len, buf, off, n):
-    """Encrypt again what was decrypted and is not to be kept."""
-    _walk(ctx, salt, iv, address(aad), aad_len, address(buf) + off, n, SEAL)
-
-
-@njit
-def unseal(ctx, salt, iv, aad, aad_len, buf, off, n, icv_off, icv_len):
-    """Decrypt buf[off:off+n] if its ICV is good; see unseal in portable.py."""
-    if n <= 16:
-        return aesni.unseal(ctx, salt, iv, aad, aad_len, buf, off, n, icv_off, icv_len)
+def _unseal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len):
+    """unseal of what lies at these addresses."""
     if icv_len < ICV_LENGTH_MIN or icv_len > ICV_LENGTH_MAX:
         return False
-    expected = _walk(ctx, salt, iv, address(aad), aad_len, address(buf) + off, n, OPEN)
-    if aesni.differs(expected, address(buf) + icv_off, icv_len):
-        _put_back(ctx, salt, iv, aad, aad_len, buf, off, n)
-        return False
-    return True
+    tag = _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, OPEN)
+    return not aesni.differs(tag, icv, icv_len)
+
+
+@inline
+def unseal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, icv_at, icv_len):
+    """Decrypt source[at:at+n] to target[to:to+n], if its ICV is good; see unseal in portable.py."""
+    text, shift = address(source) + at, address(target) + to - address(source) - at
+    icv = address(source) + icv_at
+    return _unseal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len)

@@ -26,7 +26,7 @@ from nic_model.jit import config, types
 from proto.status import OffloadError
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "gcm"
-BEFORE = 3  # bytes in front of the text, so that nothing is aligned
+BEFORE, TO = 3, 13  # bytes in front of the text, and of what is made of it: nothing is aligned
 GUARD = 0xA5
 
 compiled_only = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="there are no compiled types")
@@ -38,9 +38,10 @@ def row_of(key: bytes) -> np.ndarray:
     return row
 
 
-def padded(aad: bytes) -> np.ndarray:
-    """AAD as the kernels take it; what stands behind it must not matter."""
-    return np.frombuffer(aad + bytes([GUARD]) * (16 - len(aad)), np.uint8).copy()
+def words(aad: bytes) -> tuple[np.uint64, np.uint64, int]:
+    """AAD as the kernels take it."""
+    whole = aad.ljust(16, b"\0")
+    return np.uint64(int.from_bytes(whole[:8])), np.uint64(int.from_bytes(whole[8:])), len(aad)
 
 
 def split(nonce: bytes) -> tuple[np.uint32, np.uint64]:
@@ -53,30 +54,40 @@ def packet(text: bytes, icv: bytes = b"") -> np.ndarray:
     return np.frombuffer(guarded, np.uint8).copy()
 
 
+def made(target: np.ndarray, length: int) -> bytes:
+    """What stands in a target; the guard bytes around it must have survived."""
+    assert (target[:TO] == GUARD).all()
+    assert (target[TO + length :] == GUARD).all()
+    return target[TO : TO + length].tobytes()
+
+
+def target_of(length: int) -> np.ndarray:
+    return np.full(TO + length + 33, GUARD, np.uint8)
+
+
 def sealed(key: bytes, nonce: bytes, aad: bytes, text: bytes) -> bytes:
-    """Ciphertext and tag from the card; the guard bytes around the text must survive."""
-    buffer, tag = packet(text), np.zeros(16, np.uint8)
-    end = BEFORE + len(text)
-    esp.seal(row_of(key), *split(nonce), padded(aad), len(aad), buffer, BEFORE, len(text), tag)
-    assert (buffer[:BEFORE] == GUARD).all()
-    assert (buffer[end:] == GUARD).all()
-    return buffer[BEFORE:end].tobytes() + tag.tobytes()
+    """Ciphertext and tag from the card, which leaves the text as it is."""
+    source, target, tag = packet(text), target_of(len(text)), np.zeros(16, np.uint8)
+    before = source.copy()
+    esp.seal(
+        row_of(key), *split(nonce), *words(aad),
+        source, BEFORE, target, TO, len(text), tag,
+    )  # fmt: skip
+    assert (source == before).all()
+    return made(target, len(text)) + tag.tobytes()
 
 
 def unsealed(key: bytes, nonce: bytes, aad: bytes, text: bytes, icv: bytes) -> bytes | None:
-    """Clear text from the card, or None. Only the text may change, on refusal nothing."""
-    buffer = packet(text, icv)
-    before = buffer.copy()
-    end = BEFORE + len(text)
+    """Clear text from the card, or None. The ciphertext stays as it is."""
+    source, target = packet(text, icv), target_of(len(text))
+    before = source.copy()
     good = esp.unseal(
-        row_of(key), *split(nonce), padded(aad), len(aad), buffer, BEFORE, len(text), end, len(icv)
-    )
-    assert (buffer[:BEFORE] == before[:BEFORE]).all()
-    assert (buffer[end:] == before[end:]).all()
-    if not good:
-        assert (buffer == before).all()
-        return None
-    return buffer[BEFORE:end].tobytes()
+        row_of(key), *split(nonce), *words(aad),
+        source, BEFORE, target, TO, len(text), BEFORE + len(text), len(icv),
+    )  # fmt: skip
+    assert (source == before).all()
+    clear = made(target, len(text))
+    return clear if good else None
 
 
 def published() -> Iterator[Any]:
@@ -168,44 +179,44 @@ def test_short_oracle_refuses_what_the_card_refuses() -> None:
 
 
 @pytest.fixture
-def page() -> Iterator[np.ndarray]:
-    """One page between two that no one may touch."""
+def pages() -> Iterator[list[np.ndarray]]:
+    """Two pages, each between two that no one may touch."""
     size = mmap.PAGESIZE
-    mapping = mmap.mmap(-1, 3 * size)
+    mapping = mmap.mmap(-1, 5 * size)
     whole = np.frombuffer(mapping, np.uint8)
     libc = ctypes.CDLL(None, use_errno=True)
-    for start in (whole.ctypes.data, whole.ctypes.data + 2 * size):
-        assert libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(size), 0) == 0
-    yield whole[size : 2 * size]
+    for number in (0, 2, 4):
+        start = ctypes.c_void_p(whole.ctypes.data + number * size)
+        assert libc.mprotect(start, ctypes.c_size_t(size), 0) == 0
+    yield [whole[size : 2 * size], whole[3 * size : 4 * size]]
     del whole
 
 
 @compiled_only
 @pytest.mark.parametrize("at_end", [True, False], ids=["end", "start"])
-def test_no_access_beyond_the_buffers(page: np.ndarray, at_end: bool) -> None:
-    """Text, ICV, key row, AAD and tag touch a forbidden page in turn; an access to it is fatal."""
+def test_no_access_beyond_the_buffers(pages: list[np.ndarray], at_end: bool) -> None:
+    """Source, target, ICV, key row and tag touch a forbidden page in turn; an access to it is
+    fatal."""
 
-    def at_edge(size: int) -> np.ndarray:
-        return page[len(page) - size :] if at_end else page[:size]
+    def at_edge(size: int, page: int = 0) -> np.ndarray:
+        return pages[page][len(pages[page]) - size :] if at_end else pages[page][:size]
 
     def touching(array: np.ndarray) -> np.ndarray:
         at_edge(array.size)[:] = array
         return at_edge(array.size)
 
     salt_iv = np.uint32(1), np.uint64(2)
-    row, aad, tag = row_of(bytes(16)), padded(bytes(8)), np.zeros(16, np.uint8)
+    row, aad, tag = row_of(bytes(16)), words(bytes(8)), np.zeros(16, np.uint8)
     for length in (*range(1, 150), 255, 256, 300, *range(415, 530), 895, 1420):
-        text = at_edge(length)
-        esp.seal(row, *salt_iv, aad, 8, text, 0, length, tag)
+        esp.seal(row, *salt_iv, *aad, at_edge(length), 0, at_edge(length, 1), 0, length, tag)
         for icv_bytes in (8, 12, 16):
-            both = at_edge(length + icv_bytes)
-            esp.seal(row, *salt_iv, aad, 8, both, 0, length, tag)
+            clear, both = at_edge(length), at_edge(length + icv_bytes, 1)
+            esp.seal(row, *salt_iv, *aad, clear, 0, both, 0, length, tag)
             both[length:] = tag[:icv_bytes]
-            assert esp.unseal(row, *salt_iv, aad, 8, both, 0, length, length, icv_bytes)
-    text = np.zeros(200, np.uint8)
-    esp.seal(touching(row), *salt_iv, aad, 8, text, 0, 200, tag)
-    esp.seal(row, *salt_iv, touching(aad), 8, text, 0, 200, tag)
-    esp.seal(row, *salt_iv, aad, 8, text, 0, 200, touching(tag))
+            assert esp.unseal(row, *salt_iv, *aad, both, 0, clear, 0, length, length, icv_bytes)
+    text, out = np.zeros(200, np.uint8), np.zeros(200, np.uint8)
+    esp.seal(touching(row), *salt_iv, *aad, text, 0, out, 0, 200, tag)
+    esp.seal(row, *salt_iv, *aad, text, 0, out, 0, 200, touching(tag))
 
 
 # FIPS-197 appendix A: key and last round key.
@@ -275,7 +286,7 @@ def test_inferred_types_are_unsigned() -> None:
     expected = [(plain.multiply, two), (plain.encrypt_block, four), (esp.unseal, types.boolean)]
     if esp.BACKEND == "portable":
         row, data = np.zeros(esp.KEY_BYTES, np.uint8), np.zeros(16, np.uint8)
-        portable._digest(row, np.uint32(1), word, data, whole, data, np.int64(0), whole)
+        portable._digest(row, np.uint32(1), word, word, word, whole, data, np.int64(0), whole)
         expected.append((portable._digest, two))
     for kernel, result in expected:
         signatures = kernel.nopython_signatures

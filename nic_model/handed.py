@@ -33,7 +33,8 @@ def _tables_at(_typing: Any, where: Any) -> Any:
             return builder.load(builder.gep(words, [index]))
 
         at, tables = 0, []
-        for table, its_kind in zip(like[:-1], kind.types[:-1], strict=True):
+        for name, its_kind in zip(like._fields[:-1], kind.types[:-1], strict=True):
+            table = getattr(like, name)
             shape = [word(at + 1 + axis) for axis in range(table.ndim)]
             strides = [context.get_constant(numba.types.intp, table.itemsize)]
             for length in shape[:0:-1]:

@@ -77,8 +77,11 @@ def esp(found: Results) -> str:
 
 def pipeline(found: Results) -> str:
     """What a packet costs the card."""
-    cells = [(name, spread(each)) for name, each in found["results"].items()]
-    return table(("stage and bytes", found["unit"]), cells)
+    cells = [
+        (name, spread(each), spread(each["ratio"]) if "ratio" in each else "")
+        for name, each in found["results"].items()
+    ]
+    return table(("stage and bytes", found["unit"], f"time / {REFERENCE}'s cipher alone"), cells)
 
 
 def ring(found: Results) -> str:

@@ -31,6 +31,7 @@ class Pool:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._labs: dict[Kind, Lab] = {}
+        self._used: set[Kind] = set()  # since they were as new
         self._kernel: KernelHost | None = None
         self._crypto: bool | None = None
 
@@ -41,6 +42,7 @@ class Pool:
             lab = self._new(kind)
             lab.start()
             self._labs[kind] = lab
+        self._used.add(kind)
         return lab
 
     def _new(self, kind: Kind) -> Lab:
@@ -71,19 +73,21 @@ class Pool:
         return self._kernel
 
     def after_case(self, *, failed: bool) -> None:
-        """Take everything back; a lab that cannot be taken back, or that failed, is ended. Raises
-        OffloadError(ETIMEDOUT) when that waits in vain."""
+        """Take back what the case did; a lab that cannot be taken back, or that failed, is ended.
+        Raises OffloadError(ETIMEDOUT) when that waits in vain."""
         if self._kernel is not None:
             self._kernel.reset(TAKE_BACK)
             for name, value in SYSCTLS.items():
                 self._kernel.sysctl(name, value)
-        for kind, lab in list(self._labs.items()):
+        for kind in [kind for kind in self._labs if kind in self._used]:
             kept = False
             try:
+                lab = self._labs[kind]
                 kept = not failed and self._options.target != "sim" and _taken_back(lab)
             finally:
                 if not kept:
                     self.end(kind)
+        self._used.clear()
 
     def close(self) -> None:
         """End everything."""

@@ -39,7 +39,7 @@ from proto.limits import (
     RING_SIZE,
     SLOT_BYTES,
 )
-from proto.link.dma import Dma, rx_offset, slots_of
+from proto.link.dma import Dma, rx_offset, slots_of, unmark
 from proto.link.ring import Consumer, RingError, Stale, distance
 from proto.queue import QueueState
 from proto.status import Drop
@@ -210,7 +210,7 @@ class RxQueue:
     def restart(self, epoch: int) -> None:
         """A card that begins at 0 in a new epoch."""
         self.epoch = epoch
-        self._dma.rx_marks[:] = 0
+        unmark(self._dma.rx_marks)
         self._consumer.restart(0)
         self.recovered(0)
 

@@ -21,7 +21,7 @@ from host_driver.sleep import Completion
 from proto.frame import INDEX_MASK, Kind, Message, pack
 from proto.layouts import COMPLETION_ERROR
 from proto.limits import BURST, RECONCILE_INTERVAL_MS, RING_SIZE, TX_TIMEOUT_MS, TXQUEUE_LEN
-from proto.link.dma import Dma
+from proto.link.dma import Dma, unmark
 from proto.link.ring import Producer, RingError, Stale, distance
 from proto.queue import CompletionError, QueueState
 
@@ -213,7 +213,7 @@ class TxQueue:
         self.recovered(self._producer.first)
         self.epoch = epoch
         self._producer.restart(0)
-        self._dma.tx_marks[:] = 0
+        unmark(self._dma.tx_marks)
 
     def purge(self) -> None:
         """Packets that wait for a ring that is gone are dropped."""

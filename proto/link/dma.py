@@ -42,6 +42,12 @@ def slots_of(index: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray
     return indices % RING_SIZE, (indices + 1).astype(np.uint32)
 
 
+def unmark(marks: npt.NDArray[np.uint32]) -> None:
+    """No buffer holds a packet any more. A mark that is not set is not written: buffers that were
+    never used take no memory, and a file of them has nothing to give back."""
+    marks[marks != 0] = 0
+
+
 def _check(path: Path, found: os.stat_result) -> None:
     """Clear packets will lie in there: it must be ours alone, under one name."""
     ours = found.st_uid == os.geteuid() and found.st_nlink == 1 and stat.S_ISREG(found.st_mode)

@@ -49,7 +49,7 @@ def _is_next(t, p, sa, esp, size):
 #  3. its sequence number is beyond the last, its IV made of it            (CRYPTO)
 #  4. seal, ICV, UDP checksum
 @inline
-def seal_in_place(t, p, handle, generation, mtu, out, at):
+def seal_crypto(t, p, handle, generation, mtu, out, at):
     """Write the sealed form of the parsed frame to out[at:]; returns its length or -Drop."""
     row = lookup.find_crypto(t, handle, generation)
     if row == 0:
@@ -77,12 +77,14 @@ def seal_in_place(t, p, handle, generation, mtu, out, at):
 
 
 @inline
-def open_in_place(t, p, frame, row, esp):
-    """Decrypt the ESP packet at frame[esp:p.end] to where it stands in t.frame; returns the SA row.
+def open_crypto(t, p, frame, row, esp):
+    """Write the ESP packet at frame[esp:p.end] to t.frame, its payload decrypted; returns the SA
+    row.
 
-    With a wrong ICV it stays as it came and p.syndrome says so. One too short for the SA is the
-    host's to judge: 0. What is left of the window may still be in the host's, which has not taken
-    all that was authentic: it is tried with either high half, and the host hears which.
+    With a wrong ICV p.syndrome says so, and the host gets the frame as it came. One too short for
+    the SA is the host's to judge: 0. What is left of the window may still be in the host's, which
+    has not taken all that was authentic: it is tried with either high half, and the host hears
+    which.
     """
     sa = t.sa[row]
     payload = esp + ESP_BYTES

@@ -4,7 +4,7 @@
 import numpy as np
 
 from nic_model import account, ahead, aso, flow, lookup
-from nic_model.datapath_crypto import open_in_place
+from nic_model.datapath_crypto import open_crypto
 from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, open_payload
 from nic_model.handed import tables_at
 from nic_model.jit import inline, njit
@@ -92,7 +92,7 @@ def rx_burst(
         verdict[i] = 0
         index = first_index + delivered
         slot = RX_OFFSET + index % RING_SIZE * BUFFER_BYTES
-        if row and p.syndrome == 0:
+        if row and p.syndrome == 0:  # nothing else in t.frame is authentic
             copy(memory, slot + MARK_BYTES, t.frame, 0, length)
         else:
             copy(memory, slot + MARK_BYTES, frame, 0, length)
@@ -158,7 +158,7 @@ def _judge(t, p, frame, length):
     if row == 0:  # what no SA claims from a UDP port is a clear packet like any other
         return 0 if esp == p.upper else -_check_policy(t, p, 0)
     if t.sa[row].crypto:
-        return open_in_place(t, p, frame, row, esp)
+        return open_crypto(t, p, frame, row, esp)
 
     refused = _open(t, p, frame, row, esp)
     if refused == 0 and not lookup.selector_fits(t.sa[row], p):

@@ -4,7 +4,7 @@
 import numpy as np
 
 from nic_model import account, ahead, aso, flow
-from nic_model.datapath_crypto import seal_in_place
+from nic_model.datapath_crypto import seal_crypto
 from nic_model.datapath_esp import ESP_BYTES, TRAILER_BYTES, seal_payload
 from nic_model.handed import tables_at
 from nic_model.jit import inline, njit
@@ -44,7 +44,7 @@ _LOW, _SHIFT = np.uint64(0xFFFF_FFFF), np.uint64(32)
 #  1. fetch it from its ring slot into the card's own memory   (DESCRIPTOR; FLUSHED behind it)
 #  2. cut a large one; each piece is then a frame like others  (DESCRIPTOR MALFORMED TOO_LONG)
 #  3. parse                                                    (MALFORMED)
-#  4. ESP for crypto offload: seal it where it is              (CRYPTO TOO_LONG)
+#  4. ESP for crypto offload: seal its payload                 (CRYPTO TOO_LONG)
 #  5. policy, and with it clear or an SA; not for ESP made by software
 #                                                   (FRAGMENT POLICY_BLOCK NO_SA HARD_LIMIT)
 #  6. clear: as it is;  SA: seal                               (TOO_LONG SEQUENCE_EXHAUSTED)
@@ -136,7 +136,7 @@ def _send(t, d, length, mtu, out, at):
 
     if d["flags"] & _CRYPTO:
         handle, generation = np.int64(d["handle"]), np.int64(d["generation"])
-        return seal_in_place(t, p, handle, generation, mtu, out, at)
+        return seal_crypto(t, p, handle, generation, mtu, out, at)
     row = _decide(t, p, d["flags"])
     if row < 0:
         return row

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The card's memory: SA rows, policy rows, hash buckets, counters; how rows are written and read.
 
-All of it is numpy, so that the kernels take one `Tables` argument. What a row holds says `rows`;
-row 0 of every table stays unused: 0 means "none". An SA is written first (`write_sa`) and reached
-by packets only after `Steering.add_sa`.
+All of it is numpy, and one argument for the kernels. What a row holds says `rows`; row 0 of every
+table stays unused: 0 means "none". An SA is written first (`write_sa`) and reached by packets only
+after `Steering.add_sa`.
 """
 
 import mmap
@@ -94,7 +94,8 @@ class Tables(NamedTuple):
     frame: npt.NDArray[np.uint8]  # scratch: the frame in work, private to the card
     large: npt.NDArray[np.uint8]  # scratch: one that is to be cut into several
     tag: npt.NDArray[np.uint8]  # [16], scratch
-    where: npt.NDArray[np.int64]  # address and lengths of each of them: nic_model.handed
+    # Address and lengths of each of them, for nic_model.handed; of no use to a copy of the others.
+    where: npt.NDArray[np.int64]
 
 
 def _zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -131,7 +131,7 @@ def sum_products(_typing: Any, _powers: Any, y: Any, hashed: Any) -> Any:
 
 
 def _reduced(builder: Any, low: Any, middle: Any, high: Any) -> Any:
-    """Lane by lane as _reduce in aesni.py."""
+    """Lane by lane as reduce in aesni.py."""
     lanes = lanes_of(low)
     none, zeros, evens = 2 * lanes, wide.zero(lanes), range(0, 2 * lanes, 2)
     fold = ir.Constant(low.type, [0, 0xC2 << 56] * lanes)

@@ -47,7 +47,8 @@ def host_features() -> frozenset[str]:
 
 
 def target_features(host: frozenset[str], told: str | None) -> frozenset[str]:
-    """Features that numba may use: those of the host, or of them those it was told by name.
+    """Features that numba may use: those of the host, or of them those it was told by name and that
+    nothing it was told takes away.
 
     `told` is NUMBA_CPU_FEATURES ("+aes,-avx"), which numba itself makes "" for the CPU name
     "generic". What the CPU name alone implies is not known here and counts as absent.
@@ -57,7 +58,16 @@ def target_features(host: frozenset[str], told: str | None) -> frozenset[str]:
     listed = {}
     for item in told.split(","):
         listed[item.strip()[1:]] = item.strip().startswith("+")  # the last mention wins, as in LLVM
-    return frozenset(name for name, wanted in listed.items() if wanted) & host
+    found = frozenset(name for name, wanted in listed.items() if wanted) & host
+    absent = {name for name, wanted in listed.items() if not wanted}  # and all that is made of it
+    if absent & {"sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2"}:
+        return frozenset()
+    return _without_avx(found) if absent & {"avx", "avx2"} else found
+
+
+def _without_avx(features: frozenset[str]) -> frozenset[str]:
+    made_of_it = ("avx2", "avx512", "vaes", "vpclmulqdq")
+    return frozenset(name for name in features if not name.startswith(made_of_it))
 
 
 def choose(override: str, features: frozenset[str], jit: bool) -> str:
@@ -86,5 +96,6 @@ def choose(override: str, features: frozenset[str], jit: bool) -> str:
 def chosen() -> str:
     """Name of the form for this process and its environment."""
     told: str | None = config.CPU_FEATURES
-    features = target_features(host_features(), told)
+    host = host_features() if config.ENABLE_AVX else _without_avx(host_features())
+    features = target_features(host, told)
     return choose(os.environ.get(VARIABLE, ""), features, jit=not config.DISABLE_JIT)

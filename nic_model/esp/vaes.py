@@ -13,6 +13,7 @@ Masks keep every access within the text and what is made of it.
 import numpy as np
 
 from nic_model.esp import simd
+from nic_model.esp.aesni import OPEN, SEAL, first_count
 from nic_model.esp.keys import END
 from nic_model.esp.portable import ICV_LENGTH_MAX, ICV_LENGTH_MIN
 from nic_model.esp.rounds import (
@@ -26,8 +27,7 @@ from nic_model.esp.simd512 import LANES, keep, place, put, sum_to_end, take
 from nic_model.esp.wide import add_count, count_up, lane, xor
 from nic_model.jit import inline, njit
 
-U0, U1, U8, U32 = np.uint64(0), np.uint64(1), np.uint64(8), np.uint64(32)
-SEAL, OPEN = np.bool_(False), np.bool_(True)  # False itself would make numba compile per value
+U0, U1, U8 = np.uint64(0), np.uint64(1), np.uint64(8)
 STRIDE = 7  # vectors; a shorter rest and the length block fit into the powers of H
 STRIDE_BYTES = 64 * STRIDE
 ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -102,9 +102,7 @@ def _rest(keys, count, at, shift, left, lead, y, lengths, opening):
 @inline
 def _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, opening):
     """Crypt the n bytes at `text` to what lies `shift` bytes behind; returns the tag."""
-    iv = np.uint64(iv)
-    first = make((iv << U32) | U1, (np.uint64(salt) << U32) | (iv >> U32))  # RFC 4106 4, reversed
-    count = _count_up(first)
+    count = _count_up(first_count(salt, iv))
     y = place(make(aad_low, aad_high), np.int64(0))
     lengths = make(np.uint64(n) * U8, np.uint64(aad_len) * U8)  # in bits
     at, left = text - 16, n + 16

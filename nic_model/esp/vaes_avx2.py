@@ -196,9 +196,7 @@ def _strides(keys, count, at, shift, left, y, opening):
     """Crypt what whole strides there are, at least one; returns where the rest begins, its counter,
     how long it is, the GHASH up to there and the mask of the tag."""
     powers = keys + END - 32 * STRIDE
-    before = (
-        shift + 32 - STRIDE_BYTES
-    )  # from here to what was made one stride ago, without its head
+    before = shift + 32 - STRIDE_BYTES  # to what was made one stride ago, behind its head
     texts = _one(_take_head(at, True)) + _take_but_one(at + 32)
     if opening:
         states, sums = nine_rounds_and_sum(keys, count, powers, _wide(y), texts)

@@ -115,6 +115,10 @@ def test_impossible_choice_is_refused(
         ("+aes,-pclmul, +avx", {"aes", "avx"}),
         ("+aes,-aes", frozenset()),
         ("+avx512fp16", frozenset()),  # numba may be told of more than the CPU has
+        ("+aes,+vaes,+avx2,+avx512f,-avx", {"aes"}),  # what is made of a feature goes with it
+        ("+aes,+vaes,+avx,-avx2", {"aes", "avx"}),
+        ("+aes,+avx2,+sse4.1,-ssse3", frozenset()),
+        ("+aes,+avx2,-sse4a", {"aes", "avx2"}),
     ],
 )
 def test_what_numba_is_told_limits_the_features(told: str | None, expected: set[str]) -> None:
@@ -129,6 +133,7 @@ def test_environment_is_read() -> None:
         assert run(show, NUMBA_CPU_FEATURES=told).stdout.strip() == "aesni"
         assert run(show, NUMBA_CPU_FEATURES=f"{told},+avx2").stdout.strip() == "vaes_avx2"
     assert run(show, XFRMNIC_ESP="portable").stdout.strip() == "portable"
+    assert run(show, NUMBA_ENABLE_AVX="0").stdout.strip() in ("aesni", "portable")
     refused = run(show, XFRMNIC_ESP="aesni", NUMBA_CPU_NAME="generic")
     assert refused.returncode == 1
     assert "XFRMNIC_ESP=aesni needs CPU features missing here: aes," in refused.stderr

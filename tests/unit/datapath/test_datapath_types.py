@@ -14,8 +14,11 @@ from nic_model import (
     datapath_esp,
     datapath_rx,
     datapath_tx,
+    flow,
     lookup,
+    memory,
     packet,
+    segment,
     tunnel,
 )
 from nic_model.jit import config
@@ -24,7 +27,7 @@ from proto.layouts import TxFlag
 
 def dispatchers() -> list[Any]:
     paths = (datapath_esp, datapath_crypto, datapath_rx, datapath_tx)
-    modules = (aso, lookup, packet, account, tunnel, *paths)
+    modules = (aso, flow, lookup, memory, packet, account, segment, tunnel, *paths)
     found = {id(item): item for module in modules for item in vars(module).values()}
     return [item for item in found.values() if hasattr(item, "nopython_signatures")]
 

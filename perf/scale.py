@@ -165,6 +165,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--rounds", type=int, default=measure.ROUNDS)
     options = parser.parse_args()
+    if min(options.sizes) < 2:
+        parser.error("a card needs an SA for each direction: sizes begin at 2")
     cards: dict[int, Card] = {}
     for size in options.sizes:
         print(f"{size} SAs and policies ...", file=sys.stderr)

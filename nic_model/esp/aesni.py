@@ -12,11 +12,10 @@ texts shorter than 16 bytes go byte by byte. No access leaves the text or what i
 
 import numpy as np
 
+from nic_model.esp.kernels import kernels_of, load_short
 from nic_model.esp.keys import END, ROUNDS_AT
-from nic_model.esp.portable import ICV_LENGTH_MAX, ICV_LENGTH_MIN
 from nic_model.esp.simd import (
     add32,
-    address,
     aesenc,
     aesenclast,
     clmul00,
@@ -24,7 +23,6 @@ from nic_model.esp.simd import (
     clmul10,
     clmul11,
     high_half,
-    keep,
     load,
     load_byte,
     low_half,
@@ -39,10 +37,9 @@ from nic_model.esp.simd import (
     swap,
     xor,
 )
-from nic_model.jit import inline, njit
+from nic_model.jit import inline
 
 U0, U8, U32 = np.uint64(0), np.uint64(8), np.uint64(32)
-SEAL, OPEN = np.bool_(False), np.bool_(True)  # False itself would make numba compile per value
 FOLD = np.uint64(0xC200000000000000)  # x^7 + x^2 + x + 1 reversed, without its lowest term
 
 
@@ -95,23 +92,10 @@ def reduce(sums):
 
 
 @inline
-def _load_short(at, length):
-    """The `length` (less than 16) bytes at `at`, zeros behind them."""
-    low, high = U0, U0
-    for i in range(length):
-        byte = load_byte(at + i) << (U8 * np.uint64(i & 7))
-        if i < 8:
-            low |= byte
-        else:
-            high |= byte
-    return make(low, high)
-
-
-@inline
 def _load_tail(text, n):
     """The last n % 16 bytes of the text, zeros behind them."""
     if n < 16:
-        return _load_short(text, n)
+        return load_short(text, n)
     return shift_down(load(text + n - 16), 16 - (n & 15))
 
 
@@ -246,41 +230,4 @@ def walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, opening):
     return xor(mask, reverse(y))
 
 
-@inline
-def differs(tag, icv, icv_len):
-    """Whether the icv_len bytes at `icv` are not those of the tag."""
-    if icv_len == ICV_LENGTH_MAX:
-        difference = xor(tag, load(icv))
-    else:
-        difference = xor(keep(tag, icv_len), _load_short(icv, icv_len))
-    return (low_half(difference) | high_half(difference)) != U0
-
-
-@njit
-def _seal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, tag):
-    """seal of what lies at these addresses: to pass arrays would pass seven words for each."""
-    store(tag, walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, SEAL))
-
-
-@inline
-def seal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, tag):
-    """Encrypt source[at:at+n] to target[to:to+n]; see seal in portable.py."""
-    text, shift = address(source) + at, address(target) + to - address(source) - at
-    _seal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, address(tag))
-
-
-@njit
-def _unseal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len):
-    """unseal of what lies at these addresses."""
-    if icv_len < ICV_LENGTH_MIN or icv_len > ICV_LENGTH_MAX:
-        return False
-    tag = walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, OPEN)
-    return not differs(tag, icv, icv_len)
-
-
-@inline
-def unseal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, icv_at, icv_len):
-    """Decrypt source[at:at+n] to target[to:to+n], if its ICV is good; see unseal in portable.py."""
-    text, shift = address(source) + at, address(target) + to - address(source) - at
-    icv = address(source) + icv_at
-    return _unseal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len)
+seal, unseal = kernels_of(walk)

@@ -13,19 +13,19 @@ Masks keep every access within the text and what is made of it.
 import numpy as np
 
 from nic_model.esp import simd
-from nic_model.esp.aesni import OPEN, SEAL, first_count
+from nic_model.esp.aesni import first_count
+from nic_model.esp.kernels import kernels_of
 from nic_model.esp.keys import END
-from nic_model.esp.portable import ICV_LENGTH_MAX, ICV_LENGTH_MIN
 from nic_model.esp.rounds import (
     last_rounds,
     nine_rounds,
     nine_rounds_and_sum,
     reduce,
 )
-from nic_model.esp.simd import address, high_half, low_half, make, reverse, store
+from nic_model.esp.simd import make, reverse
 from nic_model.esp.simd512 import LANES, keep, place, put, sum_to_end, take
 from nic_model.esp.wide import add_count, count_up, lane, xor
-from nic_model.jit import inline, njit
+from nic_model.jit import inline
 
 U0, U1, U8 = np.uint64(0), np.uint64(1), np.uint64(8)
 STRIDE = 7  # vectors; a shorter rest and the length block fit into the powers of H
@@ -34,7 +34,7 @@ ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 TEXT = np.uint64(0xFFFF_FFFF_FFFF_0000)  # of the first vector: no text in its first block
 FIRST, WHOLE = (TEXT, ALL, ALL), (ALL, ALL, ALL)
 _take, _nine, _next = take(STRIDE), nine_rounds(STRIDE), add_count(4 * STRIDE)
-_take_one, _count_up, _first_lane = take(1), count_up(LANES), lane(0)
+_count_up, _first_lane = count_up(LANES), lane(0)
 
 
 @inline
@@ -131,35 +131,4 @@ def _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, opening):
     return simd.xor(mask, reverse(_first_lane(y)))
 
 
-@njit
-def _seal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, tag):
-    """seal of what lies at these addresses: to pass arrays would pass seven words for each."""
-    store(tag, _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, SEAL))
-
-
-@inline
-def seal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, tag):
-    """Encrypt source[at:at+n] to target[to:to+n]; see seal in portable.py."""
-    text, shift = address(source) + at, address(target) + to - address(source) - at
-    _seal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, address(tag))
-
-
-@njit
-def _unseal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len):
-    """unseal of what lies at these addresses."""
-    if icv_len < ICV_LENGTH_MIN or icv_len > ICV_LENGTH_MAX:
-        return False
-    tag = _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, OPEN)
-    difference = simd.xor(
-        simd.keep(tag, icv_len),
-        _first_lane(_take_one(icv, (ALL, ALL, (U1 << np.uint64(icv_len)) - U1))[0]),
-    )
-    return (low_half(difference) | high_half(difference)) == U0
-
-
-@inline
-def unseal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, icv_at, icv_len):
-    """Decrypt source[at:at+n] to target[to:to+n], if its ICV is good; see unseal in portable.py."""
-    text, shift = address(source) + at, address(target) + to - address(source) - at
-    icv = address(source) + icv_at
-    return _unseal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len)
+seal, unseal = kernels_of(_walk)

@@ -13,14 +13,13 @@ ciphertext is there already, on sealing those of the stride before.
 import numpy as np
 
 from nic_model.esp import aesni
-from nic_model.esp.aesni import OPEN, SEAL
+from nic_model.esp.kernels import kernels_of
 from nic_model.esp.keys import END
-from nic_model.esp.portable import ICV_LENGTH_MAX, ICV_LENGTH_MIN
 from nic_model.esp.rounds import last_rounds, nine_rounds, nine_rounds_and_sum, sum_products
-from nic_model.esp.simd import address, keep, load, make, reverse, shift_down, shift_up, store
+from nic_model.esp.simd import keep, load, make, reverse, shift_down, shift_up, store
 from nic_model.esp.simd import xor as xor_block
 from nic_model.esp.wide import add_count, count_up, lane, pair, put, take, xor
-from nic_model.jit import inline, njit
+from nic_model.jit import inline
 
 U0, U8 = np.uint64(0), np.uint64(8)
 LANES = 2
@@ -248,31 +247,4 @@ def _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, opening):
     return xor_block(mask, reverse(y))
 
 
-@njit
-def _seal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, tag):
-    """seal of what lies at these addresses: to pass arrays would pass seven words for each."""
-    store(tag, _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, SEAL))
-
-
-@inline
-def seal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, tag):
-    """Encrypt source[at:at+n] to target[to:to+n]; see seal in portable.py."""
-    text, shift = address(source) + at, address(target) + to - address(source) - at
-    _seal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, address(tag))
-
-
-@njit
-def _unseal(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len):
-    """unseal of what lies at these addresses."""
-    if icv_len < ICV_LENGTH_MIN or icv_len > ICV_LENGTH_MAX:
-        return False
-    tag = _walk(keys, salt, iv, aad_high, aad_low, aad_len, text, shift, n, OPEN)
-    return not aesni.differs(tag, icv, icv_len)
-
-
-@inline
-def unseal(ctx, salt, iv, aad_high, aad_low, aad_len, source, at, target, to, n, icv_at, icv_len):
-    """Decrypt source[at:at+n] to target[to:to+n], if its ICV is good; see unseal in portable.py."""
-    text, shift = address(source) + at, address(target) + to - address(source) - at
-    icv = address(source) + icv_at
-    return _unseal(address(ctx), salt, iv, aad_high, aad_low, aad_len, text, shift, n, icv, icv_len)
+seal, unseal = kernels_of(_walk)
